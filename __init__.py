@@ -1,0 +1,12 @@
+"""ComfyUI's door to CARLoS. Outside ComfyUI, importing this does nothing."""
+
+from typing import Any
+
+WEB_DIRECTORY = "./web"
+
+
+async def comfy_entrypoint() -> Any:
+    """The extension, built when ComfyUI asks for it."""
+    from .nodes.extension import CarlosExtension
+
+    return CarlosExtension()

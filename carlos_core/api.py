@@ -1,0 +1,93 @@
+"""Indexing as the reference package offers it: one call from a LoRA to a row of a database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import paths
+from .database import MetricsDatabase
+from .embedding import Encoder, load_encoder
+from .errors import GenerationError, IndexingError
+from .generation.base import Generator
+from .indexing import Protocol, measure_lora
+from .indexing.plan import all_shots
+from .indexing.protocol import TRIGGERS_ON_LORA_SIDE, shared_seed_rule
+from .indexing.runner import OnProgress
+from .loras import read_lora_file
+from .prompts import PromptSet, default_index_prompts
+from .types import IndexingResult, LoraVector
+
+
+def index_lora(
+    db: MetricsDatabase,
+    *,
+    lora_source: str | Path,
+    model_id: str | int | None = None,
+    version_id: str | int | None = None,
+    overwrite: bool = False,
+    working_directory: str | Path | None = None,
+    generator: Generator | None = None,
+    encoder: Encoder | None = None,
+    prompts: PromptSet | None = None,
+    seeds: int = 1,
+    first_seed: int = 0,
+    max_prompts: int = 0,
+    lora_weight: float = 1.0,
+    batch_size: int = 0,
+    on_progress: OnProgress | None = None,
+) -> IndexingResult:
+    """Measure a LoRA and put the row into `db` (which is not saved: `db.save_parquet`).
+
+    A LoRA that `db` knows already is not measured again unless `overwrite`; its row is returned. lora_source: path of a LoRA
+    file, or "civitai" with `model_id` and `version_id`. generator: what makes the pictures. working_directory: where finished
+    pictures' features are kept (default: CARLOS_HOME/cache). Raises IndexingError, GenerationError, LoraError, DatabaseError.
+    """
+    if str(lora_source) == "civitai":
+        found = _known(db, str(version_id)) if not overwrite else None
+        if found is not None:
+            return found
+        raise IndexingError(
+            f"LoRAs cannot be fetched from CivitAI yet (model {model_id}, version {version_id}).",
+            "Download the file and pass its path as lora_source.",
+        )
+    lora = read_lora_file(lora_source)
+    found = _known(db, lora.lora_id) if not overwrite else None
+    if found is not None:
+        return found
+    if db.read_only:
+        raise IndexingError(f"{db.name} is read-only.", "Make a writable copy with copy_bundled_database or db.copy().")
+    if generator is None:
+        raise GenerationError(
+            "There is no text-to-image model to measure the LoRA with.",
+            "Pass generator=..., or use the LoRA Indexer node in ComfyUI.",
+        )
+    prompts = prompts or default_index_prompts()
+    measurement = measure_lora(
+        lora,
+        generator=generator,
+        encoder=encoder or load_encoder(str(db.encoder_id)),
+        protocol=Protocol(
+            preset="custom",
+            prompts_hash=prompts.content_hash,
+            seed_rule=shared_seed_rule(first_seed),
+            lora_weight=lora_weight,
+            trigger_rule=TRIGGERS_ON_LORA_SIDE,
+            generator=generator.settings,
+        ),
+        shots=all_shots(prompts, seeds=seeds, first_seed=first_seed, max_prompts=max_prompts),
+        working_directory=Path(working_directory) if working_directory else paths.cache_directory(),
+        batch_size=batch_size,
+        afresh=overwrite,
+        on_progress=on_progress,
+    )
+    db.upsert(measurement.record, measurement.protocol.described())
+    row = db.row(lora.lora_id)
+    assert row is not None, "the row was just written"
+    return IndexingResult(lora.lora_id, row, measurement.record.vector, is_new=True)
+
+
+def _known(db: MetricsDatabase, lora_id: str) -> IndexingResult | None:
+    row = db.row(lora_id)
+    if row is None:
+        return None
+    return IndexingResult(lora_id, row, LoraVector(row["direction"], row["strength"], row["consistency"]), is_new=False)

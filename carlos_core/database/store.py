@@ -1,0 +1,183 @@
+"""The metrics database in memory: rows, and the arrays that ranking needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..errors import DatabaseError
+from ..types import LoraRecord
+from . import schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, eq=False)
+class RankingArrays:
+    """Rows in the order of their ids, ready for `retrieval.rank`.
+
+    rows: [R] index of each in the table. directions: [R, D] float32. norms, strength, consistency: [R] float32 (consistency
+    NaN where undefined).
+    """
+
+    rows: np.ndarray
+    directions: torch.Tensor
+    norms: torch.Tensor
+    strength: torch.Tensor
+    consistency: torch.Tensor
+
+
+class MetricsDatabase:
+    """What is known about many LoRAs, all measured with one encoder.
+
+    `path` is the file it was read from or last saved to; None for one that was never saved. A `read_only` database refuses
+    changes. Tables are immutable inside, so that `copy()` costs nothing and a copy never changes its original.
+    """
+
+    def __init__(
+        self,
+        table: pa.Table,
+        *,
+        encoder_id: str | None,
+        protocols: Mapping[str, Any] | None = None,
+        path: Path | None = None,
+        read_only: bool = False,
+    ) -> None:
+        self._table = table
+        self.encoder_id = encoder_id
+        self.protocols: dict[str, Any] = dict(protocols or {})
+        self.path = path
+        self.read_only = read_only
+
+    @classmethod
+    def empty(cls, encoder_id: str, dimension: int) -> MetricsDatabase:
+        """A database without rows for directions of `dimension` numbers."""
+        return cls(schema.empty_table(dimension), encoder_id=encoder_id)
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def __contains__(self, lora_id: object) -> bool:
+        return lora_id in self._position
+
+    @property
+    def name(self) -> str:
+        return self.path.name if self.path else "this unsaved database"
+
+    @property
+    def table(self) -> pa.Table:
+        return self._table
+
+    @property
+    def dimension(self) -> int:
+        """Length of a direction."""
+        return self._table.schema.field("direction").type.list_size
+
+    def copy(self) -> MetricsDatabase:
+        """An independent database with the same rows; it may be changed, whether this one may or not."""
+        return MetricsDatabase(self._table, encoder_id=self.encoder_id, protocols=self.protocols, path=self.path)
+
+    def row(self, lora_id: str) -> dict[str, Any] | None:
+        """All columns of one LoRA, or None if it is not here."""
+        position = self._position.get(lora_id)
+        return None if position is None else self.row_at(position)
+
+    def row_at(self, position: int) -> dict[str, Any]:
+        """All columns of the row at a place in the table."""
+        return schema.row_of(self._table, position)
+
+    def column(self, name: str) -> list[Any]:
+        """All values of one column, in table order."""
+        return self._table[name].to_pylist()
+
+    def upsert(self, record: LoraRecord, protocol: Mapping[str, Any] | None = None) -> None:
+        """Add a row, or replace the one with the same id. protocol: what `record.protocol_id` stands for.
+
+        Raises DatabaseError for a read-only database, another encoder, a wrong dimension or a direction that is not finite.
+        """
+        import pyarrow as pa
+
+        if self.read_only:
+            raise DatabaseError(f"{self.name} is read-only.", "Make a writable copy first (create_as in Metrics DB Loader).")
+        if record.encoder_id is not None and record.encoder_id != self.encoder_id:
+            raise DatabaseError(
+                f"A row measured with {record.encoder_id} does not belong among rows of {self.encoder_id}.",
+                "Use a database of that encoder, or index the LoRA with this one's.",
+            )
+        if record.direction.shape != (self.dimension,):
+            raise DatabaseError(
+                f"The direction has shape {list(record.direction.shape)}, rows of {self.name} have {self.dimension} numbers.",
+                "Rows of different encoders belong in different databases.",
+            )
+        if not np.isfinite(record.direction).all() or not np.isfinite(record.strength):
+            raise DatabaseError(f"The metrics of {record.lora_id} are not finite.", "Index the LoRA again.")
+        row = schema.table_of(record, self._table.schema)
+        position = self._position.get(record.lora_id)
+        end = len(self) if position is None else position
+        parts = [self._table.slice(0, end), row, self._table.slice(end + 1)]
+        self._replace(pa.concat_tables(parts).combine_chunks())
+        if record.protocol_id is not None and protocol is not None:
+            self.protocols[record.protocol_id] = dict(protocol)
+
+    def set_value(self, lora_id: str, column: str, value: Any) -> None:
+        """Change one cell that is not a metric, e.g. the name of a file that moved. Raises DatabaseError as `upsert`."""
+        import pyarrow as pa
+
+        position = self._position.get(lora_id)
+        if self.read_only or position is None or column not in self._table.column_names:
+            raise DatabaseError(f"{column} of {lora_id} cannot be changed in {self.name}.", "Check the id, use a writable copy.")
+        values = self._table[column].to_pylist()
+        values[position] = value
+        field = self._table.schema.field(column)
+        self._replace(self._table.set_column(self._table.schema.get_field_index(column), field, pa.array(values, field.type)))
+
+    def save_parquet(self, path: str | Path, *, layout: str = "carlos") -> None:
+        """Write all rows to `path`, atomically. layout: "carlos", or "reference" for the reference package's own columns.
+
+        Raises DatabaseError when the file cannot be written; the file that was there before is whole then.
+        """
+        from .parquet import write_database
+
+        write_database(self, Path(path), layout=layout)
+        if layout == "carlos":
+            self.path = Path(path)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """All rows as a pandas table; directions are float32 arrays."""
+        frame = self._table.drop_columns(["direction"]).to_pandas()
+        directions = schema.direction_matrix(self._table["direction"], self.name)
+        frame.insert(self._table.column_names.index("direction"), "direction", list(directions))
+        return frame
+
+    @cached_property
+    def ranking_arrays(self) -> RankingArrays:
+        """Directions, norms and limits in the order of the ids, prepared once."""
+        ids = np.array(self._table["lora_id"].to_pylist(), dtype=object)
+        rows = np.argsort(ids, kind="stable") if len(ids) else np.zeros(0, dtype=np.int64)
+        directions = torch.from_numpy(schema.direction_matrix(self._table["direction"], self.name)[rows])
+        strength = self._table["strength"].to_numpy()[rows]
+        consistency = self._table["consistency"].to_numpy()[rows].astype(np.float64)
+        return RankingArrays(
+            rows=rows,
+            directions=directions,
+            norms=torch.linalg.vector_norm(directions, dim=1),
+            strength=torch.tensor(strength),
+            consistency=torch.tensor(consistency),
+        )
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {lora_id: position for position, lora_id in enumerate(self._table["lora_id"].to_pylist())}
+
+    def _replace(self, table: pa.Table) -> None:
+        self._table = table
+        self.__dict__.pop("ranking_arrays", None)
+        self.__dict__.pop("_position", None)

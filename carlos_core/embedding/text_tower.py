@@ -1,0 +1,166 @@
+"""CLIP's causal text tower, run on the tokens that matter only.
+
+The tower is causal: what stands after the end-of-text token never reaches it, so the context can be cut there, and the
+keys and values of a prompt's tokens do not depend on what follows, so they can be kept while only a query's tokens run.
+Both are exact. open_clip's own `encode_text` runs all 77 positions of every text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_PAD_LIMIT = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """Keys and values of the first `length` tokens of a text. keys, values: a [heads, length, width/heads] for each layer."""
+
+    token_ids: tuple[int, ...]
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    @property
+    def length(self) -> int:
+        return len(self.token_ids)
+
+
+class TextTower:
+    """The text half of an open_clip `CLIP`. `supports` says whether a model is built the way this class runs it."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._blocks: Sequence[Any] = tuple(model.transformer.resblocks)
+
+    @staticmethod
+    def supports(model: nn.Module) -> bool:
+        """Whether the text tower is OpenAI's: causal, pre-norm blocks, the feature taken at the end-of-text token."""
+        blocks = getattr(getattr(model, "transformer", None), "resblocks", None)
+        return (
+            blocks is not None
+            and getattr(model, "text_pool_type", None) == "argmax"
+            and getattr(model, "attn_mask", None) is not None
+            and isinstance(getattr(model, "text_projection", None), nn.Parameter)
+            and all(
+                type(block).__name__ == "ResidualAttentionBlock"
+                and isinstance(block.attn, nn.MultiheadAttention)
+                and block.attn.in_proj_weight is not None
+                for block in blocks
+            )
+        )
+
+    def encode(self, texts: Sequence[tuple[int, ...]]) -> Tensor:
+        """Features of whole texts. texts: token ids up to and with the end of text. Result: [N, D] float32."""
+        features = torch.empty(0)
+        for indices in _groups_of_like_length([len(text) for text in texts]):
+            found, _ = self._run([texts[index] for index in indices], None, keep=False)
+            if features.numel() == 0:
+                features = found.new_empty(len(texts), found.shape[1])
+            features[indices] = found
+        return features
+
+    def prefixes(self, texts: Sequence[tuple[int, ...]]) -> list[Prefix]:
+        """Keys and values of texts that others will go on from. texts: token ids from the start, without the end of text."""
+        prefixes: list[Prefix | None] = [None] * len(texts)
+        for indices in _groups_of_like_length([len(text) for text in texts]):
+            _, layers = self._run([texts[index] for index in indices], None, keep=True)
+            for place, index in enumerate(indices):
+                length = len(texts[index])
+                prefixes[index] = Prefix(
+                    token_ids=texts[index],
+                    keys=tuple(keys[place, :, :length].clone() for keys, _ in layers),
+                    values=tuple(values[place, :, :length].clone() for _, values in layers),
+                )
+        return [prefix for prefix in prefixes if prefix is not None]
+
+    def continue_from(self, prefixes: Sequence[Prefix], suffixes: Sequence[tuple[int, ...]]) -> Tensor:
+        """Features of prefix + suffix, running the suffixes' tokens only. Suffixes end with the end of text. [N, D]."""
+        features = torch.empty(0)
+        for indices in _groups_of_like_length([prefix.length for prefix in prefixes]):
+            found, _ = self._run([suffixes[index] for index in indices], [prefixes[index] for index in indices], keep=False)
+            if features.numel() == 0:
+                features = found.new_empty(len(prefixes), found.shape[1])
+            features[indices] = found
+        return features
+
+    def _run(
+        self, texts: Sequence[tuple[int, ...]], prefixes: Sequence[Prefix] | None, *, keep: bool
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Run the tower over texts of like length. Returns features [N, D] at each text's last token, and keys and values
+        of all layers if asked to keep them."""
+        model = self._model
+        device = model.positional_embedding.device
+        n = len(texts)
+        lengths = torch.tensor([len(text) for text in texts], device=device)
+        width = int(lengths.max())
+        ids = torch.zeros(n, width, dtype=torch.long)
+        for place, text in enumerate(texts):
+            ids[place, : len(text)] = torch.tensor(text)
+        starts = torch.tensor([prefix.length for prefix in prefixes or ()] or [0] * n, device=device)
+        past = int(starts.max())
+        positions = starts[:, None] + torch.arange(width, device=device)
+        positions = positions.clamp(max=model.positional_embedding.shape[0] - 1)
+        hidden = model.token_embedding(ids.to(device)) + model.positional_embedding[positions]
+        mask = _attention_mask(starts, past, width, hidden.dtype)
+        layers: list[tuple[Tensor, Tensor]] = []
+        for layer, block in enumerate(self._blocks):
+            old = None
+            if prefixes:
+                old = (
+                    _padded([prefix.keys[layer] for prefix in prefixes], past),
+                    _padded([prefix.values[layer] for prefix in prefixes], past),
+                )
+            hidden, keys, values = _block(block, hidden, mask, old)
+            if keep:
+                layers.append((keys, values))
+        last = hidden[torch.arange(n, device=device), lengths - 1]
+        features = model.ln_final(last) @ model.text_projection
+        return features, layers
+
+
+def _block(block: Any, hidden: Tensor, mask: Tensor, old: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+    """One residual block. hidden [N, L, W]; mask [N or 1, 1, L, past + L]; old: keys and values [N, heads, past, W/heads]."""
+    attention: nn.MultiheadAttention = block.attn
+    n, length, width = hidden.shape
+    heads = attention.num_heads
+    joined = functional.linear(block.ln_1(hidden), attention.in_proj_weight, attention.in_proj_bias)
+    queries, keys, values = (part.view(n, length, heads, -1).transpose(1, 2) for part in joined.chunk(3, dim=-1))
+    if old is not None:
+        keys, values = torch.cat((old[0], keys), dim=2), torch.cat((old[1], values), dim=2)
+    mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    mixed = attention.out_proj(mixed.transpose(1, 2).reshape(n, length, width))
+    hidden = hidden + block.ls_1(mixed)
+    hidden = hidden + block.ls_2(block.mlp(block.ln_2(hidden)))
+    return hidden, keys, values
+
+
+def _attention_mask(starts: Tensor, past: int, width: int, dtype: torch.dtype) -> Tensor:
+    """[N, 1, width, past + width]: a token sees its own prefix (not the padding behind it) and the new tokens before it."""
+    device = starts.device
+    sees_past = (torch.arange(past, device=device)[None, :] < starts[:, None])[:, None, None, :].expand(-1, 1, width, past)
+    sees_new = torch.ones(width, width, dtype=torch.bool, device=device).tril()[None, None].expand(len(starts), 1, width, width)
+    seen = torch.cat((sees_past, sees_new), dim=3)
+    return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, float("-inf"))
+
+
+def _padded(parts: Sequence[Tensor], length: int) -> Tensor:
+    """[heads, l, w] each -> [N, heads, length, w], zeros behind the shorter ones."""
+    return torch.stack([functional.pad(part, (0, 0, 0, length - part.shape[1])) for part in parts])
+
+
+def _groups_of_like_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices grouped so that within a group lengths differ by at most `_PAD_LIMIT`: little is padded, batches stay large."""
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    groups: list[list[int]] = []
+    for index in order:
+        if groups and lengths[index] - lengths[groups[-1][0]] <= _PAD_LIMIT:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups

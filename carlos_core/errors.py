@@ -1,0 +1,45 @@
+"""One family of errors: each says in one sentence what happened and in one what to do."""
+
+
+class CarlosError(Exception):
+    """Base of all errors raised on purpose by CARLoS.
+
+    what: one sentence, what happened. hint: one sentence, the way out. `str()` gives both.
+    """
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(f"{what} {hint}".strip())
+        self.what = what
+        self.hint = hint
+
+
+class DatabaseError(CarlosError):
+    """A metrics database cannot be read, written or changed as asked."""
+
+
+class EncoderError(CarlosError):
+    """A CLIP encoder is missing, broken, or not the one that the rows were measured with."""
+
+
+class PromptSetError(CarlosError):
+    """A prompt set cannot be found or read."""
+
+
+class RetrievalError(CarlosError):
+    """A query or its limits make no sense."""
+
+
+class MetricsError(CarlosError):
+    """Metrics are undefined for what was given."""
+
+
+class LoraError(CarlosError):
+    """A LoRA file is missing, is no safetensors file, or does not fit the model."""
+
+
+class GenerationError(CarlosError):
+    """Pictures could not be made."""
+
+
+class IndexingError(CarlosError):
+    """A LoRA could not be indexed or its results could not be kept."""

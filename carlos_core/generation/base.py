@@ -1,0 +1,75 @@
+"""What indexing asks of a text-to-image model, whatever runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LoraUse:
+    """A LoRA file applied with a weight, to the diffusion model and the text encoder alike."""
+
+    path: Path
+    weight: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture. No `loras` is the base side. `triggers` are appended to the prompt, literally: ", " + each."""
+
+    prompt: str
+    seed: int
+    loras: tuple[LoraUse, ...] = ()
+    triggers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Generated:
+    """images: [B, H, W, 3] float, values in [0, 1], in the order of the jobs. model_evaluations: forward passes of the
+    diffusion model that they took, all pictures together, cond and uncond counted one each."""
+
+    images: Tensor
+    model_evaluations: int
+
+
+@dataclass(frozen=True)
+class LoraFit:
+    """How many of a LoRA file's tensors the model took. model: the model's name for people."""
+
+    matched: int
+    total: int
+    model: str
+
+
+OnStep = Callable[[int, int], None]
+"""Called after each sampler step: steps done and steps in all of this batch, all of its pictures together. It may raise to
+stop the work."""
+
+
+class Generator(Protocol):
+    """Same jobs, same pictures, whatever shares a batch: a picture's noise depends on its seed alone.
+
+    fingerprint: names all that decides the base side's pictures (weights, text encoder, VAE, sampler, steps, cfg, size), so
+    that features of them may be kept and used again. settings: the same facts, readable, for the protocol.
+    """
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    def suggest_batch_size(self) -> int: ...
+
+    def check_lora(self, lora: LoraUse) -> LoraFit: ...
+
+    def generate(self, jobs: Sequence[Job], on_step: OnStep | None = None) -> Generated: ...

@@ -1,0 +1,89 @@
+"""Short names for big things: a model's weights and everything hung on it, as one hash.
+
+Hashing all of a model's weights takes longer than a picture; two models that differ do so in nearly every tensor, so a few
+values of each tensor, with its name, shape and type, tell them apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_SAMPLES = 64
+_DEPTH = 6
+
+
+class Fingerprint:
+    """A running hash over named facts. The order in which they are added counts."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, name: str, value: Any) -> None:
+        """Add a fact of any kind. What cannot be described makes the fingerprint unique, so that nothing is reused by mistake."""
+        self._hash.update(f"{name}\0".encode())
+        self._hash.update(_described(value, _DEPTH))
+
+    def add_tensors(self, named: Iterable[tuple[str, Tensor]]) -> None:
+        """Add tensors by name, shape, type and a few of their values."""
+        for name, tensor in sorted(named, key=lambda item: item[0]):
+            self._hash.update(f"{name}\0".encode())
+            self._hash.update(_described_tensor(tensor))
+
+    def hexdigest(self) -> str:
+        """16 hex digits."""
+        return self._hash.hexdigest()[:16]
+
+
+def _described(value: Any, depth: int) -> bytes:
+    if value is None or isinstance(value, (bool, int, float, str, bytes, torch.dtype, torch.device)):
+        return f"{type(value).__name__}:{value!r};".encode()
+    if isinstance(value, Tensor):
+        return _described_tensor(value)
+    if depth == 0:
+        return _unique()
+    if isinstance(value, Mapping):
+        items = sorted(value.items(), key=lambda item: repr(item[0]))
+        return b"{" + b"".join(_described(key, depth - 1) + _described(item, depth - 1) for key, item in items) + b"}"
+    if isinstance(value, (list, tuple)):
+        return b"[" + b"".join(_described(item, depth - 1) for item in value) + b"]"
+    if isinstance(value, (set, frozenset)):
+        return b"(" + b"".join(sorted(_described(item, depth - 1) for item in value)) + b")"
+    if isinstance(value, torch.nn.Module):
+        return _module(value, depth)
+    name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    if callable(value) and hasattr(value, "__code__"):
+        return name.encode() + value.__code__.co_code + _described((_closure(value), value.__defaults__), depth - 1)
+    if hasattr(value, "__func__"):
+        return name.encode() + _described(value.__self__, depth - 1)
+    if hasattr(value, "__dict__"):
+        return f"{type(value).__module__}.{name}".encode() + _described(vars(value), depth - 1)
+    return _unique()
+
+
+def _module(module: torch.nn.Module, depth: int) -> bytes:
+    parts = Fingerprint()
+    parts.add_tensors(module.state_dict().items())
+    plain = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    return type(module).__qualname__.encode() + parts.hexdigest().encode() + _described(plain, depth - 1)
+
+
+def _closure(function: Any) -> list[Any]:
+    return [cell.cell_contents for cell in function.__closure__ or ()]
+
+
+def _described_tensor(tensor: Tensor) -> bytes:
+    flat = tensor.detach().reshape(-1)
+    if flat.numel() > _SAMPLES:
+        flat = flat[torch.linspace(0, flat.numel() - 1, _SAMPLES, dtype=torch.float64).long().to(flat.device)]
+    values = flat.to("cpu", torch.float64).numpy().tobytes()
+    return f"{tuple(tensor.shape)}{tensor.dtype}".encode() + values
+
+
+def _unique() -> bytes:
+    return uuid.uuid4().bytes

@@ -1,0 +1,6 @@
+"""Measuring what a LoRA does: which pictures, kept where, summed how."""
+
+from .protocol import Protocol, protocol_covers
+from .runner import Measurement, Progress, measure_lora
+
+__all__ = ["Measurement", "Progress", "Protocol", "measure_lora", "protocol_covers"]

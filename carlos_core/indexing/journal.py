@@ -1,0 +1,136 @@
+"""Features of finished pictures, on disk as soon as they are made.
+
+A journal is a file that only grows: a header that says what its pictures have in common, then one record of fixed length for
+each picture. A crash can at most cut off the last records; these are dropped when the file is opened again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import IndexingError
+
+logger = logging.getLogger(__name__)
+
+_MAGIC = b"CARLOSJ1"
+_KEY_BYTES = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """features: [D] float32. evaluations: forward passes of the diffusion model that the picture took."""
+
+    features: np.ndarray
+    evaluations: int
+
+
+class Journal:
+    """Pictures' features by key, for one identity (what made them: model, settings, encoder, LoRA).
+
+    Opening creates the file; a file of another identity at the same place is an error, since names carry the identity's hash.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], dimension: int) -> None:
+        canonical = json.dumps({**identity, "dimension": dimension}, sort_keys=True).encode()
+        self.path = folder / f"{hashlib.sha256(canonical).hexdigest()[:24]}.journal"
+        self._dimension = dimension
+        self._record = struct.Struct(f"<{_KEY_BYTES}sI{4 * dimension}sI")
+        self._header = _MAGIC + struct.pack("<I", len(canonical)) + canonical
+        self._entries: dict[bytes, Entry] = {}
+        self._open()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def thumbnails(self) -> Path:
+        """Folder for small pictures to look at; nothing is computed from them."""
+        return self.path.with_suffix(".thumbs")
+
+    def get(self, text: str, seed: int) -> Entry | None:
+        """The features of the picture of a text and a seed, if it was made."""
+        return self._entries.get(picture_key(text, seed))
+
+    def append(self, pictures: Sequence[tuple[str, int, np.ndarray, int]]) -> None:
+        """Keep pictures: (text, seed, features [D] float32, evaluations) each. They are on disk when this returns.
+
+        Raises IndexingError when they cannot be written; what was kept before stays.
+        """
+        new = [picture for picture in pictures if picture_key(picture[0], picture[1]) not in self._entries]
+        if not new:
+            return
+        records = b"".join(self._packed(*picture) for picture in new)
+        try:
+            with self.path.open("ab") as file:
+                file.write(records)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise IndexingError(
+                f"Finished pictures cannot be kept in {self.path.parent} ({error.strerror or error}).",
+                "Free some disk space and run again: it goes on from here.",
+            ) from error
+        for text, seed, features, evaluations in new:
+            self._entries[picture_key(text, seed)] = Entry(np.asarray(features, dtype=np.float32), evaluations)
+
+    def clear(self) -> None:
+        """Forget all pictures, so that they are made again. Raises IndexingError when the file cannot be written."""
+        try:
+            self.path.write_bytes(self._header)
+        except OSError as error:
+            raise self._unusable(error) from error
+        self._entries = {}
+
+    def _packed(self, text: str, seed: int, features: np.ndarray, evaluations: int) -> bytes:
+        key = picture_key(text, seed)
+        values = np.ascontiguousarray(features, dtype="<f4").tobytes()
+        checksum = zlib.crc32(key + struct.pack("<I", evaluations) + values)
+        return self._record.pack(key, evaluations, values, checksum)
+
+    def _open(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            content = self.path.read_bytes() if self.path.exists() else b""
+            if not content.startswith(self._header):
+                if content and not self._header.startswith(content):
+                    raise IndexingError(f"{self.path} is no journal of this version.", "Delete it: its pictures are made again.")
+                self.path.write_bytes(self._header)
+                return
+            end = self._read(content)
+            if end < len(content):
+                logger.warning("carlos: dropping %d bytes of an unfinished record in %s", len(content) - end, self.path.name)
+                os.truncate(self.path, end)
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> IndexingError:
+        return IndexingError(
+            f"The folder {self.path.parent} cannot be used ({error.strerror or error}).", "Check its permissions and free space."
+        )
+
+    def _read(self, content: bytes) -> int:
+        """Take in all whole records; returns where the first damaged one begins."""
+        place = len(self._header)
+        while place + self._record.size <= len(content):
+            key, evaluations, values, checksum = self._record.unpack_from(content, place)
+            if zlib.crc32(key + struct.pack("<I", evaluations) + values) != checksum:
+                break
+            self._entries[key] = Entry(np.frombuffer(values, dtype="<f4").astype(np.float32), evaluations)
+            place += self._record.size
+        return place
+
+
+def picture_key(text: str, seed: int) -> bytes:
+    """Name of a picture within a journal: 16 bytes."""
+    return hashlib.sha256(f"{seed}\0{text}".encode()).digest()[:_KEY_BYTES]

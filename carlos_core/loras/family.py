@@ -1,0 +1,53 @@
+"""Families of base models: LoRAs fit within a family, and not across families."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+FAMILIES = ("SD 1.5", "SD 2", "SDXL", "Pony", "Illustrious", "SD 3", "Flux")
+"""Pony and Illustrious have SDXL's shapes, but their LoRAs are trained for other pictures."""
+
+_PATTERNS = (
+    ("Pony", r"pony"),
+    ("Illustrious", r"illustrious|noobai|\bnoob"),
+    ("SDXL", r"sd[-_ ]?xl|stable-diffusion-xl|\bxl\b"),
+    ("Flux", r"flux"),
+    ("SD 3", r"sd[-_ ]?3|stable-diffusion-3"),
+    ("SD 2", r"sd[-_ ]?v?2|stable-diffusion-v?2"),
+    ("SD 1.5", r"sd[-_ ]?v?1|stable-diffusion-v?1|^1\.5$"),
+)
+
+
+def family_of_name(base_model: str | None) -> str | None:
+    """Family of a base model as people and files name it ("SDXL 1.0", "sd_v1", "Flux.1 D"); None if it is not known."""
+    if not base_model:
+        return None
+    name = base_model.lower()
+    return next((family for family, pattern in _PATTERNS if re.search(pattern, name)), None)
+
+
+def family_of_header(metadata: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Family of a LoRA file from its own words, else from the names and shapes of its tensors; None if neither tells."""
+    for key in ("ss_base_model_version", "modelspec.architecture", "ss_sd_model_name"):
+        family = family_of_name(metadata.get(key))
+        if family is not None:
+            return family
+    return _family_of_shapes(shapes)
+
+
+def _family_of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    names = " ".join(shapes)
+    if "double_blocks" in names or "single_transformer_blocks" in names:
+        return "Flux"
+    if "joint_blocks" in names or "transformer_blocks.0.attn.add_k_proj" in names:
+        return "SD 3"
+    if "lora_te2_" in names or "text_encoder_2" in names:
+        return "SDXL"
+    widths = {
+        shape[1]
+        for name, shape in shapes.items()
+        if "attn2" in name and re.search(r"to_[kv][._].*(down|lora_A)", name) and len(shape) >= 2
+    }
+    # The cross-attention's input is the width of the text encoder's features.
+    return next((family for family, width in (("SD 1.5", 768), ("SD 2", 1024), ("SDXL", 2048)) if width in widths), None)

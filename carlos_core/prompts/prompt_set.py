@@ -1,0 +1,101 @@
+"""A prompt set as data, its loader, its content hash and its stratified order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import zip_longest
+from pathlib import Path
+
+from ..errors import PromptSetError
+
+_DATA = Path(__file__).parent / "data"
+_SHAPE = 'Expected {"name": ..., "prompts": {"<topic>": {"<sub-category>": ["...", ...]}}} or a flat list of strings.'
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt and where it belongs."""
+
+    text: str
+    topic: str
+    sub_category: str
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts in file order. `content_hash` names the content: 16 hex digits that do not depend on the set's name."""
+
+    name: str
+    prompts: tuple[Prompt, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(prompt.text for prompt in self.prompts)
+
+    @cached_property
+    def content_hash(self) -> str:
+        content = [[prompt.topic, prompt.sub_category, prompt.text] for prompt in self.prompts]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
+
+    def stratified(self) -> tuple[Prompt, ...]:
+        """All prompts, one of each sub-category a round: any beginning of this order covers the topics evenly."""
+        groups: dict[tuple[str, str], list[Prompt]] = {}
+        for prompt in self.prompts:
+            groups.setdefault((prompt.topic, prompt.sub_category), []).append(prompt)
+        rounds = zip_longest(*groups.values())
+        return tuple(prompt for round_ in rounds for prompt in round_ if prompt is not None)
+
+
+def load_prompt_set(path: str | Path) -> PromptSet:
+    """Read a prompt set from a JSON file. Raises PromptSetError if it is missing, no JSON, empty, or holds a prompt twice."""
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PromptSetError(f"Cannot read the prompt set {path.name}: {error.strerror}.", "Check the file.") from error
+    except ValueError as error:
+        raise PromptSetError(f"The prompt set {path.name} is not valid JSON ({error}).", _SHAPE) from error
+    if isinstance(content, list):
+        content = {"prompts": {"all": {"all": content}}}
+    try:
+        prompts = tuple(
+            Prompt(text=_checked_text(text), topic=str(topic), sub_category=str(sub_category))
+            for topic, sub_categories in content["prompts"].items()
+            for sub_category, texts in sub_categories.items()
+            for text in texts
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise PromptSetError(f"The prompt set {path.name} has the wrong form ({error!r}).", _SHAPE) from error
+    if not prompts:
+        raise PromptSetError(f"The prompt set {path.name} holds no prompts.", _SHAPE)
+    texts = [prompt.text for prompt in prompts]
+    repeated = {text for text in texts if texts.count(text) > 1}
+    if repeated:
+        raise PromptSetError(
+            f"The prompt set {path.name} holds {min(repeated)!r} more than once.", "Each prompt counts once: remove the copies."
+        )
+    return PromptSet(name=str(content.get("name") or path.stem), prompts=prompts)
+
+
+def _checked_text(text: object) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{text!r} is no prompt")
+    return text.strip()
+
+
+@lru_cache(maxsize=1)
+def default_index_prompts() -> PromptSet:
+    """The 280 prompts LoRAs are measured on: ten topics, 35 sub-categories of 8."""
+    return load_prompt_set(_DATA / "index.json")
+
+
+@lru_cache(maxsize=1)
+def default_signature_prompts() -> PromptSet:
+    """The 280 prompts of query signatures: the same sub-categories, none of the index prompts."""
+    return load_prompt_set(_DATA / "signature.json")

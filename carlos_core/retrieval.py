@@ -1,0 +1,226 @@
+"""From a query to a ranking: one matrix product over the directions of all LoRAs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .errors import EncoderError, RetrievalError
+from .types import LoraVector, Match, Matches
+
+if TYPE_CHECKING:
+    from .database import MetricsDatabase
+    from .embedding import Encoder, OpenClipEncoder, SignatureCache
+    from .prompts import PromptSet
+
+MAX_STRENGTH = 9.8
+MIN_CONSISTENCY = 0.041
+"""The published limits (arXiv 2512.08826): stronger LoRAs break the picture, less consistent ones do no one thing."""
+
+_FLOAT32_SLACK = 1e-5
+_ANY_CONSISTENCY = -1.0
+
+
+def rank(
+    directions: Tensor,
+    signature: Tensor,
+    *,
+    strength: Tensor,
+    consistency: Tensor,
+    top_k: int,
+    max_strength: float = MAX_STRENGTH,
+    min_consistency: float = MIN_CONSISTENCY,
+    norms: Tensor | None = None,
+    keep: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The `top_k` rows within the limits whose directions have the highest cosine with `signature`, best first.
+
+    directions: [R, D] float32. signature: [D]. strength, consistency: [R]; NaN consistency (undefined) is below every limit
+    but -1. norms: [R], the lengths of the directions, if they are at hand. keep: [R] bool, rows that may be chosen at all.
+    Returns indices [K] and scores [K] float32 with K <= top_k: rows outside the limits and rows without a direction never
+    appear. Equal scores are ordered by index. Raises RetrievalError for top_k < 1, a zero signature, or shapes that do not fit.
+
+    Candidates are found in float32 by one matrix-vector product and scored again in float64, so that the order is that of
+    the published formula, cos(direction, signature), and rows with the same direction tie exactly.
+    """
+    if top_k < 1:
+        raise RetrievalError(f"top_k is {top_k}.", "Ask for at least 1 LoRA.")
+    if directions.ndim != 2 or signature.shape != directions.shape[1:]:
+        raise RetrievalError(
+            f"A signature of shape {list(signature.shape)} does not fit directions of shape {list(directions.shape)}.",
+            "Make the signature with the encoder of the rows.",
+        )
+    signature_norm = torch.linalg.vector_norm(signature.double())
+    if not torch.isfinite(signature_norm) or signature_norm == 0:
+        raise RetrievalError("The query changes nothing in the encoder's eyes.", "Use other words.")
+    if norms is None:
+        norms = torch.linalg.vector_norm(directions, dim=1)
+    allowed = (norms > 0) & (strength <= max_strength)
+    allowed &= torch.nan_to_num(consistency, nan=_ANY_CONSISTENCY) >= min_consistency
+    if keep is not None:
+        allowed &= keep
+    unit = (signature.double() / signature_norm).to(directions.dtype)
+    scores = torch.where(allowed, (directions @ unit) / norms, -torch.inf)
+    k = min(top_k, int(allowed.sum()))
+    if k == 0:
+        return torch.zeros(0, dtype=torch.long), torch.zeros(0)
+    least = torch.topk(scores, k).values[-1]
+    candidates = torch.nonzero(scores >= least - _FLOAT32_SLACK).squeeze(1)
+    rows = directions[candidates].double()
+    exact = (rows * (signature.double() / signature_norm)).sum(1) / (rows * rows).sum(1).sqrt()
+    order = torch.sort(exact, descending=True, stable=True).indices[:k]
+    return candidates[order], exact[order].float()
+
+
+def retrieve(
+    db: MetricsDatabase,
+    query: str,
+    *,
+    top_k: int = 5,
+    max_strength: float = MAX_STRENGTH,
+    min_consistency: float = MIN_CONSISTENCY,
+    base_model: str | None = None,
+    installed: Mapping[str, str] | None = None,
+    installed_only: bool = False,
+    prompts: PromptSet | None = None,
+    encoder: Encoder | None = None,
+    cache: SignatureCache | None = None,
+) -> list[Match]:
+    """The LoRAs of `db` whose measured effect fits `query` best.
+
+    base_model: keep rows of this family and rows whose family is not known. installed: lora_id -> file name of the LoRAs at
+    hand; `installed_only` keeps no others. prompts: prompt set of the signature (default: the built-in one). encoder: default
+    is the one the rows were measured with, loaded once. Raises RetrievalError for an empty query or top_k < 1, EncoderError
+    when the encoder is missing or is not the rows' own.
+    """
+    signature = signature_for(db, query, prompts=prompts, encoder=encoder, cache=cache)
+    matches = find_matches(
+        db,
+        query,
+        signature,
+        top_k=top_k,
+        max_strength=max_strength,
+        min_consistency=min_consistency,
+        base_model=base_model,
+        installed=installed,
+        installed_only=installed_only,
+    )
+    return list(matches.items)
+
+
+def find_matches(
+    db: MetricsDatabase,
+    query: str,
+    signature: Tensor,
+    *,
+    top_k: int,
+    max_strength: float,
+    min_consistency: float,
+    base_model: str | None = None,
+    installed: Mapping[str, str] | None = None,
+    installed_only: bool = False,
+) -> Matches:
+    """`retrieve` for a signature that is known, with the reason when nothing is found."""
+    arrays = db.ranking_arrays
+    keep = _selected(db, base_model, (installed or {}) if installed_only else None)
+    indices, scores = rank(
+        arrays.directions,
+        signature,
+        strength=arrays.strength,
+        consistency=arrays.consistency,
+        top_k=top_k,
+        max_strength=max_strength,
+        min_consistency=min_consistency,
+        norms=arrays.norms,
+        keep=keep,
+    )
+    items = []
+    for place, (index, score) in enumerate(zip(indices.tolist(), scores.tolist(), strict=True), start=1):
+        row = db.row_at(int(arrays.rows[index]))
+        vector = LoraVector(row["direction"], row["strength"], row["consistency"])
+        items.append(Match(place, row["lora_id"], score, row, vector, (installed or {}).get(row["lora_id"])))
+    reason = "" if items else _why_nothing(len(db), keep, max_strength, min_consistency)
+    return Matches(query=query.strip(), encoder_id=str(db.encoder_id), items=tuple(items), reason=reason)
+
+
+def signature_for(
+    db: MetricsDatabase,
+    query: str,
+    *,
+    prompts: PromptSet | None = None,
+    encoder: Encoder | None = None,
+    cache: SignatureCache | None = None,
+    load: Callable[[str], Encoder] | None = None,
+) -> Tensor:
+    """The signature of `query` in the space of the rows of `db`. [D] float32. Raises as `retrieve`.
+
+    load: encoder id -> encoder, called only for a query that is not in the cache and if there is no `encoder`.
+    """
+    from .prompts import default_signature_prompts
+
+    query = query.strip()
+    if not query:
+        raise RetrievalError("The query is empty.", 'Say what the LoRA should do, e.g. "snowfall, cold winter scene".')
+    if db.encoder_id is None:
+        raise EncoderError(
+            f"It is not known which encoder made the rows of {db.name}.",
+            "Open the file with load_database(path, encoder_id=...).",
+        )
+    if encoder is not None and encoder.encoder_id != db.encoder_id:
+        raise EncoderError(
+            f"The rows of {db.name} were measured with {db.encoder_id}, the query was encoded with {encoder.encoder_id}.",
+            f"Use {db.encoder_id} for this database: the two spaces do not mix.",
+        )
+    prompts = prompts or default_signature_prompts()
+    cache = cache or _default_cache()
+    known = cache.known(db.encoder_id, prompts, query)
+    if known is not None:
+        return known
+    return cache.signature(encoder or (load or _default_encoder)(db.encoder_id), prompts, query)
+
+
+def _selected(db: MetricsDatabase, base_model: str | None, installed: Mapping[str, str] | None) -> Tensor | None:
+    """Which rows may be chosen at all, in ranking order. [R] bool, None for all."""
+    if base_model is None and installed is None:
+        return None
+    from .loras.family import family_of_name
+
+    ids = db.column("lora_id")
+    families = db.column("base_model")
+    keep = [
+        (installed is None or ids[row] in installed)
+        and (base_model is None or family_of_name(families[row]) in (None, base_model))
+        for row in db.ranking_arrays.rows.tolist()
+    ]
+    return torch.tensor(keep, dtype=torch.bool)
+
+
+def _why_nothing(n_rows: int, keep: Tensor | None, max_strength: float, min_consistency: float) -> str:
+    if n_rows == 0:
+        return "The database is empty: index some LoRAs first."
+    if keep is not None and not bool(keep.any()):
+        return f"None of the {n_rows} LoRAs in the database is installed and of the chosen base model."
+    left = n_rows if keep is None else int(keep.sum())
+    return (
+        f"None of the {left} LoRAs has strength <= {max_strength:g}, consistency >= {min_consistency:g} and an effect: "
+        "loosen the limits."
+    )
+
+
+@lru_cache(maxsize=1)
+def _default_encoder(encoder_id: str) -> OpenClipEncoder:
+    from .embedding import load_encoder
+
+    return load_encoder(encoder_id)
+
+
+@lru_cache(maxsize=1)
+def _default_cache() -> SignatureCache:
+    from . import paths
+    from .embedding import SignatureCache
+
+    return SignatureCache(paths.cache_directory() / "signatures")

@@ -1,0 +1,115 @@
+"""The few nouns that everybody shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class LoraVector:
+    """What a LoRA does, as measured.
+
+    direction: [D] float32, raw CLIP units. strength: raw CLIP units, >= 0.
+    consistency: mean cosine over pairs, in [-1/(n-1), 1]; None where it is undefined (a LoRA without effect).
+    """
+
+    direction: np.ndarray
+    strength: float
+    consistency: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """One row found for a query: `rank` counts from 1, `score` is the cosine with the query's signature.
+
+    row: every column of the database row. file: name of the installed LoRA file as in ComfyUI's list, None if not installed.
+    """
+
+    rank: int
+    lora_id: str
+    score: float
+    row: Mapping[str, Any]
+    vector: LoraVector
+    file: str | None = None
+
+    @property
+    def version_id(self) -> str | None:
+        """The CivitAI version as text, None for a LoRA that is not known there."""
+        version_id = self.row.get("version_id")
+        return None if version_id is None else str(version_id)
+
+    @property
+    def name(self) -> str:
+        """The best name there is for people: the model's, else the file's, else the id."""
+        return self.row.get("model_name") or self.row.get("file_name") or self.lora_id
+
+    @property
+    def trigger_words(self) -> tuple[str, ...]:
+        return tuple(self.row.get("trigger_words") or ())
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Answer to one query, best first; empty when nothing fits, and `reason` then says why."""
+
+    query: str
+    encoder_id: str
+    items: tuple[Match, ...]
+    reason: str = ""
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def installed(self) -> tuple[Match, ...]:
+        return tuple(match for match in self.items if match.file is not None)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoraRecord:
+    """One row of the database. `lora_id` is unique: `str(version_id)` for LoRAs known on CivitAI, else "sha256:<16 hex>".
+
+    direction: [D] float32. strength_se, consistency_se: standard errors with the prompt as the unit. alignment: expected
+    cosine of the measured direction with the one that endless prompts would give. indexed_at: ISO 8601, UTC.
+    """
+
+    lora_id: str
+    direction: np.ndarray
+    strength: float
+    consistency: float | None
+    version_id: int | None = None
+    model_id: int | None = None
+    model_name: str | None = None
+    file_name: str | None = None
+    sha256: str | None = None
+    base_model: str | None = None
+    trigger_words: tuple[str, ...] = field(default=())
+    nsfw_level: int | None = None
+    download_count: int | None = None
+    n_images: int | None = None
+    n_prompts: int | None = None
+    alignment: float | None = None
+    strength_se: float | None = None
+    consistency_se: float | None = None
+    protocol_id: str | None = None
+    encoder_id: str | None = None
+    indexed_at: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def vector(self) -> LoraVector:
+        return LoraVector(self.direction, self.strength, self.consistency)
+
+
+@dataclass(frozen=True, eq=False)
+class IndexingResult:
+    """A LoRA's row in a database, after `index_lora`. is_new: it was measured just now, not found there."""
+
+    lora_id: str
+    row: Mapping[str, Any]
+    vector: LoraVector
+    is_new: bool

@@ -1,0 +1,48 @@
+"""Nodes that put LoRAs onto a model."""
+
+from comfy_api.latest import io
+
+from . import folders
+from .sockets import CarlosMatches, LoraStack
+
+
+class CarlosApplyLoras(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CarlosApplyLoras",
+            display_name="Apply Retrieved LoRAs (CARLoS)",
+            category="CARLoS",
+            description="Applies the best installed LoRAs of a retrieval to model and CLIP, and gives their trigger words.",
+            inputs=[
+                io.Model.Input("model"),
+                io.Clip.Input("clip", optional=True),
+                CarlosMatches.Input("matches", tooltip="From LoRA Retriever."),
+                io.Int.Input("max_loras", default=1, min=1, max=20, tooltip="How many to apply at most."),
+                io.Float.Input(
+                    "weight", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip="Weight of each, for model and CLIP."
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model"),
+                io.Clip.Output(display_name="clip"),
+                io.String.Output(display_name="trigger_words", tooltip="To be added to the prompt."),
+                LoraStack.Output(display_name="lora_stack"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, matches, max_loras: int, weight: float, clip=None) -> io.NodeOutput:
+        from ..carlos_core.generation import comfy as generation
+
+        chosen = matches.installed[:max_loras]
+        words: dict[str, None] = {}
+        for match in chosen:
+            path = folders.lora_path(match.file)
+            model, clip, _ = generation.apply_lora(model, clip, generation.load_lora(path), path.name, weight, weight)
+            words.update(dict.fromkeys(match.trigger_words))
+        trigger_words = ", ".join(generation.escape_emphasis(word) for word in words)
+        return io.NodeOutput(model, clip, trigger_words, [(match.file, weight, weight) for match in chosen])
+
+
+NODES = [CarlosApplyLoras]

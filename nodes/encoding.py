@@ -1,0 +1,33 @@
+"""The encoder of a database and the cache of signatures, shared by the nodes of one ComfyUI process."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import comfy.utils
+
+from ..carlos_core.embedding import SignatureCache
+from . import folders
+
+if TYPE_CHECKING:
+    from ..carlos_core.embedding.comfy import ComfyEncoder
+
+
+def load_encoder(encoder_id: str) -> ComfyEncoder:
+    """The encoder with this id, under ComfyUI's memory management; the last one is kept. Fetching shows a progress bar."""
+    return _load(encoder_id, tuple(map(str, folders.encoder_folders())))
+
+
+@lru_cache(maxsize=1)
+def signature_cache() -> SignatureCache:
+    """Signatures made before, in this process or an earlier one."""
+    return SignatureCache(folders.cache_folder() / "signatures")
+
+
+@lru_cache(maxsize=1)
+def _load(encoder_id: str, search: tuple[str, ...]) -> ComfyEncoder:
+    from ..carlos_core.embedding.comfy import load_comfy_encoder
+
+    bar = comfy.utils.ProgressBar(1)
+    return load_comfy_encoder(encoder_id, search, on_bytes=lambda have, total: bar.update_absolute(have, max(total, have)))

@@ -1,0 +1,45 @@
+"""Reports: readable text whose last line is the same facts as strict JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def report(lines: Sequence[str], facts: Mapping[str, Any]) -> str:
+    """Text for people, then one JSON object on the last line. Numbers that are undefined are null there."""
+    return "\n".join([*lines, json.dumps(_strict(facts), ensure_ascii=False, allow_nan=False)])
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table in columns of equal width; numbers stand right, words left."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        return "  ".join(
+            cell.rjust(width) if _is_number(rows, column) else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ).rstrip()
+
+    return [line(header), *map(line, rows)]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for people; a dash where it is undefined."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def _is_number(rows: Sequence[Sequence[str]], column: int) -> bool:
+    return all(row[column].replace(".", "").replace("-", "").isdigit() or row[column] == "-" for row in rows)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

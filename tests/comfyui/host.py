@@ -1,0 +1,166 @@
+"""A real ComfyUI process for the tests: started with a base folder of its own, driven over its HTTP and WebSocket API."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+import websocket
+
+ROOT = Path(__file__).resolve().parents[2]
+MINIWORLD = ROOT / "tests" / "assets" / "miniworld"
+PACK_NAME = "ComfyUI-CARLoS"
+_START_TIMEOUT_S = 180
+
+
+def comfyui_folder() -> Path | None:
+    """The ComfyUI to test against: COMFYUI_DIR, else comfy-cli's default workspace."""
+    folder = Path(os.environ.get("COMFYUI_DIR") or Path.home() / "comfy" / "ComfyUI")
+    return folder if (folder / "main.py").is_file() else None
+
+
+def comfyui_python(folder: Path) -> Path:
+    """The interpreter that runs a ComfyUI: its own environment's, else ours."""
+    own = folder / ".venv" / "bin" / "python"
+    return own if own.is_file() else Path(sys.executable)
+
+
+def install_requirements(folder: Path) -> None:
+    """What ComfyUI Manager does with a pack: pip install -r requirements.txt, in ComfyUI's environment."""
+    command = [comfyui_python(folder), "-m", "pip", "install", "-q", "-r", ROOT / "requirements.txt"]
+    subprocess.run(command, check=True, timeout=1200)
+
+
+def make_base_folder(base: Path, *, with_pack: bool = True) -> Path:
+    """A base folder with the mini-world in it: checkpoint, LoRAs, encoder, prompt sets, and this pack as a custom node."""
+    for name in ("checkpoints", "loras", "carlos/encoders", "carlos/prompts"):
+        (base / "models" / name).mkdir(parents=True, exist_ok=True)
+    for name in ("custom_nodes", "input", "output", "user", "temp"):
+        (base / name).mkdir(exist_ok=True)
+    for lora in (MINIWORLD / "loras").glob("*.safetensors"):
+        shutil.copy(lora, base / "models" / "loras")
+    for name in ("mini_clip.json", "mini_clip.safetensors"):
+        shutil.copy(MINIWORLD / name, base / "models" / "carlos" / "encoders")
+    for name in ("index", "short", "signature"):
+        shutil.copy(MINIWORLD / f"prompts_{name}.json", base / "models" / "carlos" / "prompts" / f"miniworld-{name}.json")
+    if with_pack:
+        (base / "custom_nodes" / PACK_NAME).symlink_to(ROOT)
+    return base
+
+
+def build_checkpoint(target: Path) -> Path:
+    """The mini-world's full checkpoint, as ComfyUI's Load Checkpoint wants it."""
+    subprocess.run([sys.executable, MINIWORLD / "build_checkpoint.py", target], check=True, timeout=300)
+    return target
+
+
+class Failed(Exception):
+    """ComfyUI refused or aborted a workflow; the message is its own."""
+
+
+class Host:
+    """A running ComfyUI. `log` is the file with everything it printed."""
+
+    def __init__(self, url: str, base: Path, log: Path, process: subprocess.Popen[bytes]) -> None:
+        self.url = url
+        self.base = base
+        self.log = log
+        self.process = process
+
+    def object_info(self) -> dict[str, Any]:
+        return requests.get(f"{self.url}/object_info", timeout=60).json()
+
+    def submit(self, workflow: dict[str, Any], client_id: str = "") -> str:
+        """Queue a workflow. Raises Failed with ComfyUI's reasons if it is not accepted."""
+        answer = requests.post(f"{self.url}/prompt", json={"prompt": workflow, "client_id": client_id}, timeout=60).json()
+        if "prompt_id" not in answer or answer.get("node_errors"):
+            raise Failed(json.dumps(answer))
+        return answer["prompt_id"]
+
+    def wait(self, prompt_id: str, timeout_s: float = 900) -> dict[str, Any]:
+        """The history entry of a workflow, once it has ended in whatever way."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            history = requests.get(f"{self.url}/history/{prompt_id}", timeout=60).json()
+            if prompt_id in history and history[prompt_id]["status"].get("completed") is not None:
+                return history[prompt_id]
+            if self.process.poll() is not None:
+                raise Failed(f"ComfyUI ended with {self.process.returncode}:\n{self.tail()}")
+            time.sleep(0.1)
+        raise Failed(f"not done after {timeout_s} s:\n{self.tail()}")
+
+    def run(self, workflow: dict[str, Any], timeout_s: float = 900) -> dict[str, Any]:
+        """Outputs by node id of a workflow that must succeed. Raises Failed with the node's error otherwise."""
+        entry = self.wait(self.submit(workflow), timeout_s)
+        if entry["status"]["status_str"] != "success":
+            messages = [message for kind, message in entry["status"]["messages"] if kind == "execution_error"]
+            raise Failed(messages[0]["exception_message"].strip() if messages else json.dumps(entry["status"]))
+        return entry["outputs"]
+
+    @contextmanager
+    def events(self) -> Iterator[tuple[str, websocket.WebSocket]]:
+        """A client id and the WebSocket on which ComfyUI talks to it."""
+        client_id = uuid.uuid4().hex
+        connection = websocket.create_connection(f"{self.url.replace('http', 'ws')}/ws?clientId={client_id}", timeout=120)
+        try:
+            yield client_id, connection
+        finally:
+            connection.close()
+
+    def interrupt(self) -> None:
+        requests.post(f"{self.url}/interrupt", timeout=60).raise_for_status()
+
+    def output_file(self, image: dict[str, str]) -> Path:
+        return self.base / image["type"] / image["subfolder"] / image["filename"]
+
+    def tail(self, lines: int = 40) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+@contextmanager
+def running(folder: Path, base: Path, *extra: str) -> Iterator[Host]:
+    """Start ComfyUI on the CPU on a free port, wait until it answers, stop it afterwards."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = base / "comfyui.log"
+    command = [str(comfyui_python(folder)), str(folder / "main.py"), "--cpu", "--port", str(port), "--base-directory", str(base)]
+    command += ["--disable-auto-launch", *extra]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+    with log.open("ab") as sink:
+        process = subprocess.Popen(command, cwd=folder, stdout=sink, stderr=subprocess.STDOUT, env=environment)
+    host = Host(f"http://127.0.0.1:{port}", base, log, process)
+    try:
+        end = time.monotonic() + _START_TIMEOUT_S
+        while True:
+            try:
+                requests.get(f"{host.url}/system_stats", timeout=5).raise_for_status()
+                break
+            except requests.RequestException:
+                if process.poll() is not None or time.monotonic() > end:
+                    raise Failed(f"ComfyUI did not start:\n{host.tail()}") from None
+                time.sleep(0.2)
+        yield host
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def facts_of(outputs: dict[str, Any], node: str) -> dict[str, Any]:
+    """The JSON on the last line of a node's report."""
+    return json.loads(outputs[node]["text"][0].splitlines()[-1])
