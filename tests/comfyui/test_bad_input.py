@@ -1,0 +1,159 @@
+"""Bad input in a real ComfyUI: a sentence that says what happened, one that says what to do, and nothing lost."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import workflows
+from host import Failed, Host
+
+from carlos_core.database import load_database
+
+
+@pytest.fixture(scope="module")
+def good(host: Host, base: Path) -> Path:
+    """A database with one row, and its file."""
+    host.run(workflows.index("sepia_toned.safetensors", "good"))
+    return base / "models" / "carlos" / "good.parquet"
+
+
+def _not_parquet(path: Path, good: Path) -> None:
+    path.write_text("this is no parquet file")
+
+
+def _truncated(path: Path, good: Path) -> None:
+    path.write_bytes(good.read_bytes()[:-100])
+
+
+def _wrong_columns(path: Path, good: Path) -> None:
+    pq.write_table(pa.table({"name": ["a"], "price": [1.0]}), path)
+
+
+def _nan_direction(path: Path, good: Path) -> None:
+    pq.write_table(
+        pa.table({"lora_id": ["a"], "direction": [[0.0, float("nan")]], "strength": [1.0], "consistency": [0.5]}), path
+    )
+
+
+def _mixed_dimensions(path: Path, good: Path) -> None:
+    columns = {"lora_id": ["a", "b"], "direction": [[1.0, 2.0], [1.0]], "strength": [1.0, 1.0], "consistency": [0.5, 0.5]}
+    pq.write_table(pa.table(columns), path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (_not_parquet, "cannot be read as parquet"),
+        (_truncated, "cannot be read as parquet"),
+        (_wrong_columns, "is no metrics database: it lacks direction, strength, consistency, lora_id"),
+        (_nan_direction, "hold NaN or infinity"),
+        (_mixed_dimensions, "mixes directions of 1 and 2 dimensions"),
+    ],
+)
+def test_a_bad_database_is_named_and_left_as_it_is(
+    host: Host, base: Path, good: Path, spoil: Callable[[Path, Path], None], says: str
+) -> None:
+    path = base / "models" / "carlos" / f"bad{spoil.__name__}.parquet"
+    spoil(path, good)
+    before = path.read_bytes()
+    workflow = workflows.retrieve("sepia") | {"db": workflows.loader(path.name)}
+    with pytest.raises(Failed, match=says) as caught:
+        host.run(workflow)
+    assert path.name in str(caught.value)
+    with pytest.raises(Failed, match=says):
+        host.run(workflows.index("pixel_art.safetensors", path.stem))
+    assert path.read_bytes() == before
+    path.unlink()
+
+
+def test_a_database_that_went_away_is_named(host: Host, base: Path, good: Path) -> None:
+    shutil.copy(good, good.with_name("gone.parquet"))
+    workflow = workflows.retrieve("sepia") | {"db": workflows.loader("gone.parquet")}
+    host.run(workflow)
+    good.with_name("gone.parquet").unlink()
+    with pytest.raises(Failed, match=r"gone\.parquet"):
+        host.run(workflow)
+
+
+@pytest.mark.parametrize("name", ["../../input/evil.parquet", "/etc/passwd", "..\\evil.parquet"])
+def test_a_database_outside_the_allowed_folders_is_not_opened(host: Host, base: Path, good: Path, name: str) -> None:
+    shutil.copy(good, base / "input" / "evil.parquet")
+    with pytest.raises(Failed, match=r"not in (the )?list"):
+        host.run(workflows.retrieve("sepia") | {"db": workflows.loader(name)})
+
+
+@pytest.mark.parametrize("name", ["../evil", "sub/evil", "/tmp/evil", "..", ".hidden", "a:b", "C:\\evil", "new\0"])
+def test_a_new_database_gets_a_plain_name_or_none(host: Host, base: Path, name: str) -> None:
+    files = {path for path in base.rglob("*.parquet")}
+    with pytest.raises(Failed, match="is no name for a database"):
+        host.run(workflows.index("sepia_toned.safetensors", name))
+    assert {path for path in base.rglob("*.parquet")} == files
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"query": "   "}, "The query is empty."),
+        ({"query": "sepia", "top_k": 0}, "top_k"),
+        ({"query": "sepia", "base_model": "SDXXL"}, "base_model|base model"),
+        ({"query": "sepia", "prompts": "../../../etc/passwd"}, "prompt"),
+    ],
+)
+def test_a_bad_query_is_refused_with_the_way_out(host: Host, good: Path, settings: dict[str, object], says: str) -> None:
+    with pytest.raises(Failed, match=says):
+        host.run(workflows.retrieve(**{"create_as": "good", **settings}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (
+            {"lora_name": "not_a_lora.safetensors"},
+            "not_a_lora.safetensors is no safetensors file. Use a LoRA saved as",
+        ),
+        ({"lora_name": "../checkpoints/miniworld.safetensors"}, "not in (the )?list"),
+        ({"preset": "standard"}, "Choose the preset 'custom'"),
+        ({"lora_name": "CivitAI", "civitai_version_id": "1"}, "Put the file into models/loras"),
+        ({"width": 100}, "multiples of 8"),
+    ],
+)
+def test_bad_index_settings_are_refused_before_anything_is_made(
+    host: Host, base: Path, good: Path, settings: dict[str, object], says: str
+) -> None:
+    (base / "models" / "loras" / "not_a_lora.safetensors").write_bytes(b"\x80\x04pickle")
+    before = good.read_bytes()
+    with pytest.raises(Failed, match=says):
+        host.run(workflows.index(**{"lora_name": "sepia_toned.safetensors", "create_as": "good", **settings}))  # type: ignore[arg-type]
+    assert good.read_bytes() == before
+
+
+@pytest.mark.parametrize("database", ["bundled", "empty"])
+def test_a_database_that_cannot_be_saved_is_refused_before_anything_is_made(host: Host, database: str) -> None:
+    workflow = workflows.index("sepia_toned.safetensors") | {"db": workflows.loader(database)}
+    with pytest.raises(Failed, match="create_as"):
+        host.run(workflow)
+
+
+def test_two_embedding_spaces_do_not_mix(host: Host, base: Path, good: Path) -> None:
+    """Without CLIP's weights and without a network, rows of OpenAI's CLIP say which file they need."""
+    with pytest.raises(Failed, match=r"ViT-B-32-quickgelu\.openai\.safetensors"):
+        host.run(workflows.retrieve("snow", create_as=""))
+    database = load_database(good)
+    database.encoder_id = "mini_clip@000000000000"
+    database.save_parquet(good.with_name("other_space.parquet"))
+    with pytest.raises(Failed, match="need the encoder mini_clip@000000000000"):
+        host.run(workflows.retrieve("a query of its own", create_as="other_space"))
+
+
+def test_a_zero_direction_is_listed_nowhere(host: Host, good: Path) -> None:
+    host.run(workflows.index("mystery_08.safetensors", "good"))
+    database = load_database(good)
+    assert any(not np.any(row) for row in database.to_dataframe().direction)
+    outputs = host.run(workflows.retrieve("sepia", create_as="good", top_k=100, min_consistency=-1.0))
+    assert "mystery_08" not in outputs["report"]["text"][0]

@@ -1,0 +1,84 @@
+"""Cancelling an index run: at once, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import websocket
+import workflows
+from host import Host, facts_of
+
+NAME = "red_balloons.safetensors"
+
+
+def test_cancel_mid_index_leaves_the_database_as_it_was_and_keeps_finished_pictures(host: Host, base: Path) -> None:
+    host.run(workflows.index("sepia_toned.safetensors", "cancelled"))
+    path = base / "models" / "carlos" / "cancelled.parquet"
+    before = path.read_bytes()
+    # Enough work to be caught in the middle: 64 pictures of 12 steps.
+    workflow = workflows.index(NAME, "cancelled", prompts="miniworld-index", batch_size=4)
+    with host.events() as (client_id, socket):
+        prompt_id = host.submit(workflow, client_id)
+        steps_done = _wait_for_progress(socket, at_least=20 * 12)
+        host.interrupt()
+        entry = host.wait(prompt_id, timeout_s=30)
+    kinds = [kind for kind, _ in entry["status"]["messages"]]
+    assert "execution_interrupted" in kinds
+    assert steps_done >= 20 * 12
+    assert path.read_bytes() == before
+
+    facts = facts_of(host.run(workflow), "index")
+    assert facts["status"] == "indexed"
+    assert facts["n_images"] == 64
+    # The base side was being made when the run was cancelled; what was finished then is not made again.
+    assert 0 < facts["base_model_evaluations"] <= (64 - 16) * 12 * 2
+    assert facts["model_evaluations"] == 64 * 12 * 2
+
+    shutil.rmtree(base / "user" / "carlos" / "cache")
+    uninterrupted = facts_of(host.run(workflows.index(NAME, "whole", prompts="miniworld-index", batch_size=4)), "index")
+    assert uninterrupted["base_model_evaluations"] == 64 * 12 * 2
+    for key in ("strength", "consistency", "alignment"):
+        assert facts[key] == uninterrupted[key]
+
+
+def test_cancel_acts_within_one_sampler_step(host: Host) -> None:
+    """Progress moves step by step, and after a cancel not one more step is reported."""
+    workflow = workflows.index("pixel_art.safetensors", "steps", prompts="miniworld-index", batch_size=8, first_seed=77, steps=30)
+    with host.events() as (client_id, socket):
+        prompt_id = host.submit(workflow, client_id)
+        _wait_for_progress(socket, at_least=3 * 8)
+        host.interrupt()
+        host.wait(prompt_id, timeout_s=30)
+        values = _progress_values(socket, for_s=1.0)
+    # One step of a batch of 8 may have been under way, its report on the wire.
+    assert len(set(values)) <= 2
+
+
+def _wait_for_progress(socket: websocket.WebSocket, at_least: int) -> int:
+    """Listen until the indexer has done so many steps of single pictures. Returns how many it has."""
+    while True:
+        message = socket.recv()
+        if isinstance(message, bytes):
+            continue
+        event = json.loads(message)
+        if event["type"] == "progress" and event["data"]["node"] == "index" and event["data"]["value"] >= at_least:
+            return event["data"]["value"]
+
+
+def _progress_values(socket: websocket.WebSocket, for_s: float) -> list[int]:
+    socket.settimeout(for_s)
+    values = []
+    end = time.monotonic() + for_s
+    while time.monotonic() < end:
+        try:
+            message = socket.recv()
+        except websocket.WebSocketTimeoutException:
+            break
+        if isinstance(message, str):
+            event = json.loads(message)
+            if event["type"] == "progress":
+                values.append(event["data"]["value"])
+    return values
