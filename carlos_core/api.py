@@ -61,11 +61,12 @@ def index_lora(
             "There is no text-to-image model to measure the LoRA with.",
             "Pass generator=..., or use the LoRA Indexer node in ComfyUI.",
         )
+    encoder_id = db.check_encoder(encoder.encoder_id if encoder is not None else None)
     prompts = prompts or default_index_prompts()
     measurement = measure_lora(
         lora,
         generator=generator,
-        encoder=encoder or load_encoder(str(db.encoder_id)),
+        encoder=encoder or load_encoder(encoder_id),
         protocol=Protocol(
             preset="custom",
             prompts_hash=prompts.content_hash,

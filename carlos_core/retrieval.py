@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .errors import EncoderError, RetrievalError
+from .errors import RetrievalError
 from .types import LoraVector, Match, Matches
 
 if TYPE_CHECKING:
@@ -165,22 +165,13 @@ def signature_for(
     query = query.strip()
     if not query:
         raise RetrievalError("The query is empty.", 'Say what the LoRA should do, e.g. "snowfall, cold winter scene".')
-    if db.encoder_id is None:
-        raise EncoderError(
-            f"It is not known which encoder made the rows of {db.name}.",
-            "Open the file with load_database(path, encoder_id=...).",
-        )
-    if encoder is not None and encoder.encoder_id != db.encoder_id:
-        raise EncoderError(
-            f"The rows of {db.name} were measured with {db.encoder_id}, the query was encoded with {encoder.encoder_id}.",
-            f"Use {db.encoder_id} for this database: the two spaces do not mix.",
-        )
+    encoder_id = db.check_encoder(encoder.encoder_id if encoder is not None else None)
     prompts = prompts or default_signature_prompts()
     cache = cache or _default_cache()
-    known = cache.known(db.encoder_id, prompts, query)
+    known = cache.known(encoder_id, prompts, query)
     if known is not None:
         return known
-    return cache.signature(encoder or (load or _default_encoder)(db.encoder_id), prompts, query)
+    return cache.signature(encoder or (load or _default_encoder)(encoder_id), prompts, query)
 
 
 def _selected(db: MetricsDatabase, base_model: str | None, installed: Mapping[str, str] | None) -> Tensor | None:

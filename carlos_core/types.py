@@ -23,6 +23,15 @@ class LoraVector:
 
 
 @dataclass(frozen=True, eq=False)
+class TopicEffect:
+    """What a LoRA does to pictures of one topic of the prompt set."""
+
+    topic: str
+    n_images: int
+    vector: LoraVector
+
+
+@dataclass(frozen=True, eq=False)
 class Match:
     """One row found for a query: `rank` counts from 1, `score` is the cosine with the query's signature.
 
@@ -95,6 +104,7 @@ class LoraRecord:
     alignment: float | None = None
     strength_se: float | None = None
     consistency_se: float | None = None
+    topics: tuple[TopicEffect, ...] = field(default=())
     protocol_id: str | None = None
     encoder_id: str | None = None
     indexed_at: str | None = None

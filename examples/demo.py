@@ -13,7 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-
 import carlos_core as carlos
 from carlos_core.embedding import local_encoders
 from carlos_core.prompts import load_prompt_set

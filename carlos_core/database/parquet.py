@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -39,11 +40,12 @@ def load_database(path: str | Path, *, encoder_id: str | None = None) -> Metrics
             f"{path.name} cannot be read as parquet ({_first_line(error)}).", "Restore it from a copy, or choose another file."
         ) from error
     facts = schema.unpack_metadata(table.schema.metadata, path.name)
+    encoder_id = facts.get("encoder_id") or encoder_id
     if reference.has_reference_layout(table):
         table = reference.from_reference_layout(table)
-        facts.setdefault("encoder_id", schema.DEFAULT_ENCODER_ID)
+        encoder_id = encoder_id or schema.DEFAULT_ENCODER_ID
     table = schema.normalised(table.replace_schema_metadata(None), path.name)
-    return MetricsDatabase(table, encoder_id=facts.get("encoder_id") or encoder_id, protocols=facts.get("protocols"), path=path)
+    return MetricsDatabase(table, encoder_id=encoder_id, protocols=facts.get("protocols"), path=path)
 
 
 def write_database(database: MetricsDatabase, path: Path, *, layout: str = "carlos") -> None:
@@ -160,6 +162,9 @@ def _locked(path: Path) -> Iterator[None]:
             f"Another process has been writing {path.name} for {_LOCK_TIMEOUT_S} s.", "Wait for it, then run again."
         ) from error
     try:
+        # Nobody else writes now: temporary files are left by a process that was killed.
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            left.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

@@ -49,6 +49,11 @@ def column_types(dimension: int) -> dict[str, pa.DataType]:
         "alignment": pa.float64(),
         "strength_se": pa.float64(),
         "consistency_se": pa.float64(),
+        "topic_names": pa.list_(pa.string()),
+        "topic_images": pa.list_(pa.int32()),
+        "topic_strengths": pa.list_(pa.float64()),
+        "topic_consistencies": pa.list_(pa.float64()),
+        "topic_directions": pa.list_(pa.list_(pa.float32(), dimension)),
         "protocol_id": pa.string(),
         "encoder_id": pa.string(),
         "indexed_at": pa.string(),
@@ -138,7 +143,10 @@ def direction_matrix(column: pa.ChunkedArray, source: str) -> np.ndarray:
         dimension = lengths.pop() if lengths else 0
     if column.null_count:
         raise DatabaseError(f"{source} has {column.null_count} rows without a direction.", "Remove them or index them again.")
-    values = pc.list_flatten(column).cast(pa.float64()).to_numpy()
+    try:
+        values = pc.list_flatten(column).cast(pa.float64()).to_numpy()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DatabaseError(f"The directions of {source} are no numbers ({error}).", "Choose another file.") from error
     directions = values.astype(np.float32).reshape(len(column), dimension)
     broken = int((~np.isfinite(directions).all(axis=1)).sum())
     if broken:
@@ -156,11 +164,19 @@ def direction_array(directions: np.ndarray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, directions.shape[1])
 
 
-def table_of(record: LoraRecord, schema: pa.Schema) -> pa.Table:
-    """A table of one row for `record` with the given columns; columns that a record does not know are null."""
+def table_of(record: LoraRecord, schema: pa.Schema, old: Mapping[str, Any]) -> pa.Table:
+    """A table of one row for `record` with the given columns; those that a record does not know are taken from the `old` row."""
     import pyarrow as pa
 
-    values: dict[str, Any] = {field.name: getattr(record, field.name) for field in fields(record)}
+    known = column_types(len(record.direction))
+    values: dict[str, Any] = {name: value for name, value in old.items() if name not in known}
+    values.update({field.name: getattr(record, field.name) for field in fields(record)})
+    if record.topics:
+        values["topic_names"] = [effect.topic for effect in record.topics]
+        values["topic_images"] = [effect.n_images for effect in record.topics]
+        values["topic_strengths"] = [effect.vector.strength for effect in record.topics]
+        values["topic_consistencies"] = [effect.vector.consistency for effect in record.topics]
+        values["topic_directions"] = [effect.vector.direction.tolist() for effect in record.topics]
     columns = []
     for column in schema:
         if column.name == "direction":
@@ -192,7 +208,10 @@ def unpack_metadata(metadata: Mapping[bytes, bytes] | None, source: str) -> dict
                 facts[key[len(_PREFIX) :].decode()] = json.loads(value)
             except ValueError as error:
                 raise DatabaseError(f"The metadata of {source} is damaged.", "Restore the file from a copy.") from error
-    if facts.get("schema_version", 0) > SCHEMA_VERSION:
+    version = facts.get("schema_version", 0)
+    if not isinstance(version, int):
+        raise DatabaseError(f"The schema version of {source} is {version!r}.", "Restore the file from a copy.")
+    if version > SCHEMA_VERSION:
         raise DatabaseError(
             f"{source} was written by a newer version (schema {facts['schema_version']}, known: {SCHEMA_VERSION}).",
             "Update CARLoS.",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..errors import DatabaseError
+from ..errors import DatabaseError, EncoderError
 from ..types import LoraRecord
 from . import schema
 
@@ -82,8 +82,26 @@ class MetricsDatabase:
         return self._table.schema.field("direction").type.list_size
 
     def copy(self) -> MetricsDatabase:
-        """An independent database with the same rows; it may be changed, whether this one may or not."""
-        return MetricsDatabase(self._table, encoder_id=self.encoder_id, protocols=self.protocols, path=self.path)
+        """An independent database with the same rows; it may be changed, whether this one may or not.
+
+        A copy of a read-only database has no file yet.
+        """
+        path = None if self.read_only else self.path
+        return MetricsDatabase(self._table, encoder_id=self.encoder_id, protocols=self.protocols, path=path)
+
+    def check_encoder(self, encoder_id: str | None = None) -> str:
+        """The encoder that made the rows. Raises EncoderError if it is not known, or is not the one that is given."""
+        if self.encoder_id is None:
+            raise EncoderError(
+                f"It is not known which encoder made the rows of {self.name}.",
+                "Open the file with load_database(path, encoder_id=...).",
+            )
+        if encoder_id not in (None, self.encoder_id):
+            raise EncoderError(
+                f"The rows of {self.name} were measured with {self.encoder_id}, not with {encoder_id}.",
+                f"Use {self.encoder_id} for this database: the two spaces do not mix.",
+            )
+        return self.encoder_id
 
     def row(self, lora_id: str) -> dict[str, Any] | None:
         """All columns of one LoRA, or None if it is not here."""
@@ -117,10 +135,11 @@ class MetricsDatabase:
                 f"The direction has shape {list(record.direction.shape)}, rows of {self.name} have {self.dimension} numbers.",
                 "Rows of different encoders belong in different databases.",
             )
-        if not np.isfinite(record.direction).all() or not np.isfinite(record.strength):
+        consistency = 0.0 if record.consistency is None else record.consistency
+        if not (np.isfinite(record.direction).all() and np.isfinite([record.strength, consistency]).all()):
             raise DatabaseError(f"The metrics of {record.lora_id} are not finite.", "Index the LoRA again.")
-        row = schema.table_of(record, self._table.schema)
         position = self._position.get(record.lora_id)
+        row = schema.table_of(record, self._table.schema, {} if position is None else self.row_at(position))
         end = len(self) if position is None else position
         parts = [self._table.slice(0, end), row, self._table.slice(end + 1)]
         self._replace(pa.concat_tables(parts).combine_chunks())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import tempfile
@@ -90,11 +91,12 @@ def _load_local(encoder_id: str, folders: Sequence[Path]) -> EncoderParts:
     dimension = local.dimension
     config = json.loads(local.config.read_text(encoding="utf-8"))
     # open_clip keeps configs in one registry by file name: a name of our own, so that no built-in model is replaced.
-    registered = f"carlos-{encoder_id.replace('@', '-')}"
+    canonical = json.dumps(config, sort_keys=True)
+    registered = f"carlos-{local.name}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
     if registered not in open_clip.list_models():
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{registered}.json"
-            path.write_text(json.dumps(config), encoding="utf-8")
+            path.write_text(canonical, encoding="utf-8")
             open_clip.add_model_config(path)
     if registered not in open_clip.list_models():
         raise EncoderError(

@@ -28,9 +28,9 @@ def pixels_of(images: Tensor, format: PixelFormat) -> Tensor:
     pixels = _to_8_bits(images[..., :3].float().movedim(-1, 1) * 255.0)
     height, width = pixels.shape[-2:]
     if min(height, width) != format.size:
-        scale = format.size / min(height, width)
         # The longer side is cut off, not rounded, as torchvision's Resize does.
-        target = (format.size, int(width * scale)) if height <= width else (int(height * scale), format.size)
+        size = format.size
+        target = (size, size * width // height) if height <= width else (size * height // width, size)
         pixels = _to_8_bits(functional.interpolate(pixels, size=target, mode="bicubic", antialias=True))
     height, width = pixels.shape[-2:]
     top, left = round((height - format.size) / 2), round((width - format.size) / 2)

@@ -6,10 +6,10 @@ signature(q) = mean over prompts p of t(p + " " + q) - t(p), with raw text featu
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
-import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _PREFIX_SETS_KEPT = 1
 _SIGNATURES_KEPT = 4096
+_CHECKSUM_BYTES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ class SignatureCache:
             found = self._read(key)
             if found is None:
                 return None
-            self._keep(key, torch.from_numpy(found))
+            self._keep(key, torch.from_numpy(found.astype(np.float32)))
         self._signatures.move_to_end(key)
         return self._signatures[key]
 
@@ -100,22 +101,28 @@ class SignatureCache:
         if self._folder is None:
             return None
         try:
-            found = np.load(self._folder / f"{key}.npy", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            content = (self._folder / f"{key}.f64").read_bytes()
+        except OSError:
             return None
-        return found if found.ndim == 1 and np.isfinite(found).all() else None
+        checksum, values = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
+        if not values or len(values) % 8 or checksum != _checksum(values):
+            return None
+        return np.frombuffer(values, dtype="<f8").astype(np.float64)
 
     def _write(self, key: str, value: np.ndarray) -> None:
         """Keep a vector on disk; it can always be made again, so that a full disk is only worth a line in the log."""
         if self._folder is None:
             return
+        values = np.ascontiguousarray(value, dtype="<f8").tobytes()
+        temporary = self._folder / f"{key}.{os.getpid()}.tmp"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._folder, suffix=".tmp", delete=False) as file:
-                np.save(file, value, allow_pickle=False)
-            os.replace(file.name, self._folder / f"{key}.npy")
+            temporary.write_bytes(_checksum(values) + values)
+            temporary.replace(self._folder / f"{key}.f64")
         except OSError as error:
             logger.warning("carlos: the signature cache in %s cannot be written: %s", self._folder, error)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def _features_with(encoder: Encoder, prompts: PromptSet, state: _PromptState, query: str) -> Tensor:
@@ -143,6 +150,10 @@ def _features_with(encoder: Encoder, prompts: PromptSet, state: _PromptState, qu
         if whole:
             features[whole] = tower.encode([ids[index] for index in whole]).cpu()
     return features
+
+
+def _checksum(values: bytes) -> bytes:
+    return hashlib.sha256(values).digest()[:_CHECKSUM_BYTES]
 
 
 def _key(*parts: str) -> str:

@@ -144,7 +144,11 @@ def fetch_file(url: str, target: Path, on_bytes: OnBytes | None = None) -> None:
     if expected and expected != sha256_of(partial):
         partial.unlink()
         raise EncoderError(f"{target.name} arrived damaged: its sha256 is not the announced one.", "Run again.")
-    check_safetensors(partial, target.name)
+    try:
+        check_safetensors(partial, target.name)
+    except EncoderError:
+        partial.unlink()
+        raise
     partial.replace(target)
 
 

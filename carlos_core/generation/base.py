@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+LEADING = "leading"
+"""Name of the schedule that diffusers uses for SDXL by default, and the published protocol with it."""
+
+
 @dataclass(frozen=True)
 class LoraUse:
     """A LoRA file applied with a weight, to the diffusion model and the text encoder alike."""
@@ -67,6 +71,9 @@ class Generator(Protocol):
 
     @property
     def steps(self) -> int: ...
+
+    @property
+    def evaluations_per_image(self) -> int: ...
 
     def suggest_batch_size(self) -> int: ...
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import GenerationError, LoraError
-from .base import Generated, Job, LoraFit, LoraUse, OnStep
+from .base import LEADING, Generated, Job, LoraFit, LoraUse, OnStep
 from .fingerprint import Fingerprint
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,8 @@ Conditioning = tuple[Tensor, dict[str, Any]]
 class ComfyGenerator:
     """The Generator of ComfyUI's MODEL, CLIP and VAE. The three are cloned before anything is hung on them.
 
-    width, height: pixels; 0 for the native size of the model's family.
+    width, height: pixels; 0 for the native size of the model's family. scheduler: one of ComfyUI's, or "leading", diffusers'
+    default spacing for SDXL. zero_negative: zeros in place of the encoded empty negative, as diffusers does for SDXL.
     """
 
     def __init__(
@@ -80,9 +81,11 @@ class ComfyGenerator:
         scheduler: str,
         width: int = 0,
         height: int = 0,
+        zero_negative: bool = False,
     ) -> None:
         self._model, self._clip, self._vae = model, clip, vae
         self._steps, self._cfg, self._sampler_name, self._scheduler = steps, cfg, sampler_name, scheduler
+        self._zero_negative = zero_negative
         self.width = width or native_size(model)
         self.height = height or native_size(model)
         self._compression = int(vae.spacial_compression_encode())
@@ -98,6 +101,11 @@ class ComfyGenerator:
     @property
     def steps(self) -> int:
         return self._steps
+
+    @property
+    def evaluations_per_image(self) -> int:
+        """Forward passes that a picture takes with a sampler of one evaluation a step."""
+        return self._steps * (1 if self._cfg == 1.0 else 2)
 
     @cached_property
     def model_fingerprint(self) -> str:
@@ -123,6 +131,7 @@ class ComfyGenerator:
             "scheduler": self._scheduler,
             "width": self.width,
             "height": self.height,
+            **({"negative": "zeros"} if self._zero_negative else {}),
         }
 
     @cached_property
@@ -203,9 +212,12 @@ class ComfyGenerator:
     def _sampled_together(self, jobs: Sequence[Job], report: Callable[[int], None]) -> Tensor:
         model, clip = self._with_loras(jobs[0].loras)
         positive = _joined([self._encoded(clip, _text_of(job)) for job in jobs])
-        negative = _joined([self._encoded(clip, "")])
+        negative = _joined([_zeroed(self._encoded(clip, "")) if self._zero_negative else self._encoded(clip, "")])
         # The noise a KSampler with that seed makes for one picture, whatever shares the batch.
         noise = torch.cat([comfy.sample.prepare_noise(self._empty_latent, job.seed) for job in jobs])
+        if self._scheduler == LEADING:
+            # diffusers starts from sqrt(sigma^2 + 1) * noise, ComfyUI below its highest level from sigma * noise.
+            noise = noise * (1 + 1 / self._sigmas[0] ** 2).sqrt()
         model = model.clone()
         model.set_model_unet_function_wrapper(self._counting(model.model_options.get("model_function_wrapper")))
         latents = comfy.sample.sample(
@@ -214,10 +226,11 @@ class ComfyGenerator:
             self._steps,
             self._cfg,
             self._sampler_name,
-            self._scheduler,
+            comfy.samplers.SCHEDULER_NAMES[0] if self._scheduler == LEADING else self._scheduler,
             positive,
             negative,
             torch.zeros_like(noise),
+            sigmas=self._sigmas if self._scheduler == LEADING else None,
             callback=lambda step, x0, x, total: report(step + 1),
             disable_pbar=True,
             seed=jobs[0].seed,
@@ -273,6 +286,8 @@ class ComfyGenerator:
     def _sigmas(self) -> Tensor:
         """The noise levels of the schedule: they tell of any change to the model's sampling."""
         sampling = self._model.get_model_object("model_sampling")
+        if self._scheduler == LEADING:
+            return _leading_sigmas(sampling, self._steps)
         return comfy.samplers.calculate_sigmas(sampling, self._scheduler, self._steps)
 
 
@@ -344,6 +359,16 @@ def family_of_model(model: Any) -> str:
     return type(model.model.model_config).__name__
 
 
+def is_guidance_distilled(model: Any) -> bool:
+    """Whether a model takes its guidance as an input and wants no CFG, as Flux does."""
+    return bool(model.model.model_config.unet_config.get("guidance_embed", False))
+
+
+def has_timesteps(model: Any) -> bool:
+    """Whether a model was trained on numbered timesteps (SD 1.5, SD 2, SDXL), which "leading" counts by."""
+    return hasattr(model.get_model_object("model_sampling"), "num_timesteps")
+
+
 def escape_emphasis(text: str) -> str:
     """Text as ComfyUI reads it literally: it takes bare brackets for emphasis."""
     return text.replace("(", r"\(").replace(")", r"\)")
@@ -351,6 +376,20 @@ def escape_emphasis(text: str) -> str:
 
 def _text_of(job: Job) -> str:
     return ", ".join([job.prompt, *(escape_emphasis(trigger) for trigger in job.triggers)])
+
+
+def _zeroed(conditioning: Conditioning) -> Conditioning:
+    """The conditioning that diffusers uses for a missing negative prompt of SDXL."""
+    tensor, extras = conditioning
+    zeros = {key: torch.zeros_like(value) if key == "pooled_output" else value for key, value in extras.items()}
+    return torch.zeros_like(tensor), zeros
+
+
+def _leading_sigmas(sampling: Any, steps: int) -> Tensor:
+    """diffusers' "leading" spacing with an offset of 1: every (T / steps)-th timestep from the lowest, then zero."""
+    stride = int(sampling.num_timesteps) // steps
+    timesteps = torch.arange(steps - 1, -1, -1) * stride + 1
+    return torch.cat([sampling.sigma(timesteps).float().cpu(), torch.zeros(1)])
 
 
 def _form(conditioning: Conditioning) -> Any:

@@ -48,10 +48,15 @@ class Journal:
         self._record = struct.Struct(f"<{_KEY_BYTES}sI{4 * dimension}sI")
         self._header = _MAGIC + struct.pack("<I", len(canonical)) + canonical
         self._entries: dict[bytes, Entry] = {}
+        self._end = len(self._header)
         self._open()
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def _complete_mark(self) -> Path:
+        return self.path.with_suffix(".complete")
 
     @property
     def thumbnails(self) -> Path:
@@ -77,20 +82,39 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
+            self._cut_back()
             raise IndexingError(
                 f"Finished pictures cannot be kept in {self.path.parent} ({error.strerror or error}).",
                 "Free some disk space and run again: it goes on from here.",
             ) from error
+        self._end += len(records)
         for text, seed, features, evaluations in new:
             self._entries[picture_key(text, seed)] = Entry(np.asarray(features, dtype=np.float32), evaluations)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the measurement behind this journal came to its end, and no longer one was begun since."""
+        try:
+            return self._complete_mark.read_text() == str(len(self))
+        except OSError:
+            return False
+
+    def mark_complete(self) -> None:
+        """Note that the measurement came to its end. Raises IndexingError when the note cannot be written."""
+        try:
+            self._complete_mark.write_text(str(len(self)))
+        except OSError as error:
+            raise self._unusable(error) from error
 
     def clear(self) -> None:
         """Forget all pictures, so that they are made again. Raises IndexingError when the file cannot be written."""
         try:
+            self._complete_mark.unlink(missing_ok=True)
             self.path.write_bytes(self._header)
         except OSError as error:
             raise self._unusable(error) from error
         self._entries = {}
+        self._end = len(self._header)
 
     def _packed(self, text: str, seed: int, features: np.ndarray, evaluations: int) -> bytes:
         key = picture_key(text, seed)
@@ -107,12 +131,20 @@ class Journal:
                     raise IndexingError(f"{self.path} is no journal of this version.", "Delete it: its pictures are made again.")
                 self.path.write_bytes(self._header)
                 return
-            end = self._read(content)
-            if end < len(content):
-                logger.warning("carlos: dropping %d bytes of an unfinished record in %s", len(content) - end, self.path.name)
-                os.truncate(self.path, end)
+            self._end = self._read(content)
+            torn = len(content) - self._end
+            if torn:
+                logger.warning("carlos: dropping %d bytes of an unfinished record in %s", torn, self.path.name)
+                os.truncate(self.path, self._end)
         except OSError as error:
             raise self._unusable(error) from error
+
+    def _cut_back(self) -> None:
+        """Drop what a failed write has left, so that later records do not stand behind it."""
+        try:
+            os.truncate(self.path, self._end)
+        except OSError as error:
+            logger.warning("carlos: %s cannot be cut back: %s", self.path.name, error)
 
     def _unusable(self, error: OSError) -> IndexingError:
         return IndexingError(

@@ -11,6 +11,9 @@ from typing import Any
 TRIGGERS_ON_LORA_SIDE = "lora side"
 """The published rule: trigger words are appended on the LoRA side only, so that their own effect counts as the LoRA's."""
 
+TRIGGERS_ON_BOTH_SIDES = "both sides"
+"""The controlled variant: the words stand on both sides, so that only the LoRA's own effect is left."""
+
 _FULLER_LAST = ("quick", "standard", "paper")
 
 
@@ -63,7 +66,8 @@ def protocol_covers(row: Mapping[str, Any], protocols: Mapping[str, Any], protoc
         return protocol.preset if is_enough else None
     preset = found.get("preset") if found else None
     if preset in _FULLER_LAST and protocol.preset in _FULLER_LAST and found is not None:
-        same_model = found.get("model") == protocol.generator.get("model")
-        if same_model and _FULLER_LAST.index(preset) > _FULLER_LAST.index(protocol.preset):
+        ours = protocol.described()
+        same = all(found.get(key) == ours.get(key) for key in ("model", "prompts", "lora_weight", "trigger_rule"))
+        if same and _FULLER_LAST.index(preset) > _FULLER_LAST.index(protocol.preset):
             return str(preset)
     return None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,24 +17,27 @@ from ..errors import GenerationError, IndexingError
 from ..generation.base import Generator, Job, LoraFit, LoraUse
 from ..loras.file import LoraFile
 from ..metrics import DiffAccumulator, LoraMetrics
-from ..types import LoraRecord
+from ..types import LoraRecord, LoraVector, TopicEffect
 from .contact_sheet import PAIRS, contact_sheet, keep_thumbnail
 from .journal import Entry, Journal
 from .plan import Shot
-from .protocol import TRIGGERS_ON_LORA_SIDE, Protocol
+from .protocol import TRIGGERS_ON_BOTH_SIDES, Protocol
+from .stopping import ALL_TAKEN, NO_EFFECT, Decision, StoppingRule
 
 logger = logging.getLogger(__name__)
-
-NO_EFFECT = "no measurable effect"
 
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """How far a measurement is: sampler steps of single pictures, done and in all. image: [H, W, 3], newest, or None."""
+    """How far a measurement is: sampler steps of single pictures, done and in all (an estimate, if it may end early).
+
+    image: [H, W, 3], the newest picture, or None. note: what is known by now, for people; empty between two looks.
+    """
 
     done: int
     total: int
     image: Tensor | None = None
+    note: str = ""
 
 
 OnProgress = Callable[[Progress], None]
@@ -43,7 +47,8 @@ OnProgress = Callable[[Progress], None]
 @dataclass(frozen=True, eq=False)
 class Measurement:
     """A measured LoRA. model_evaluations: forward passes behind the LoRA side's pictures, also of those that were kept from an
-    earlier run; base_model_evaluations: those that this run spent on the base side. contact_sheet: [1, H, W, 3]."""
+    earlier run; base_model_evaluations: those that this run spent on the base side. contact_sheet: [1, H, W, 3].
+    ended: why an adaptive measurement stopped, "" for one that takes all pictures."""
 
     record: LoraRecord
     protocol: Protocol
@@ -51,6 +56,7 @@ class Measurement:
     model_evaluations: int
     base_model_evaluations: int
     contact_sheet: Tensor
+    ended: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,8 @@ def measure_lora(
     working_directory: Path,
     batch_size: int = 0,
     afresh: bool = False,
+    rule: StoppingRule | None = None,
+    n_full: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Measurement:
     """Measure a LoRA on `shots`: arXiv 2512.08826, with the pictures kept as features only.
@@ -85,34 +93,41 @@ def measure_lora(
     working_directory: where features are kept; the base side's are shared by all LoRAs of one generator and encoder, and a
     measurement that was broken off goes on. batch_size: pictures a sampler call, 0 for what memory allows; batches are cut from
     `shots` at fixed places, so that a run that was broken off ends with the same numbers to the bit. afresh: a complete
-    measurement is made again; one that was broken off still goes on.
+    measurement is made again; one that was broken off still goes on. rule: ends the measurement when the direction of the full
+    protocol, of `n_full` pictures, is known; without one all of `shots` are taken.
     Raises LoraError if the LoRA does not fit, GenerationError for a broken picture, IndexingError if nothing can be kept.
     """
     if not shots:
         raise IndexingError("There is nothing to measure on.", "Choose a prompt set with at least one prompt.")
     fit = generator.check_lora(LoraUse(lora.path, protocol.lora_weight))
     base, with_lora = _sides(lora, generator, encoder.encoder_id, encoder.dimension, protocol, working_directory)
-    if afresh and not _is_missing(with_lora, shots):
+    if afresh and with_lora.journal.is_complete:
         with_lora.journal.clear()
     batch = batch_size or generator.suggest_batch_size()
-    todo = [(side, part) for side in (base, with_lora) for part in _batches(shots, batch) if _is_missing(side, part)]
-    total = sum(len(part) for _, part in todo) * generator.steps
-    done = base_evaluations = 0
-    for side, part in todo:
-        evaluations, image = _make(side, part, shots[:PAIRS], generator, encoder, _reporter(on_progress, done, total))
-        done += len(part) * generator.steps
-        if side is base:
-            base_evaluations += evaluations
-        if on_progress is not None:
-            on_progress(Progress(done, total, image))
-    metrics = _metrics(base, with_lora, shots, encoder.dimension)
+    work = _Work(generator, encoder, shots, batch, on_progress)
+    decision: Decision | None = None
+    taken = 0
+    for end in _ends(shots, batch, rule):
+        for side in (base, with_lora):
+            work.make(side, taken, end)
+        taken = end
+        if rule is not None:
+            diffs = np.stack([_diff(base, with_lora, shot) for shot in shots[:taken]])
+            decision = rule.decide(diffs, [shot.prompt.text for shot in shots[:taken]], max(n_full, len(shots)))
+            work.expect(decision.images_needed, decision.alignment, taken)
+            if decision.stop:
+                break
+    with_lora.journal.mark_complete()
+    shots = shots[:taken]
+    ended = decision.reason if decision is not None else ""
     return Measurement(
-        record=_record(lora, metrics, protocol, encoder.encoder_id, fit),
+        record=_record(lora, base, with_lora, shots, encoder, protocol, fit, decision),
         protocol=protocol,
         fit=fit,
         model_evaluations=sum(_entry(with_lora, shot).evaluations for shot in shots),
-        base_model_evaluations=base_evaluations,
+        base_model_evaluations=work.base_evaluations,
         contact_sheet=_sheet(base, with_lora, shots),
+        ended=ended,
     )
 
 
@@ -134,12 +149,13 @@ def _sides(
     lora: LoraFile, generator: Generator, encoder_id: str, dimension: int, protocol: Protocol, working_directory: Path
 ) -> tuple[_Side, _Side]:
     """Both halves, with the journals where their pictures are kept."""
-    triggers = lora.trigger_words if protocol.trigger_rule == TRIGGERS_ON_LORA_SIDE else ()
+    triggers = lora.trigger_words
+    base_triggers = triggers if protocol.trigger_rule == TRIGGERS_ON_BOTH_SIDES else ()
     common = {"generator": generator.fingerprint, "encoder": encoder_id}
     own = {**common, "lora": lora.sha256, "weight": protocol.lora_weight}
     base = Journal(working_directory / "base", common, dimension)
     with_lora = Journal(working_directory / "loras", own, dimension)
-    return _Side(base, (), ()), _Side(with_lora, (LoraUse(lora.path, protocol.lora_weight),), triggers)
+    return _Side(base, (), base_triggers), _Side(with_lora, (LoraUse(lora.path, protocol.lora_weight),), triggers)
 
 
 def _sheet(base: _Side, with_lora: _Side, shots: Sequence[Shot]) -> Tensor:
@@ -147,13 +163,65 @@ def _sheet(base: _Side, with_lora: _Side, shots: Sequence[Shot]) -> Tensor:
     return contact_sheet(base.journal, with_lora.journal, pairs)
 
 
-def _batches(shots: Sequence[Shot], batch: int) -> list[Sequence[Shot]]:
-    return [shots[start : start + batch] for start in range(0, len(shots), batch)]
+def _ends(shots: Sequence[Shot], batch: int, rule: StoppingRule | None) -> list[int]:
+    """Numbers of pictures after which to look, moved up to whole batches."""
+    looks = rule.checkpoints(len(shots)) if rule is not None else (len(shots),)
+    return sorted({min(-(-look // batch) * batch, len(shots)) for look in looks} | {len(shots)})
 
 
 def _is_missing(side: _Side, part: Sequence[Shot]) -> bool:
     """A batch is made again as a whole if one of its pictures is missing: its companions decide the last bits."""
     return any(side.journal.get(side.text(shot), shot.seed) is None for shot in part)
+
+
+class _Work:
+    """Making pictures batch by batch, and telling how far it is."""
+
+    def __init__(
+        self, generator: Generator, encoder: Encoder, shots: Sequence[Shot], batch: int, on_progress: OnProgress | None
+    ) -> None:
+        self._generator, self._encoder, self._shots, self._batch = generator, encoder, shots, batch
+        self._on_progress = on_progress
+        self._done = 0
+        self._expected = len(shots)
+        self._made = 0
+        self._begin = time.monotonic()
+        self.base_evaluations = 0
+
+    def make(self, side: _Side, start: int, end: int) -> None:
+        """Make what is missing of one side's pictures from `start` to `end`, both multiples of the batch."""
+        for place in range(start, end, self._batch):
+            part = self._shots[place : min(place + self._batch, end)]
+            if _is_missing(side, part):
+                evaluations, image = _make(side, part, self._shots[:PAIRS], self._generator, self._encoder, self._report)
+                self.base_evaluations += 0 if side.loras else evaluations
+                self._made += len(part)
+            else:
+                image = None
+            self._done += len(part) * self._generator.steps
+            self._tell(0, image)
+
+    def expect(self, images_needed: int | None, alignment: float | None, taken: int) -> None:
+        """Take in how many pictures it will be, and say so."""
+        self._expected = min(max(images_needed or len(self._shots), taken), len(self._shots))
+        known = "no direction yet" if alignment is None else f"direction known to {alignment:.3f}"
+        left = 2 * (self._expected - taken) * (time.monotonic() - self._begin) / max(self._made, 1)
+        self._tell(0, None, f"{known} after {taken} images, {_duration(left)}")
+
+    def _report(self, step: int, steps: int) -> None:
+        del steps
+        self._tell(step, None)
+
+    def _tell(self, step: int, image: Tensor | None, note: str = "") -> None:
+        if self._on_progress is not None:
+            total = 2 * self._expected * self._generator.steps
+            self._on_progress(Progress(self._done + step, max(total, self._done + step), image, note))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return "done"
+    return f"about {seconds:.0f} s left" if seconds < 90 else f"about {seconds / 60:.0f} min left"
 
 
 def _make(
@@ -162,7 +230,7 @@ def _make(
     shown: Sequence[Shot],
     generator: Generator,
     encoder: Encoder,
-    on_step: Callable[[int, int], None] | None,
+    on_step: Callable[[int, int], None],
 ) -> tuple[int, Tensor]:
     """Make one batch and keep its features. Returns the forward passes it took and one of its pictures."""
     generated = generator.generate([side.job(shot) for shot in part], on_step)
@@ -181,19 +249,9 @@ def _make(
     return generated.model_evaluations, generated.images[0]
 
 
-def _reporter(on_progress: OnProgress | None, done: int, total: int) -> Callable[[int, int], None] | None:
-    if on_progress is None:
-        return None
-    return lambda step, steps: on_progress(Progress(done + step, total))
-
-
-def _metrics(base: _Side, with_lora: _Side, shots: Sequence[Shot], dimension: int) -> LoraMetrics:
-    """Metrics of the kept features, in the order of the plan, so that the sums do not depend on how the run went."""
-    accumulator = DiffAccumulator(dimension)
-    for shot in shots:
-        diff = _entry(with_lora, shot).features.astype(np.float64) - _entry(base, shot).features
-        accumulator.update(diff[None], [shot.prompt.text])
-    return accumulator.metrics()
+def _diff(base: _Side, with_lora: _Side, shot: Shot) -> np.ndarray:
+    """e(with the LoRA) - e(without it). [D] float64."""
+    return _entry(with_lora, shot).features.astype(np.float64) - _entry(base, shot).features
 
 
 def _entry(side: _Side, shot: Shot) -> Entry:
@@ -202,12 +260,25 @@ def _entry(side: _Side, shot: Shot) -> Entry:
     return entry
 
 
-def _record(lora: LoraFile, metrics: LoraMetrics, protocol: Protocol, encoder_id: str, fit: LoraFit) -> LoraRecord:
-    notes = []
-    if metrics.strength == 0:
-        notes.append(NO_EFFECT)
-    if fit.matched < fit.total:
-        notes.append(f"{fit.total - fit.matched} of {fit.total} keys do not match this {fit.model} model and are without effect")
+def _record(
+    lora: LoraFile,
+    base: _Side,
+    with_lora: _Side,
+    shots: Sequence[Shot],
+    encoder: Encoder,
+    protocol: Protocol,
+    fit: LoraFit,
+    decision: Decision | None,
+) -> LoraRecord:
+    """The row, summed in the order of the plan, so that it does not depend on how the run went."""
+    topics: dict[str, DiffAccumulator] = {}
+    for shot in shots:
+        topic = topics.setdefault(shot.prompt.topic, DiffAccumulator(encoder.dimension))
+        topic.update(_diff(base, with_lora, shot)[None], [shot.prompt.text])
+    whole = DiffAccumulator(encoder.dimension)
+    for topic in topics.values():
+        whole.merge(topic)
+    metrics = whole.metrics()
     return LoraRecord(
         lora_id=lora.lora_id,
         direction=metrics.direction.astype(np.float32),
@@ -224,11 +295,27 @@ def _record(lora: LoraFile, metrics: LoraMetrics, protocol: Protocol, encoder_id
         download_count=lora.sidecar.download_count,
         n_images=metrics.n_images,
         n_prompts=metrics.n_prompts,
-        alignment=metrics.alignment,
+        alignment=metrics.alignment if decision is None else decision.alignment,
         strength_se=metrics.strength_se,
         consistency_se=metrics.consistency_se,
+        topics=tuple(_topic_effect(name, topic.metrics()) for name, topic in topics.items()),
         protocol_id=protocol.protocol_id,
-        encoder_id=encoder_id,
+        encoder_id=encoder.encoder_id,
         indexed_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        notes=tuple(notes),
+        notes=tuple(_notes(metrics, fit, decision)),
     )
+
+
+def _topic_effect(name: str, metrics: LoraMetrics) -> TopicEffect:
+    vector = LoraVector(metrics.direction.astype(np.float32), metrics.strength, metrics.consistency)
+    return TopicEffect(name, metrics.n_images, vector)
+
+
+def _notes(metrics: LoraMetrics, fit: LoraFit, decision: Decision | None) -> Iterator[str]:
+    if metrics.strength == 0 or (decision is not None and decision.reason == NO_EFFECT):
+        yield NO_EFFECT
+    elif decision is not None and decision.reason == ALL_TAKEN:
+        known = "unknown" if decision.lower is None else f"{decision.lower:.3f}"
+        yield f"all pictures taken before the target was certain; the direction is known to at least {known}"
+    if fit.matched < fit.total:
+        yield f"{fit.total - fit.matched} of {fit.total} keys do not match this {fit.model} model and are without effect"

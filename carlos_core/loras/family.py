@@ -29,11 +29,10 @@ def family_of_name(base_model: str | None) -> str | None:
 
 def family_of_header(metadata: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """Family of a LoRA file from its own words, else from the names and shapes of its tensors; None if neither tells."""
-    for key in ("ss_base_model_version", "modelspec.architecture", "ss_sd_model_name"):
-        family = family_of_name(metadata.get(key))
-        if family is not None:
-            return family
-    return _family_of_shapes(shapes)
+    named = [family_of_name(metadata.get(key)) for key in ("ss_base_model_version", "modelspec.architecture", "ss_sd_model_name")]
+    # Trainers call Pony and Illustrious SDXL; the name of the checkpoint that was trained on is more exact.
+    exact = next((family for family in named if family in ("Pony", "Illustrious")), None)
+    return exact or next((family for family in named if family is not None), None) or _family_of_shapes(shapes)
 
 
 def _family_of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str | None:

@@ -68,7 +68,7 @@ def load_prompt_set(path: str | Path) -> PromptSet:
             Prompt(text=_checked_text(text), topic=str(topic), sub_category=str(sub_category))
             for topic, sub_categories in content["prompts"].items()
             for sub_category, texts in sub_categories.items()
-            for text in texts
+            for text in _checked_list(texts)
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise PromptSetError(f"The prompt set {path.name} has the wrong form ({error!r}).", _SHAPE) from error
@@ -81,6 +81,12 @@ def load_prompt_set(path: str | Path) -> PromptSet:
             f"The prompt set {path.name} holds {min(repeated)!r} more than once.", "Each prompt counts once: remove the copies."
         )
     return PromptSet(name=str(content.get("name") or path.stem), prompts=prompts)
+
+
+def _checked_list(texts: object) -> list[object]:
+    if not isinstance(texts, list):
+        raise TypeError(f"{texts!r} is no list of prompts")
+    return texts
 
 
 def _checked_text(text: object) -> str:

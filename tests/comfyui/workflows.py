@@ -52,6 +52,16 @@ def index(lora_name: str, create_as: str = "mini", **settings: Any) -> Workflow:
     }
 
 
+def index_library(name_filter: str = "", create_as: str = "mini", **settings: Any) -> Workflow:
+    """Index all LoRAs whose names fit; `settings` change inputs of the node."""
+    workflow = index("", create_as, **{"preset": "quick", **settings})
+    inputs = workflow["index"]["inputs"]
+    for name in ("lora_name", "civitai_model_id", "civitai_version_id"):
+        del inputs[name]
+    workflow["index"] = node("CarlosIndexLibrary", name_filter=name_filter, **inputs)
+    return workflow
+
+
 def retrieve(query: str, create_as: str = "mini", **settings: Any) -> Workflow:
     """Ask a database; the report is shown by ComfyUI's own Preview Any, so that something runs."""
     inputs = {

@@ -1,0 +1,68 @@
+"""The presets: how much work a measurement is, and what it may be compared with.
+
+Cost is counted in model evaluations, forward passes of the diffusion model, cond and uncond one each: the published protocol
+takes 224,000 on the LoRA side. `benchmarks/README.md` says how the presets were chosen and what each is worth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from ..errors import IndexingError
+from ..generation.base import LEADING
+from ..prompts import PromptSet
+from .plan import Shot
+
+PAPER_IMAGES = 4480
+"""Pairs of pictures of the published protocol: 280 prompts x 16 seeds (arXiv 2512.08826)."""
+
+OWN_SEED_RULE = "sha256(prompt) + k, each prompt its own"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A protocol by name. seeds: pictures a prompt at most. max_evaluations: on the LoRA side, 0 for no limit. is_adaptive: it
+    ends when the direction is known. zero_negative: the unconditional side is zeros, not an encoded empty text."""
+
+    name: str
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    seeds: int
+    max_evaluations: int
+    is_adaptive: bool
+    zero_negative: bool = False
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        # Four steps with guidance keep the direction (cosine 0.98 to 0.996 with twelve steps'); without guidance they do not.
+        Preset("quick", 4, 5.0, "euler", "normal", seeds=4, max_evaluations=896, is_adaptive=True),
+        Preset("standard", 25, 5.0, "euler", "normal", seeds=16, max_evaluations=224_000, is_adaptive=True),
+        Preset("paper", 25, 5.0, "euler", LEADING, seeds=16, max_evaluations=0, is_adaptive=False, zero_negative=True),
+    )
+}
+
+
+def preset_shots(preset: Preset, prompts: PromptSet, evaluations_per_image: int) -> tuple[Shot, ...]:
+    """Which pictures a preset may take, in order: all prompts once, stratified, then all again with the next seed.
+
+    Raises IndexingError if the preset's budget does not suffice for two pictures.
+    """
+    order = prompts.stratified()
+    limit = preset.max_evaluations // evaluations_per_image if preset.max_evaluations else len(order) * preset.seeds
+    if limit < 2:
+        raise IndexingError(
+            f"One picture takes {evaluations_per_image} model evaluations, {preset.name} has {preset.max_evaluations}.",
+            "Choose the preset 'standard'.",
+        )
+    shots = (Shot(prompt, own_seed(prompt.text, k)) for k in range(preset.seeds) for prompt in order)
+    return tuple(shot for _, shot in zip(range(limit), shots, strict=False))
+
+
+def own_seed(prompt: str, k: int) -> int:
+    """Seed of the k-th picture of a prompt: from the prompt's text, so that it does not depend on its place in a list."""
+    return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:6], "big") + k

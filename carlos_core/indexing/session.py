@@ -1,0 +1,145 @@
+"""Indexing into a database file: one LoRA or a whole library, with everything but the LoRA decided once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..database import MetricsDatabase, change_database, load_database, upsert_into_file
+from ..embedding.encoder import Encoder
+from ..errors import CarlosError, DatabaseError
+from ..generation.base import Generator
+from ..loras.file import LoraFile, read_lora_file
+from .plan import Shot
+from .protocol import Protocol, protocol_covers
+from .runner import OnProgress, kept_contact_sheet, measure_lora
+from .stopping import StoppingRule
+
+logger = logging.getLogger(__name__)
+
+INDEXED = "indexed"
+ALREADY_INDEXED = "already indexed"
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of one LoRA. row: its row of the database. evaluations are those of `runner.Measurement`, 0 if it was there."""
+
+    lora: LoraFile
+    status: str
+    row: Mapping[str, Any]
+    model_evaluations: int
+    base_model_evaluations: int
+    notes: tuple[str, ...]
+    contact_sheet: Tensor
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A LoRA of a library run that could not be measured, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """Generator, protocol and plan for any number of LoRAs. `load_encoder` is called when the first one must be measured."""
+
+    database_path: Path
+    generator: Generator
+    protocol: Protocol
+    shots: tuple[Shot, ...]
+    load_encoder: Callable[[str], Encoder]
+    working_directory: Path
+    rule: StoppingRule | None = None
+    n_full: int = 0
+    batch_size: int = 0
+    overwrite: bool = False
+
+    def index(self, lora: LoraFile, on_progress: OnProgress | None = None) -> Outcome:
+        """Measure a LoRA and save its row, unless the database has it by the same protocol or a fuller one.
+
+        Raises what `runner.measure_lora` raises, and DatabaseError when the row cannot be saved.
+        """
+        database = load_database(self.database_path)
+        row = database.row(lora.lora_id)
+        covering = None
+        if row is not None and not self.overwrite:
+            covering = protocol_covers(row, database.protocols, self.protocol, len(self.shots))
+        if row is not None and covering is not None:
+            return self._known(database, lora, row, covering)
+        measurement = measure_lora(
+            lora,
+            generator=self.generator,
+            encoder=self._encoder,
+            protocol=self.protocol,
+            shots=self.shots,
+            working_directory=self.working_directory,
+            batch_size=self.batch_size,
+            afresh=self.overwrite,
+            rule=self.rule,
+            n_full=self.n_full,
+            on_progress=on_progress,
+        )
+        saved = upsert_into_file(self.database_path, measurement.record, self.protocol.described()).row(lora.lora_id)
+        assert saved is not None, "the row was just written"
+        return Outcome(
+            lora,
+            INDEXED,
+            saved,
+            measurement.model_evaluations,
+            measurement.base_model_evaluations,
+            tuple(saved["notes"] or ()),
+            measurement.contact_sheet,
+        )
+
+    def index_all(
+        self, files: Iterable[tuple[str, Path]], on_progress: Callable[[str], OnProgress | None]
+    ) -> Iterator[Outcome | Failure]:
+        """Measure LoRAs one after another, each saved as it comes; one that fails does not stop the rest.
+
+        files: (name, path) of each. on_progress: name -> the callback for it. Errors that are not about the LoRA (a cancel)
+        pass through. The same content under two names is measured once.
+        """
+        for name, path in files:
+            try:
+                yield self.index(read_lora_file(path, name), on_progress(name))
+            # Readers and models raise all kinds of errors over a bad file; a cancel is none of these.
+            except (CarlosError, OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
+                logger.warning("carlos: %s could not be indexed: %s", name, error)
+                yield Failure(name.replace("\\", "/"), str(error) or type(error).__name__)
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return self.load_encoder(str(load_database(self.database_path).encoder_id))
+
+    def _known(self, database: MetricsDatabase, lora: LoraFile, row: Mapping[str, Any], covering: str) -> Outcome:
+        if row["file_name"] != lora.name:
+            change_database(self.database_path, lambda changed: changed.set_value(lora.lora_id, "file_name", lora.name))
+        sheet = kept_contact_sheet(
+            lora,
+            generator=self.generator,
+            encoder_id=str(database.encoder_id),
+            dimension=database.dimension,
+            protocol=self.protocol,
+            shots=self.shots,
+            working_directory=self.working_directory,
+        )
+        note = f"measured with the preset {covering!r} on {row['indexed_at']}"
+        return Outcome(lora, ALREADY_INDEXED, row, 0, 0, (note, *(row["notes"] or ())), sheet)
+
+
+def check_writable(database: MetricsDatabase) -> Path:
+    """The file that rows can be saved to. Raises DatabaseError, before anything is generated, if there is none."""
+    if database.read_only:
+        raise DatabaseError("The bundled database is read-only.", "Type a name into create_as of Metrics DB Loader.")
+    if database.path is None:
+        raise DatabaseError("This database has no file to save to.", "Type a name into create_as of Metrics DB Loader.")
+    return database.path

@@ -1,0 +1,219 @@
+"""What the indexing nodes share: their settings as widgets, and from widgets to a session."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import comfy.samplers
+import comfy.utils
+from comfy_api.latest import io
+
+from ..carlos_core.errors import GenerationError
+from ..carlos_core.prompts import default_index_prompts
+from . import encoding, folders
+from .sockets import CarlosDb
+
+if TYPE_CHECKING:
+    from ..carlos_core.indexing import Progress
+    from ..carlos_core.indexing.session import Outcome, Session
+
+CUSTOM = "custom"
+PRESETS = ("quick", "standard", "paper", CUSTOM)
+TRIGGER_RULES = ("lora side", "both sides")
+_PREVIEW_SIDE = 512
+
+
+def model_inputs() -> list[io.Input]:
+    """What is measured with, and where the rows go."""
+    return [
+        io.Model.Input("model"),
+        io.Clip.Input("clip"),
+        io.Vae.Input("vae"),
+        CarlosDb.Input("database", tooltip="A database of your own: Metrics DB Loader with create_as."),
+    ]
+
+
+def settings_inputs(default_preset: str) -> list[io.Input]:
+    """The settings of a measurement, in the order of the widgets."""
+    samplers, schedulers = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
+    return [
+        io.Combo.Input(
+            "preset",
+            options=list(PRESETS),
+            default=default_preset,
+            tooltip="quick: at most 900 model evaluations a LoRA. standard: until the direction is known. "
+            "paper: the published protocol, 224,000. custom: all prompts x seeds with the settings below.",
+        ),
+        io.Combo.Input(
+            "prompts",
+            options=[folders.DEFAULT_PROMPTS, *folders.prompt_set_names()],
+            default=folders.DEFAULT_PROMPTS,
+            tooltip="Prompts to measure on: built in (280), or a file in models/carlos/prompts.",
+        ),
+        io.Int.Input("seeds", default=1, min=1, max=1024, tooltip="custom: pictures for each prompt."),
+        io.Int.Input("first_seed", default=0, min=0, max=2**53, tooltip="custom: seed of the first; the next ones count up."),
+        io.Int.Input(
+            "max_prompts", default=0, min=0, max=100_000, tooltip="custom: only so many prompts, spread over all topics. 0: all."
+        ),
+        io.Int.Input("steps", default=25, min=1, max=1000, tooltip="custom: sampler steps."),
+        io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="custom: guidance."),
+        io.Combo.Input("sampler_name", options=list(samplers), default="euler", tooltip="custom: sampler."),
+        io.Combo.Input("scheduler", options=list(schedulers), default="normal", tooltip="custom: scheduler."),
+        io.Int.Input("width", default=0, min=0, max=8192, step=8, tooltip="0: native size of the model."),
+        io.Int.Input("height", default=0, min=0, max=8192, step=8, tooltip="0: native size of the model."),
+        io.Int.Input("batch_size", default=0, min=0, max=256, tooltip="Pictures at a time. 0: what memory allows."),
+        io.Float.Input("lora_weight", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip="Weight the LoRA is measured at."),
+        io.Boolean.Input("overwrite", default=False, tooltip="Measure again what is in the database already."),
+        io.Combo.Input(
+            "triggers",
+            options=list(TRIGGER_RULES),
+            default=TRIGGER_RULES[0],
+            optional=True,
+            tooltip="Where trigger words stand. lora side: as published, their own effect counts as the LoRA's. "
+            "both sides: only the LoRA's own effect is left.",
+        ),
+    ]
+
+
+def session_of(
+    *,
+    model: Any,
+    clip: Any,
+    vae: Any,
+    database: Any,
+    preset: str,
+    prompts: str,
+    seeds: int,
+    first_seed: int,
+    max_prompts: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    width: int,
+    height: int,
+    batch_size: int,
+    lora_weight: float,
+    overwrite: bool,
+    triggers: str = TRIGGER_RULES[0],
+) -> Session:
+    """A session for the settings of an indexing node. Raises CarlosError for values that its widgets do not offer."""
+    from ..carlos_core.generation import comfy as generation
+    from ..carlos_core.indexing import plan, presets, protocol
+    from ..carlos_core.indexing.session import Session, check_writable
+    from ..carlos_core.indexing.stopping import StoppingRule
+
+    folders.check_choice(preset, PRESETS, "preset")
+    folders.check_choice(sampler_name, comfy.samplers.KSampler.SAMPLERS, "sampler")
+    folders.check_choice(scheduler, comfy.samplers.KSampler.SCHEDULERS, "scheduler")
+    folders.check_choice(triggers, TRIGGER_RULES, "trigger rule")
+    path = check_writable(database)
+    prompt_set = folders.prompt_set(prompts, default_index_prompts())
+    chosen = presets.PRESETS.get(preset)
+    zero_negative = False
+    if chosen is not None:
+        steps, sampler_name, scheduler = chosen.steps, chosen.sampler_name, chosen.scheduler
+        cfg = 1.0 if generation.is_guidance_distilled(model) else chosen.cfg
+        if preset == "paper":
+            width = height = 0
+            if generation.family_of_model(model) != "SDXL":
+                raise GenerationError("The published protocol is one for SDXL.", "Load an SDXL checkpoint, or choose 'standard'.")
+        zero_negative = chosen.zero_negative
+    generator = generation.ComfyGenerator(
+        model,
+        clip,
+        vae,
+        steps=steps,
+        cfg=cfg,
+        sampler_name=sampler_name,
+        scheduler=scheduler,
+        width=width,
+        height=height,
+        zero_negative=zero_negative,
+    )
+    if chosen is None:
+        shots = plan.all_shots(prompt_set, seeds=seeds, first_seed=first_seed, max_prompts=max_prompts)
+        seed_rule = protocol.shared_seed_rule(first_seed)
+    else:
+        shots = presets.preset_shots(chosen, prompt_set, generator.evaluations_per_image)
+        seed_rule = presets.OWN_SEED_RULE
+    return Session(
+        database_path=path,
+        generator=generator,
+        protocol=protocol.Protocol(
+            preset=preset,
+            prompts_hash=prompt_set.content_hash,
+            seed_rule=seed_rule,
+            lora_weight=lora_weight,
+            trigger_rule=triggers,
+            generator=generator.settings,
+        ),
+        shots=shots,
+        load_encoder=encoding.load_encoder,
+        working_directory=folders.cache_folder(),
+        rule=StoppingRule() if chosen is not None and chosen.is_adaptive else None,
+        n_full=max(presets.PAPER_IMAGES, len(shots)),
+        batch_size=batch_size,
+        overwrite=overwrite,
+    )
+
+
+def plan_lines(session: Session) -> list[str]:
+    """What a session will do at most, in words."""
+    images = len(session.shots)
+    evaluations = images * session.generator.evaluations_per_image
+    words = "at most" if session.rule is not None else "in all"
+    settings = session.generator.settings
+    return [
+        f"preset {session.protocol.preset}: {words} {images} pairs of pictures, {evaluations:,} model evaluations a LoRA",
+        f"{settings['width']} x {settings['height']}, {settings['steps']} steps, cfg {settings['cfg']:g}, "
+        f"{settings['sampler']} / {settings['scheduler']}, seeds {session.protocol.seed_rule}",
+    ]
+
+
+class NodeProgress:
+    """A node's progress bar with the newest picture, and its line of text. Moving it raises when the user cancels."""
+
+    def __init__(self, node_id: str | None, title: str = "") -> None:
+        self._bar = comfy.utils.ProgressBar(1)
+        self._node_id = node_id
+        self._title = title
+
+    def say(self, text: str) -> None:
+        """Show a line of text on the node, where somebody looks at it."""
+        from server import PromptServer
+
+        server = getattr(PromptServer, "instance", None)
+        if server is not None and self._node_id and hasattr(server, "send_progress_text"):
+            server.send_progress_text(f"{self._title}{text}", self._node_id)
+
+    def __call__(self, progress: Progress) -> None:
+        from ..carlos_core.indexing.contact_sheet import picture_of
+
+        preview = None if progress.image is None else ("JPEG", picture_of(progress.image), _PREVIEW_SIDE)
+        self._bar.update_absolute(progress.done, max(progress.total, 1), preview)
+        if progress.note:
+            self.say(progress.note)
+
+
+def facts_of(outcome: Outcome) -> dict[str, Any]:
+    """The facts of one LoRA, as scripts read them."""
+    row = outcome.row
+    return {
+        "lora_id": outcome.lora.lora_id,
+        "file": outcome.lora.name,
+        "status": outcome.status,
+        "strength": row["strength"],
+        "consistency": row["consistency"],
+        "n_images": row["n_images"],
+        "n_prompts": row["n_prompts"],
+        "alignment": row["alignment"],
+        "strength_se": row["strength_se"],
+        "consistency_se": row["consistency_se"],
+        "topics": dict(zip(row["topic_names"] or (), row["topic_strengths"] or (), strict=True)),
+        "protocol_id": row["protocol_id"],
+        "encoder_id": row["encoder_id"],
+        "model_evaluations": outcome.model_evaluations,
+        "base_model_evaluations": outcome.base_model_evaluations,
+        "notes": list(outcome.notes),
+    }

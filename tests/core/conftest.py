@@ -1,0 +1,98 @@
+"""What the tests of the library share: the mini-world's CLIP and rows, and a home folder that is not the user's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import mini
+from bench import Bench
+
+from carlos_core import retrieval
+from carlos_core.database import MetricsDatabase, load_database
+from carlos_core.embedding import OpenClipEncoder, load_encoder
+from carlos_core.embedding.preprocess import PixelFormat
+from carlos_core.prompts import PromptSet, load_prompt_set
+
+# The models here are so small that threads only wait for each other.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _not_the_users_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CARLOS_HOME", str(tmp_path_factory.mktemp("carlos-home")))
+        patch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        yield
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty CARLOS_HOME of this test's own; what the process remembers of another one is forgotten before and after."""
+    folder = tmp_path / "carlos-home"
+    monkeypatch.setenv("CARLOS_HOME", str(folder))
+    for remembered in (retrieval._default_cache, retrieval._default_encoder):
+        remembered.cache_clear()
+    yield folder
+    for remembered in (retrieval._default_cache, retrieval._default_encoder):
+        remembered.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def encoder() -> OpenClipEncoder:
+    """The mini CLIP as the library loads it."""
+    return load_encoder(mini.encoder_id(), [mini.MINIWORLD])
+
+
+@pytest.fixture(scope="session")
+def open_clip_model() -> Any:
+    """The mini CLIP as open_clip itself loads it: the reference that ours is compared with."""
+    import open_clip
+
+    open_clip.add_model_config(mini.MINIWORLD / "mini_clip.json")
+    return open_clip.create_model("mini_clip", pretrained=str(mini.MINIWORLD / "mini_clip.safetensors")).eval()
+
+
+@pytest.fixture(scope="session")
+def published() -> tuple[Any, OpenClipEncoder]:
+    """The published encoder's architecture at its real size, with random weights: open_clip's model, and ours around it."""
+    import open_clip
+
+    torch.manual_seed(0)
+    model = open_clip.create_model("ViT-B-32-quickgelu", pretrained=None).eval()
+    tokenizer = open_clip.get_tokenizer("ViT-B-32-quickgelu")
+    return model, OpenClipEncoder(model, tokenizer, "random", PixelFormat(224, mini.CLIP_MEAN, mini.CLIP_STD), 512)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """open_clip's tokenizer, which the mini CLIP was trained with."""
+    import open_clip
+
+    return open_clip.get_tokenizer("ViT-B-32")
+
+
+@pytest.fixture(scope="session")
+def signature_prompts() -> PromptSet:
+    """The mini-world's 64 prompts for signatures."""
+    return load_prompt_set(mini.MINIWORLD / "prompts_signature.json")
+
+
+@pytest.fixture
+def database() -> MetricsDatabase:
+    """The mini-world's 23 LoRAs as the reference evaluation measured them, not saved."""
+    database = load_database(mini.MINIWORLD / "reference_metrics.parquet", encoder_id=mini.encoder_id())
+    database.path = None
+    return database
+
+
+@pytest.fixture
+def bench(tmp_path: Path, encoder: OpenClipEncoder) -> Bench:
+    return Bench(tmp_path, encoder)

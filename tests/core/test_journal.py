@@ -1,0 +1,194 @@
+"""The journal of finished pictures: what was kept stays kept, whatever happens at its end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from carlos_core.errors import IndexingError
+from carlos_core.indexing.journal import Journal
+
+IDENTITY = {"generator": "model-1", "encoder": "clip", "weight": 0.75}
+DIMENSION = 5
+KEPT = [(f"a prompt, {k}", k % 2, np.linspace(k, k + 1, DIMENSION, dtype=np.float32), 10 + k) for k in range(4)]
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from carlos_core.errors import IndexingError
+from carlos_core.indexing.journal import Journal
+
+def keep(journal, k):
+    journal.append([(f"picture {k}", 0, np.full(1000, k, np.float32), 1)])
+
+for name in ("given up", "made room"):
+    journal = Journal(Path(sys.argv[1]) / name, {"a": 1}, 1000)
+    keep(journal, 0)
+    keep(journal, 1)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
+    try:
+        keep(journal, 2)
+    except IndexingError as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert journal.get("picture 2", 0) is None
+    if name == "made room":
+        keep(journal, 3)
+"""
+
+
+def opened(folder: Path) -> Journal:
+    return Journal(folder, IDENTITY, DIMENSION)
+
+
+def filled(folder: Path) -> Journal:
+    journal = opened(folder)
+    for picture in KEPT:
+        journal.append([picture])
+    return journal
+
+
+def assert_holds(journal: Journal, pictures: list[tuple[str, int, np.ndarray, int]]) -> None:
+    """Exactly these pictures, with their features to the bit."""
+    assert len(journal) == len(pictures)
+    for text, seed, features, evaluations in pictures:
+        entry = journal.get(text, seed)
+        assert entry is not None
+        np.testing.assert_array_equal(entry.features, features)
+        assert (entry.features.dtype, entry.evaluations) == (np.float32, evaluations)
+
+
+def test_pictures_are_there_when_the_journal_is_opened_again(tmp_path: Path) -> None:
+    assert_holds(filled(tmp_path / "deep" / "folder"), KEPT)
+    assert_holds(opened(tmp_path / "deep" / "folder"), KEPT)
+
+
+def test_one_append_of_many_is_many_appends_of_one(tmp_path: Path) -> None:
+    at_once = opened(tmp_path / "at once")
+    at_once.append(KEPT)
+    assert at_once.path.read_bytes() == filled(tmp_path / "one by one").path.read_bytes()
+
+
+def test_text_and_seed_together_name_a_picture(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    journal.append([("1", 11, np.zeros(DIMENSION, np.float32), 1), ("11", 1, np.ones(DIMENSION, np.float32), 2)])
+    assert journal.get("1", 11).evaluations == 1  # type: ignore[union-attr]
+    assert journal.get("11", 1).evaluations == 2  # type: ignore[union-attr]
+    assert journal.get("1", 1) is None
+
+
+def test_a_picture_is_kept_once_as_it_was_first(tmp_path: Path) -> None:
+    journal = filled(tmp_path)
+    size = journal.path.stat().st_size
+    text, seed, features, evaluations = KEPT[0]
+    journal.append([(text, seed, features + 1, evaluations)])
+    assert journal.path.stat().st_size == size
+    assert_holds(opened(tmp_path), KEPT)
+
+
+def test_journals_of_different_identities_do_not_meet(tmp_path: Path) -> None:
+    filled(tmp_path)
+    for other in (IDENTITY | {"generator": "model-2"}, IDENTITY | {"weight": 0.5}, {"generator": "model-1"}):
+        assert len(Journal(tmp_path, other, DIMENSION)) == 0
+    assert len(Journal(tmp_path, IDENTITY, DIMENSION + 1)) == 0
+    assert len(Journal(tmp_path, dict(reversed(IDENTITY.items())), DIMENSION)) == len(KEPT)
+
+
+def test_a_record_cut_off_at_any_byte_costs_only_itself(tmp_path: Path) -> None:
+    journal = filled(tmp_path)
+    whole = journal.path.read_bytes()
+    start = len(whole) - (16 + 4 + 4 * DIMENSION + 4)
+    for end in range(start, len(whole)):
+        journal.path.write_bytes(whole[:end])
+        torn = opened(tmp_path)
+        assert_holds(torn, KEPT[:3])
+        torn.append([KEPT[3]])
+        assert_holds(opened(tmp_path), KEPT)
+        assert journal.path.read_bytes() == whole
+
+
+def test_a_flipped_byte_never_gives_wrong_features(tmp_path: Path) -> None:
+    journal = filled(tmp_path)
+    whole = journal.path.read_bytes()
+    record = 16 + 4 + 4 * DIMENSION + 4
+    first = len(whole) - 4 * record
+    for place in range(first, len(whole)):
+        journal.path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        assert_holds(opened(tmp_path), KEPT[: (place - first) // record])
+
+
+def test_a_journal_that_was_cut_off_while_it_was_created_is_created_anew(tmp_path: Path) -> None:
+    header = opened(tmp_path).path.read_bytes()
+    for end in range(len(header) + 1):
+        opened(tmp_path).path.write_bytes(header[:end])
+        opened(tmp_path).append(KEPT)
+        assert_holds(opened(tmp_path), KEPT)
+
+
+def test_a_file_of_another_identity_at_its_place_is_refused(tmp_path: Path) -> None:
+    other = Journal(tmp_path, {"generator": "model-2"}, DIMENSION)
+    place = opened(tmp_path).path
+    place.write_bytes(other.path.read_bytes())
+    with pytest.raises(IndexingError, match="no journal of this version") as caught:
+        opened(tmp_path)
+    assert str(place) in caught.value.what
+    assert "Delete it" in caught.value.hint
+    assert place.read_bytes() == other.path.read_bytes()
+
+
+def test_a_damaged_header_is_refused_and_the_file_left_alone(tmp_path: Path) -> None:
+    journal = filled(tmp_path)
+    whole = journal.path.read_bytes()
+    for place in (0, 7, 8, 20):
+        damaged = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        journal.path.write_bytes(damaged)
+        with pytest.raises(IndexingError, match="no journal of this version"):
+            opened(tmp_path)
+        assert journal.path.read_bytes() == damaged
+
+
+def test_a_cleared_journal_is_empty_and_takes_pictures_again(tmp_path: Path) -> None:
+    journal = filled(tmp_path)
+    journal.clear()
+    assert_holds(journal, [])
+    assert_holds(opened(tmp_path), [])
+    journal.append(KEPT[2:])
+    assert_holds(journal, KEPT[2:])
+    assert_holds(opened(tmp_path), KEPT[2:])
+
+
+@pytest.fixture(scope="module")
+def full_disk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Two journals whose disk was full at the third picture; room was made for a fourth in one. Their folder, and the errors."""
+    pytest.importorskip("resource", reason="only Unix can limit the size of files")
+    folder = tmp_path_factory.mktemp("full disk")
+    process = subprocess.run([sys.executable, "-c", FULL_DISK, folder], capture_output=True, text=True, timeout=60, check=True)
+    return folder, process.stdout
+
+
+def kept_in(folder: Path) -> list[int]:
+    journal = Journal(folder, {"a": 1}, 1000)
+    return [k for k in range(4) if (entry := journal.get(f"picture {k}", 0)) and (entry.features == k).all()]
+
+
+def test_a_full_disk_costs_only_what_did_not_fit(full_disk: tuple[Path, str]) -> None:
+    folder, errors = full_disk
+    assert errors.count("Finished pictures cannot be kept") == 2
+    assert errors.count("Free some disk space and run again") == 2
+    assert kept_in(folder / "given up") == [0, 1]
+
+
+def test_what_is_kept_after_room_was_made_on_a_full_disk_stays(full_disk: tuple[Path, str]) -> None:
+    assert kept_in(full_disk[0] / "made room") == [0, 1, 3]
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_with_a_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(IndexingError, match="cannot be used") as caught:
+        opened(tmp_path / "file" / "base")
+    assert "permissions" in caught.value.hint

@@ -1,0 +1,126 @@
+"""Which pictures are made in which order, and when a row is as good as a new one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from carlos_core.errors import IndexingError
+from carlos_core.indexing import Protocol, protocol_covers
+from carlos_core.indexing.plan import all_shots
+from carlos_core.prompts import Prompt, PromptSet
+
+PROMPTS = PromptSet("p", tuple(Prompt(f"{topic}{k}", topic, "s") for topic in "abc" for k in range(3)))
+SETTINGS = {"model": "SDXL", "fingerprint": "f00d", "steps": 25, "cfg": 5.0, "sampler": "euler", "size": "1024x1024"}
+PROTOCOL = Protocol(
+    preset="custom", prompts_hash="abcd", seed_rule="0 + k", lora_weight=1.0, trigger_rule="lora side", generator=SETTINGS
+)
+
+
+def test_all_prompts_come_once_in_stratified_order_before_any_second_seed() -> None:
+    shots = all_shots(PROMPTS, seeds=2, first_seed=100)
+    round_ = ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "b2", "c2"]
+    assert [(shot.prompt.text, shot.seed) for shot in shots] == [(text, seed) for seed in (100, 101) for text in round_]
+
+
+def test_a_limit_takes_the_first_prompts_of_that_order() -> None:
+    shots = all_shots(PROMPTS, seeds=2, first_seed=0, max_prompts=4)
+    assert [(shot.prompt.text, shot.seed) for shot in shots] == [
+        (text, seed) for seed in (0, 1) for text in ("a0", "b0", "c0", "a1")
+    ]
+    assert all_shots(PROMPTS, seeds=1, first_seed=0, max_prompts=1000) == all_shots(PROMPTS, seeds=1, first_seed=0)
+
+
+@pytest.mark.parametrize(("seeds", "max_prompts"), [(0, 0), (-1, 0), (1, -1)])
+def test_a_plan_without_pictures_is_refused(seeds: int, max_prompts: int) -> None:
+    with pytest.raises(IndexingError, match=f"{seeds} seeds and {max_prompts} prompts"):
+        all_shots(PROMPTS, seeds=seeds, first_seed=0, max_prompts=max_prompts)
+
+
+def test_the_id_is_the_beginning_of_the_hash_of_the_canonical_json() -> None:
+    # Worked out by hand: keys in order, no blanks.
+    canonical = (
+        '{"cfg":5.0,"fingerprint":"f00d","lora_weight":1.0,"model":"SDXL","preset":"custom","prompts":"abcd","sampler":"euler",'
+        '"seed_rule":"0 + k","size":"1024x1024","steps":25,"trigger_rule":"lora side"}'
+    )
+    assert PROTOCOL.protocol_id == hashlib.sha256(canonical.encode()).hexdigest()[:12]
+    assert PROTOCOL.described() == json.loads(canonical)
+
+
+def test_the_id_does_not_depend_on_the_order_of_settings_nor_on_the_kind_of_number() -> None:
+    shuffled = replace(PROTOCOL, generator=dict(reversed(SETTINGS.items())), lora_weight=1)
+    assert shuffled.protocol_id == PROTOCOL.protocol_id
+
+
+def test_the_id_changes_with_every_field() -> None:
+    changes: list[dict[str, Any]] = [
+        {"preset": "quick"},
+        {"prompts_hash": "abce"},
+        {"seed_rule": "1 + k"},
+        {"lora_weight": 0.9},
+        {"trigger_rule": "none"},
+        *({"generator": SETTINGS | {name: "another"}} for name in SETTINGS),
+        {"generator": SETTINGS | {"scheduler": "normal"}},
+    ]
+    ids = {replace(PROTOCOL, **change).protocol_id for change in changes}
+    assert len(ids | {PROTOCOL.protocol_id}) == len(changes) + 1
+
+
+def covered(
+    measured: Protocol, n_images: int | None, wanted: Protocol, wanted_images: int = 100, *, is_described: bool = True
+) -> str | None:
+    """Whether a row measured by one protocol covers another."""
+    row = {"protocol_id": measured.protocol_id, "n_images": n_images}
+    protocols = {measured.protocol_id: measured.described()} if is_described else {}
+    return protocol_covers(row, protocols, wanted, wanted_images)
+
+
+def test_custom_covers_itself_with_at_least_as_many_pictures() -> None:
+    assert covered(PROTOCOL, 100, PROTOCOL) == "custom"
+    assert covered(PROTOCOL, 101, PROTOCOL) == "custom"
+    assert covered(PROTOCOL, 99, PROTOCOL) is None
+    assert covered(PROTOCOL, None, PROTOCOL) is None
+    assert covered(PROTOCOL, 1000, replace(PROTOCOL, lora_weight=0.5)) is None
+
+
+@pytest.mark.parametrize("preset", ["quick", "standard", "paper"])
+def test_a_preset_covers_itself_whatever_the_number_of_pictures(preset: str) -> None:
+    protocol = replace(PROTOCOL, preset=preset)
+    assert covered(protocol, 3, protocol) == preset
+
+
+def test_a_fuller_preset_covers_the_lesser_ones_and_is_named() -> None:
+    presets = ("quick", "standard", "paper")
+    for k, measured in enumerate(presets):
+        for wanted_k, wanted in enumerate(presets):
+            # The presets differ in their settings too, as they do in life.
+            found = covered(
+                replace(PROTOCOL, preset=measured, generator=SETTINGS | {"steps": 10 + k}),
+                64,
+                replace(PROTOCOL, preset=wanted, generator=SETTINGS | {"steps": 10 + wanted_k}),
+            )
+            assert found == (measured if k >= wanted_k else None), (measured, wanted)
+
+
+def test_a_fuller_preset_on_another_model_covers_nothing() -> None:
+    paper = replace(PROTOCOL, preset="paper", generator=SETTINGS | {"model": "Pony"})
+    assert covered(paper, 4480, replace(PROTOCOL, preset="quick")) is None
+
+
+def test_custom_and_presets_do_not_cover_each_other() -> None:
+    assert covered(PROTOCOL, 100_000, replace(PROTOCOL, preset="quick")) is None
+    assert covered(replace(PROTOCOL, preset="paper"), 4480, PROTOCOL) is None
+
+
+def test_a_row_whose_protocol_is_not_known_covers_nothing() -> None:
+    assert covered(replace(PROTOCOL, preset="paper"), 4480, replace(PROTOCOL, preset="quick"), is_described=False) is None
+    assert protocol_covers({"protocol_id": None, "n_images": 4480}, {}, PROTOCOL, 1) is None
+    assert protocol_covers({}, {}, PROTOCOL, 1) is None
+    published = {"published": {"model": "SDXL", "images": 4480}}
+    assert (
+        protocol_covers({"protocol_id": "published", "n_images": 4480}, published, replace(PROTOCOL, preset="quick"), 1) is None
+    )

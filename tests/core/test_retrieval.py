@@ -1,0 +1,209 @@
+"""From a sentence to LoRAs, with a real CLIP, against the reference evaluation of the mini-world."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import mini
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from carlos_core.database import MetricsDatabase, load_database
+from carlos_core.embedding import Encoder, OpenClipEncoder, SignatureCache, load_encoder, local_encoders
+from carlos_core.errors import EncoderError, RetrievalError
+from carlos_core.prompts import PromptSet
+from carlos_core.retrieval import find_matches, retrieve, signature_for
+from carlos_core.types import Match
+
+ANY = {"max_strength": math.inf, "min_consistency": -1.0}
+LIMITS = {"max_strength": 9.8, "min_consistency": 0.041}
+X = torch.tensor([1.0, 0.0, 0.0, 0.0])
+
+
+@pytest.fixture(scope="module")
+def cache() -> SignatureCache:
+    return SignatureCache()
+
+
+def load_nothing(encoder_id: str) -> Encoder:
+    raise AssertionError(f"{encoder_id} was asked for")
+
+
+def made_up_database(*rows: tuple[str, dict[str, object]]) -> MetricsDatabase:
+    """Rows (id, facts), all with the same direction unless the facts say otherwise."""
+    database = MetricsDatabase.empty("some encoder", dimension=4)
+    for lora_id, facts in rows:
+        database.upsert(mini.record(lora_id, **facts))
+    return database
+
+
+def ids(matches: list[Match] | tuple[Match, ...]) -> list[str]:
+    return [match.lora_id for match in matches]
+
+
+def test_scores_of_all_queries_are_those_of_the_reference_evaluation(
+    database: MetricsDatabase, encoder: OpenClipEncoder, signature_prompts: PromptSet, cache: SignatureCache
+) -> None:
+    reference = pq.read_table(mini.MINIWORLD / "reference_scores.parquet").to_pandas()
+    assert reference["query"].nunique() == 80
+    for query, rows in reference.groupby("query"):
+        matches = retrieve(database, str(query), top_k=100, prompts=signature_prompts, encoder=encoder, cache=cache, **ANY)
+        found = {match.row["file_name"]: match.score for match in matches}
+        expected = dict(zip(rows["file_name"], rows["score"], strict=True))
+        assert found == pytest.approx(expected, abs=1e-5), query
+        assert [match.rank for match in matches] == list(range(1, len(expected) + 1))
+        assert [match.row["file_name"] for match in matches] == sorted(expected, key=lambda name: -expected[name])
+
+
+def test_the_published_limits_leave_out_the_strong_the_inconsistent_and_those_without_effect(
+    database: MetricsDatabase, encoder: OpenClipEncoder, signature_prompts: PromptSet, cache: SignatureCache
+) -> None:
+    matches = retrieve(database, "snow", top_k=100, prompts=signature_prompts, encoder=encoder, cache=cache)
+    found = {match.row["file_name"] for match in matches}
+    left_out = {facts["kind"] for name, facts in mini.labels().items() if name not in found}
+    assert left_out == {"strong", "inconsistent", "noop", "misfit"}
+    assert {mini.labels()[name]["kind"] for name in found} == {"ordinary", "duplicate", "weak"}
+
+
+def test_the_order_of_rows_in_the_file_does_not_matter(
+    database: MetricsDatabase, encoder: OpenClipEncoder, signature_prompts: PromptSet, cache: SignatureCache
+) -> None:
+    backwards = MetricsDatabase(database.table.take(list(range(len(database)))[::-1]), encoder_id=database.encoder_id)
+    found = [
+        [(match.lora_id, match.score) for match in retrieve(db, "rain", prompts=signature_prompts, encoder=encoder, cache=cache)]
+        for db in (database, backwards)
+    ]
+    assert found[0] == found[1]
+
+
+def test_a_match_carries_its_whole_row(
+    database: MetricsDatabase, encoder: OpenClipEncoder, signature_prompts: PromptSet, cache: SignatureCache
+) -> None:
+    best = retrieve(database, "heavy snowfall", prompts=signature_prompts, encoder=encoder, cache=cache)[0]
+    assert best.row["label"] == "heavy snowfall"
+    assert best.vector.strength == best.row["strength"]
+    assert best.vector.consistency == best.row["consistency"]
+    np.testing.assert_array_equal(best.vector.direction, best.row["direction"])
+    assert (best.name, best.version_id, best.trigger_words) == (best.row["file_name"], None, ())
+
+
+@pytest.mark.parametrize("query", ["", "   ", "\n\t"])
+def test_an_empty_query_is_refused_before_any_encoder_is_loaded(database: MetricsDatabase, query: str) -> None:
+    with pytest.raises(RetrievalError, match="query is empty"):
+        signature_for(database, query, load=load_nothing)
+
+
+def test_the_encoder_of_other_rows_is_refused_by_name(
+    database: MetricsDatabase, encoder: OpenClipEncoder, tmp_path: Path
+) -> None:
+    for suffix in (".json", ".safetensors"):
+        shutil.copy(mini.MINIWORLD / f"mini_clip{suffix}", tmp_path / f"another{suffix}")
+    other = load_encoder(local_encoders([tmp_path])["another"].encoder_id, [tmp_path])
+    with pytest.raises(EncoderError) as caught:
+        retrieve(database, "snow", encoder=other)
+    assert database.encoder_id is not None
+    assert database.encoder_id in caught.value.what
+    assert database.encoder_id in caught.value.hint
+    assert other.encoder_id in caught.value.what
+
+
+def test_rows_of_an_unknown_encoder_are_not_searched_and_the_way_out_is_named(encoder: OpenClipEncoder) -> None:
+    unknown = load_database(mini.MINIWORLD / "reference_metrics.parquet")
+    assert unknown.encoder_id is None
+    with pytest.raises(EncoderError, match="encoder_id=") as caught:
+        retrieve(unknown, "snow", encoder=encoder)
+    assert "reference_metrics.parquet" in str(caught.value)
+
+
+def test_a_missing_encoder_is_named_with_the_place_to_put_it(database: MetricsDatabase, home: Path) -> None:
+    with pytest.raises(EncoderError) as caught:
+        retrieve(database, "snow")
+    assert mini.encoder_id() in str(caught.value)
+    assert str(home / "encoders") in str(caught.value)
+
+
+def test_a_repeated_query_needs_no_encoder(
+    database: MetricsDatabase, encoder: OpenClipEncoder, signature_prompts: PromptSet, home: Path
+) -> None:
+    cache = SignatureCache()
+    first = retrieve(database, "golden light", prompts=signature_prompts, encoder=encoder, cache=cache)
+    assert not home.exists()
+    again = retrieve(database, "golden light", prompts=signature_prompts, cache=cache)
+    assert [(match.lora_id, match.score) for match in again] == [(match.lora_id, match.score) for match in first]
+    signature = signature_for(database, "golden light", prompts=signature_prompts, cache=cache, load=load_nothing)
+    assert torch.equal(signature, cache.signature(encoder, signature_prompts, "golden light"))
+
+
+def test_a_new_query_loads_the_encoder_of_the_rows(
+    database: MetricsDatabase, encoder: OpenClipEncoder, signature_prompts: PromptSet
+) -> None:
+    asked_for = []
+
+    def load(encoder_id: str) -> Encoder:
+        asked_for.append(encoder_id)
+        return encoder
+
+    signature_for(database, "fog", prompts=signature_prompts, cache=SignatureCache(), load=load)
+    assert asked_for == [mini.encoder_id()]
+
+
+def test_blanks_around_a_query_do_not_matter(
+    database: MetricsDatabase, encoder: OpenClipEncoder, signature_prompts: PromptSet
+) -> None:
+    cache = SignatureCache()
+    plain = signature_for(database, "fog", prompts=signature_prompts, encoder=encoder, cache=cache)
+    padded = signature_for(database, "  fog\n", prompts=signature_prompts, cache=cache, load=load_nothing)
+    assert torch.equal(plain, padded)
+
+
+def test_equal_scores_are_ordered_by_id() -> None:
+    database = made_up_database(("b", {}), ("10", {}), ("a", {}), ("9", {}), ("c", {"direction": [2, 1, 0, 0]}))
+    matches = find_matches(database, "q", X, top_k=10, **LIMITS)
+    assert ids(matches.items) == ["10", "9", "a", "b", "c"]
+    assert ids(find_matches(database, "q", X, top_k=2, **LIMITS).items) == ["10", "9"]
+
+
+def test_a_base_model_keeps_its_family_and_rows_that_do_not_say() -> None:
+    database = made_up_database(
+        ("sdxl", {"base_model": "SDXL"}),
+        ("sdxl 1.0", {"base_model": "SDXL 1.0"}),
+        ("sd 1.5", {"base_model": "SD 1.5"}),
+        ("pony", {"base_model": "Pony"}),
+        ("silent", {"base_model": None}),
+        ("never heard of", {"base_model": "Kolmogorov XIII"}),
+    )
+    found = find_matches(database, "q", X, top_k=10, base_model="SDXL", **LIMITS)
+    assert set(ids(found.items)) == {"sdxl", "sdxl 1.0", "silent", "never heard of"}
+    assert len(find_matches(database, "q", X, top_k=10, **LIMITS)) == 6
+
+
+def test_installed_files_are_named_and_can_be_asked_for_alone() -> None:
+    database = made_up_database(("a", {}), ("b", {}), ("c", {}))
+    at_hand = {"b": "folder/b.safetensors", "not in the database": "x.safetensors"}
+    all_of_them = find_matches(database, "q", X, top_k=10, installed=at_hand, **LIMITS)
+    assert [match.file for match in all_of_them.items] == [None, "folder/b.safetensors", None]
+    assert ids(all_of_them.installed) == ["b"]
+    alone = find_matches(database, "q", X, top_k=10, installed=at_hand, installed_only=True, **LIMITS)
+    assert [(match.rank, match.lora_id, match.file) for match in alone.items] == [(1, "b", "folder/b.safetensors")]
+
+
+def test_nothing_found_says_why() -> None:
+    empty = MetricsDatabase.empty("some encoder", dimension=4)
+    database = made_up_database(("a", {"strength": 11.0}), ("b", {"base_model": "SD 1.5", "consistency": 0.01}))
+
+    def reason(db: MetricsDatabase, **choice: object) -> str:
+        matches = find_matches(db, "q", X, top_k=3, **(LIMITS | choice))
+        assert len(matches) == 0
+        return matches.reason
+
+    assert "database is empty" in reason(empty)
+    assert "None of the 2 LoRAs" in reason(database)
+    assert "strength <= 9.8, consistency >= 0.041" in reason(database)
+    assert "loosen the limits" in reason(database)
+    assert "None of the 1 LoRAs has strength" in reason(database, base_model="SDXL")
+    assert "installed" in reason(database, installed_only=True)
+    assert find_matches(database, "q", X, top_k=3, **ANY).reason == ""

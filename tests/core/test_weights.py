@@ -1,0 +1,248 @@
+"""Fetching weights from a real server: resumed, checked, there only when complete, and clear when it cannot be."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from carlos_core.embedding import load_encoder, weights
+from carlos_core.embedding.weights import ensure_weights, fetch_file, weights_path
+from carlos_core.errors import EncoderError
+
+CONTENT = save({"noise": np.random.default_rng(41).integers(0, 256, 3_500_000, dtype=np.uint8)})
+HUB_FILE = "/timm/vit_base_patch32_clip_224.openai/resolve/main/open_clip_model.safetensors"
+
+
+@dataclass
+class Storage:
+    """What the server has and how it behaves. requests: (path, Range header) of all that was asked."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    announced: str | None = None
+    redirects: dict[str, str] = field(default_factory=dict)
+    breaks_off_after: int | None = None
+    knows_ranges: bool = True
+    url: str = ""
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
+
+
+@pytest.fixture
+def storage() -> Iterator[Storage]:
+    storage = Storage(files={"/weights": CONTENT})
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked = self.headers.get("Range")
+            storage.requests.append((self.path, asked))
+            if self.path in storage.redirects:
+                self._answer(302, {"Location": storage.redirects[self.path]})
+            elif self.path not in storage.files:
+                self._answer(404, {})
+            else:
+                self._send(storage.files[self.path], asked if storage.knows_ranges else None)
+
+        def _send(self, content: bytes, asked: str | None) -> None:
+            start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked else 0  # type: ignore[index]
+            if start >= len(content):
+                self._answer(416, {})
+                return
+            part = content[start:]
+            self._answer(206 if asked else 200, {}, len(part))
+            self.wfile.write(part[: storage.breaks_off_after])
+            self.close_connection = True
+
+        def _answer(self, status: int, headers: dict[str, str], length: int = 0) -> None:
+            self.send_response(status)
+            if storage.announced and status < 400 and self.path not in storage.redirects.values():
+                headers["X-Linked-ETag"] = f'"{storage.announced}"'
+            for name, value in (headers | {"Content-Length": str(length)}).items():
+                self.send_header(name, value)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    storage.url = f"http://127.0.0.1:{server.server_port}"
+    yield storage
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def closed() -> str:
+    """A URL where nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "encoders" / "clip.safetensors"
+
+
+def partial(target: Path) -> Path:
+    return target.with_name("clip.safetensors.part")
+
+
+def test_a_file_appears_only_when_it_is_complete(storage: Storage, target: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def on_bytes(have: int, total: int) -> None:
+        seen.append((have, total))
+        assert not target.exists()
+
+    fetch_file(f"{storage.url}/weights", target, on_bytes)
+    assert target.read_bytes() == CONTENT
+    assert list(target.parent.iterdir()) == [target]
+    assert seen == sorted(seen)
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert len(seen) > 2
+
+
+def test_a_broken_fetch_goes_on_where_it_stopped(storage: Storage, target: Path) -> None:
+    storage.breaks_off_after = 2_400_000
+    with pytest.raises(EncoderError) as caught:
+        fetch_file(f"{storage.url}/weights", target)
+    assert caught.value.hint
+    assert not target.exists()
+    have = partial(target).read_bytes()
+    assert 1_000_000 < len(have) <= 2_400_000
+    assert CONTENT.startswith(have)
+    storage.breaks_off_after = None
+    seen: list[tuple[int, int]] = []
+    fetch_file(f"{storage.url}/weights", target, lambda *progress: seen.append(progress))
+    assert storage.requests[-1] == ("/weights", f"bytes={len(have)}-")
+    assert target.read_bytes() == CONTENT
+    assert seen[0][0] > len(have)
+    assert {total for _, total in seen} == {len(CONTENT)}
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_server_that_knows_no_ranges_sends_all_again(storage: Storage, target: Path) -> None:
+    storage.knows_ranges = False
+    target.parent.mkdir()
+    partial(target).write_bytes(CONTENT[:1_000_000])
+    seen: list[tuple[int, int]] = []
+    fetch_file(f"{storage.url}/weights", target, lambda *progress: seen.append(progress))
+    assert target.read_bytes() == CONTENT
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+
+
+def test_a_beginning_that_is_longer_than_the_file_is_given_up(storage: Storage, target: Path) -> None:
+    target.parent.mkdir()
+    partial(target).write_bytes(CONTENT + b"of another version")
+    with pytest.raises(EncoderError, match="Run again"):
+        fetch_file(f"{storage.url}/weights", target)
+    fetch_file(f"{storage.url}/weights", target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_file_that_the_server_lacks_is_an_error_with_the_way_to_do_it_by_hand(storage: Storage, target: Path) -> None:
+    url = f"{storage.url}/not there"
+    with pytest.raises(EncoderError, match="HTTP 404") as caught:
+        fetch_file(url, target)
+    assert url in caught.value.hint
+    assert str(target) in caught.value.hint
+    assert not target.exists()
+
+
+def test_no_connection_is_an_error_with_the_way_to_do_it_by_hand(closed: str, target: Path) -> None:
+    with pytest.raises(EncoderError, match="no connection") as caught:
+        fetch_file(f"{closed}/weights", target)
+    assert f"{closed}/weights" in caught.value.hint
+    assert str(target) in caught.value.hint
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("redirected", [False, True])
+def test_a_file_with_the_announced_sha256_is_taken_and_another_is_removed(
+    storage: Storage, target: Path, redirected: bool
+) -> None:
+    if redirected:
+        # The hub announces the hash where it sends clients on to its storage.
+        storage.redirects["/file"] = "/weights"
+    url = f"{storage.url}/{'file' if redirected else 'weights'}"
+    storage.announced = hashlib.sha256(b"something else").hexdigest()
+    with pytest.raises(EncoderError, match="sha256 is not the announced one"):
+        fetch_file(url, target)
+    assert list(target.parent.iterdir()) == []
+    storage.announced = hashlib.sha256(CONTENT).hexdigest()
+    fetch_file(url, target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_file_that_is_no_safetensors_file_is_refused_and_not_built_upon(storage: Storage, target: Path) -> None:
+    storage.files["/weights"] = b"<html>Please log in to the hotel's network.</html>" * 100
+    with pytest.raises(EncoderError, match=r"clip\.safetensors is no safetensors file"):
+        fetch_file(f"{storage.url}/weights", target)
+    assert not target.exists()
+    storage.files["/weights"] = CONTENT
+    fetch_file(f"{storage.url}/weights", target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_folder_that_cannot_be_made_is_an_error(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(EncoderError, match="could not be saved"):
+        fetch_file(f"{storage.url}/weights", tmp_path / "file" / "clip.safetensors")
+
+
+def test_weights_that_are_there_are_found_in_any_folder_without_a_network(
+    closed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "HUB", closed)
+    folders = [tmp_path / "first", tmp_path / "second"]
+    there = weights_path("ViT-B-32-quickgelu", "openai", folders[1])
+    there.parent.mkdir()
+    there.write_bytes(CONTENT)
+    assert ensure_weights("ViT-B-32-quickgelu", "openai", {"hf_hub": "timm/x/"}, folders) == there
+    assert not folders[0].exists()
+
+
+def test_weights_are_fetched_from_the_hub_into_the_first_folder(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "HUB", storage.url)
+    storage.files[HUB_FILE] = CONTENT
+    folders = [tmp_path / "first", tmp_path / "second"]
+    fetched = ensure_weights("ViT-B-32-quickgelu", "openai", {"hf_hub": "timm/vit_base_patch32_clip_224.openai/"}, folders)
+    assert fetched == folders[0] / "ViT-B-32-quickgelu.openai.safetensors"
+    assert fetched.read_bytes() == CONTENT
+    assert storage.requests == [(HUB_FILE, None)]
+
+
+def test_weights_that_open_clip_has_no_file_for_are_to_be_put_there_by_hand(tmp_path: Path) -> None:
+    with pytest.raises(EncoderError, match="names no safetensors file") as caught:
+        ensure_weights("RN50", "openai", {"url": "https://example.com/RN50.pt"}, [tmp_path])
+    assert str(tmp_path / "RN50.openai.safetensors") in caught.value.hint
+
+
+def test_the_published_encoder_without_weights_and_network_is_a_clear_error(
+    closed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "HUB", closed)
+    with pytest.raises(EncoderError, match="no connection") as caught:
+        load_encoder("ViT-B-32-quickgelu/openai", [tmp_path])
+    assert f"{closed}{HUB_FILE}" in caught.value.hint
+    assert str(tmp_path / "ViT-B-32-quickgelu.openai.safetensors") in caught.value.hint
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    weights_path("ViT-B-32-quickgelu", "openai", tmp_path).write_bytes(CONTENT)
+    with pytest.raises(EncoderError, match=r"ViT-B-32-quickgelu\.openai\.safetensors does not fit"):
+        load_encoder("ViT-B-32-quickgelu/openai", [tmp_path])
