@@ -72,10 +72,27 @@ class Journal:
 
         Raises IndexingError when they cannot be written; what was kept before stays.
         """
-        new = [picture for picture in pictures if picture_key(picture[0], picture[1]) not in self._entries]
+        self._add(
+            {
+                picture_key(text, seed): Entry(np.asarray(features, dtype=np.float32), evaluations)
+                for text, seed, features, evaluations in pictures
+            }
+        )
+
+    def merge(self, other: Journal) -> None:
+        """Take in the pictures of another machine's journal of the same measurement. Raises IndexingError if it is of another."""
+        if other._header != self._header:
+            raise IndexingError(
+                f"{other.path.name} and {self.path.name} are journals of different measurements.",
+                "Merge journals of the same LoRA, model, settings and encoder.",
+            )
+        self._add(other._entries)
+
+    def _add(self, entries: Mapping[bytes, Entry]) -> None:
+        new = {key: entry for key, entry in entries.items() if key not in self._entries}
         if not new:
             return
-        records = b"".join(self._packed(*picture) for picture in new)
+        records = b"".join(self._packed(key, entry) for key, entry in new.items())
         try:
             with self.path.open("ab") as file:
                 file.write(records)
@@ -88,8 +105,7 @@ class Journal:
                 "Free some disk space and run again: it goes on from here.",
             ) from error
         self._end += len(records)
-        for text, seed, features, evaluations in new:
-            self._entries[picture_key(text, seed)] = Entry(np.asarray(features, dtype=np.float32), evaluations)
+        self._entries.update(new)
 
     @property
     def is_complete(self) -> bool:
@@ -116,11 +132,10 @@ class Journal:
         self._entries = {}
         self._end = len(self._header)
 
-    def _packed(self, text: str, seed: int, features: np.ndarray, evaluations: int) -> bytes:
-        key = picture_key(text, seed)
-        values = np.ascontiguousarray(features, dtype="<f4").tobytes()
-        checksum = zlib.crc32(key + struct.pack("<I", evaluations) + values)
-        return self._record.pack(key, evaluations, values, checksum)
+    def _packed(self, key: bytes, entry: Entry) -> bytes:
+        values = np.ascontiguousarray(entry.features, dtype="<f4").tobytes()
+        checksum = zlib.crc32(key + struct.pack("<I", entry.evaluations) + values)
+        return self._record.pack(key, entry.evaluations, values, checksum)
 
     def _open(self) -> None:
         try:

@@ -13,9 +13,12 @@ from ..errors import IndexingError
 from ..generation.base import LEADING
 from ..prompts import PromptSet
 from .plan import Shot
+from .stopping import picture_order
 
 PAPER_IMAGES = 4480
 """Pairs of pictures of the published protocol: 280 prompts x 16 seeds (arXiv 2512.08826)."""
+
+_REPEAT_EVERY = 14
 
 OWN_SEED_RULE = "sha256(prompt) + k, each prompt its own"
 
@@ -48,7 +51,8 @@ PRESETS = {
 
 
 def preset_shots(preset: Preset, prompts: PromptSet, evaluations_per_image: int) -> tuple[Shot, ...]:
-    """Which pictures a preset may take, in order: all prompts once, stratified, then all again with the next seed.
+    """Which pictures a preset may take, in order: all prompts once, stratified, then all again with the next seed, and a few
+    second seeds early, which tell the stopping rule how much seeds matter.
 
     Raises IndexingError if the preset's budget does not suffice for two pictures.
     """
@@ -59,8 +63,8 @@ def preset_shots(preset: Preset, prompts: PromptSet, evaluations_per_image: int)
             f"One picture takes {evaluations_per_image} model evaluations, {preset.name} has {preset.max_evaluations}.",
             "Choose the preset 'standard'.",
         )
-    shots = (Shot(prompt, own_seed(prompt.text, k)) for k in range(preset.seeds) for prompt in order)
-    return tuple(shot for _, shot in zip(range(limit), shots, strict=False))
+    plan = picture_order(len(order), preset.seeds, repeat_every=_REPEAT_EVERY if preset.is_adaptive else 0, spread_seeds=False)
+    return tuple(Shot(order[prompt], own_seed(order[prompt].text, k)) for prompt, k in plan[:limit])
 
 
 def own_seed(prompt: str, k: int) -> int:

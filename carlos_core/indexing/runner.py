@@ -113,13 +113,19 @@ def measure_lora(
         taken = end
         if rule is not None:
             diffs = np.stack([_diff(base, with_lora, shot) for shot in shots[:taken]])
-            decision = rule.decide(diffs, [shot.prompt.text for shot in shots[:taken]], max(n_full, len(shots)))
+            decision = rule.decide(
+                diffs,
+                [shot.prompt.text for shot in shots[:taken]],
+                max(n_full, len(shots)),
+                len({shot.prompt.text for shot in shots}),
+                [f"{shot.prompt.topic}/{shot.prompt.sub_category}" for shot in shots[:taken]],
+            )
             work.expect(decision.images_needed, decision.alignment, taken)
             if decision.stop:
                 break
     with_lora.journal.mark_complete()
     shots = shots[:taken]
-    ended = decision.reason if decision is not None else ""
+    ended = "" if decision is None else decision.reason or ALL_TAKEN
     return Measurement(
         record=_record(lora, base, with_lora, shots, encoder, protocol, fit, decision),
         protocol=protocol,
@@ -314,7 +320,7 @@ def _topic_effect(name: str, metrics: LoraMetrics) -> TopicEffect:
 def _notes(metrics: LoraMetrics, fit: LoraFit, decision: Decision | None) -> Iterator[str]:
     if metrics.strength == 0 or (decision is not None and decision.reason == NO_EFFECT):
         yield NO_EFFECT
-    elif decision is not None and decision.reason == ALL_TAKEN:
+    elif decision is not None and decision.reason in ("", ALL_TAKEN):
         known = "unknown" if decision.lower is None else f"{decision.lower:.3f}"
         yield f"all pictures taken before the target was certain; the direction is known to at least {known}"
     if fit.matched < fit.total:

@@ -52,7 +52,7 @@ class StoppingRule:
     so that little is lost to repetition: the difference to 0.95 pays for it (benchmarks/stopping_rule.py).
     first, growth: the first look, and the ratio between one look and the next.
     effect_after: a LoRA whose mean difference is no longer than chance makes it in 95 of 100 LoRAs without any effect is
-    given up after so many pictures. At 140 this spares all whose consistency is above about 0.01.
+    given up after so many pictures. At 140 this spares all whose consistency is 0.02 or more.
     """
 
     target: float = 0.97
@@ -73,7 +73,7 @@ class StoppingRule:
     def decide(
         self, diffs: np.ndarray, prompts: Sequence[str], n_full: int, n_prompts: int = 0, strata: Sequence[str] | None = None
     ) -> Decision:
-        """Look at the pictures taken so far; nothing but `first` and `effect_after` depends on where the looks are.
+        """Look at the pictures taken so far.
 
         diffs: [n, D], raw CLIP units, in any order; prompts: the prompt of each, n of them. n_full: pictures of the full
         protocol, those taken among them; n_prompts: its prompts, 0 if unknown (then they count as endless, on the safe side).
@@ -103,9 +103,7 @@ class StoppingRule:
         return Decision(False, "", *decided)
 
 
-def picture_order(
-    n_prompts: int, n_seeds: int, *, repeat_every: int = 14, spread_seeds: bool = True
-) -> tuple[tuple[int, int], ...]:
+def picture_order(n_prompts: int, n_seeds: int, *, repeat_every: int = 14, spread_seeds: bool = True) -> list[tuple[int, int]]:
     """Every (prompt, seed) of a plan once, as indices: all prompts once, then all with another seed, and so on.
 
     repeat_every: during the first round, every so many-th picture gives an earlier prompt its second seed (0: none). How much the
@@ -114,15 +112,14 @@ def picture_order(
     spread_seeds: prompts begin at different seeds, golden ratio apart, so that what a seed does to all prompts averages out in
     each round. With one seed for the whole round it would not, and the rule, which does not see it, would stop too early.
     """
-    golden = (math.sqrt(5) - 1) / 2
-    begin = [int(n_seeds * (prompt * golden % 1)) if spread_seeds else 0 for prompt in range(n_prompts)]
+    begin = [int(n_seeds * (prompt * (math.sqrt(5) - 1) / 2 % 1)) if spread_seeds else 0 for prompt in range(n_prompts)]
     rounds = [[(prompt, (begin[prompt] + k) % n_seeds) for prompt in range(n_prompts)] for k in range(n_seeds)]
     first, repeats = rounds[0], rounds[1] if n_seeds > 1 else []
     order: list[tuple[int, int]] = []
     while first:
         is_repeat = bool(repeats) and repeat_every > 1 and len(order) % repeat_every == repeat_every - 1
         order.append((repeats if is_repeat else first).pop(0))
-    return (*order, *repeats, *(shot for round_ in rounds[2:] for shot in round_))
+    return [*order, *repeats, *(shot for round_ in rounds[2:] for shot in round_)]
 
 
 def f_quantile(probability: float, numerator: float, denominator: float) -> float:
@@ -133,7 +130,7 @@ def f_quantile(probability: float, numerator: float, denominator: float) -> floa
     if b >= 1 or bottom <= 0:
         return math.inf
     root = math.sqrt(max(0.0, a * (1 - b) ** 2 + b * (1 - a) ** 2 - a * b * z * z))
-    return max(0.0, ((1 - a) * (1 - b) + z * root) / bottom) ** 3
+    return float(max(0.0, ((1 - a) * (1 - b) + z * root) / bottom) ** 3)
 
 
 @dataclass(frozen=True)
@@ -157,7 +154,7 @@ class _Spread:
     def images_needed(self, allowed: float) -> int:
         """Pictures at which the error falls to the energy `allowed`, all prompts once before any second seed."""
         if allowed <= 0 or self.total == 0:
-            return self.n_full
+            return self.n_full if allowed <= 0 else 1
         after_all_prompts = self.within * (1 / self.n_prompts - 1 / self.n_full)
         if allowed >= after_all_prompts:
             needed = 1 / ((allowed - after_all_prompts) / self.total + 1 / self.n_prompts)
@@ -167,16 +164,14 @@ class _Spread:
 
 
 class _Groups:
-    """A division of n pictures by name (None: all are one): labels [n], counts [groups], first picture of each [groups]."""
+    """A division of n pictures by name (None: all are one): labels [n]; counts and first picture of each [size]."""
 
     def __init__(self, names: Sequence[str] | None, n: int) -> None:
         values = np.zeros(n) if names is None else np.asarray(names)
         _, self.first, self.labels, counts = np.unique(values, return_index=True, return_inverse=True, return_counts=True)
         self.counts = counts.astype(np.float64)
+        self.size = len(counts)
         self.pairs = float((self.counts**2).sum())
-
-    def __len__(self) -> int:
-        return len(self.counts)
 
     def energy(self, values: np.ndarray) -> float:
         """Sum of squared distances of values [n, D] from the means of their groups."""
@@ -193,34 +188,34 @@ def _spread(
     of_prompt, of_stratum = _Groups(prompts, n), _Groups(strata, n)
     mean = diffs.mean(0)
     length = float(mean @ mean)
-    if len(of_prompt) < 3 or length == 0:
+    if of_prompt.size < 3 or length == 0:
         return None
-    if len(of_prompt) < 1.5 * len(of_stratum):
+    if of_prompt.size < 1.25 * of_stratum.size:
         of_stratum = _Groups(None, n)
-    repeated = n - len(of_prompt)
-    n_prompts = max(n_prompts, len(of_prompt))
+    repeated = n - of_prompt.size
+    n_prompts = max(n_prompts, of_prompt.size)
     along = (diffs - mean) @ (mean / math.sqrt(length))
     across = diffs - mean - np.outer(along, mean / math.sqrt(length))
     whole = float(np.einsum("nd,nd->", across, across))
     in_strata = of_stratum.energy(across)
     in_prompts = max(0.0, of_prompt.energy(across)) if repeated else 0.0
-    total = in_strata / (n - len(of_stratum))
+    total = in_strata / (n - of_stratum.size)
     within = in_prompts / repeated if repeated else total
 
     # Weights of the three sums of squares that make their sum the error on average: first A's share is matched, then B's, W's.
     own_pairs = np.bincount(of_stratum.labels[of_prompt.first], weights=of_prompt.counts**2)
     weights = np.zeros(3)
-    if len(of_stratum) > 1:
-        weights[0] = (of_stratum.pairs / n**2 - 1 / len(of_stratum)) / (n - of_stratum.pairs / n)
+    if of_stratum.size > 1:
+        weights[0] = (of_stratum.pairs / n**2 - 1 / of_stratum.size) / (n - of_stratum.pairs / n)
     if repeated:
         rest = of_prompt.pairs / n**2 - 1 / n_prompts - weights[0] * (n - of_prompt.pairs / n)
         weights[1] = rest / (n - float((own_pairs / of_stratum.counts).sum()))
-        rest = 1 / n - 1 / n_full - weights[0] * (n - 1) - weights[1] * (n - len(of_stratum))
+        rest = 1 / n - 1 / n_full - weights[0] * (n - 1) - weights[1] * (n - of_stratum.size)
         weights[2] = rest / repeated
     else:
-        weights[1] = (1 / n - 1 / n_full - weights[0] * (n - 1)) / (n - len(of_stratum))
+        weights[1] = (1 / n - 1 / n_full - weights[0] * (n - 1)) / (n - of_stratum.size)
     shares = np.cumsum(weights) * (whole - in_strata, in_strata - in_prompts, in_prompts)
-    units = np.maximum(1, (len(of_stratum) - 1, len(of_prompt) - len(of_stratum), repeated))
+    units = np.maximum(1, (of_stratum.size - 1, of_prompt.size - of_stratum.size, repeated))
     error = max(float(shares.sum()), within * (1 / n - 1 / n_full), 0.0)
 
     dimension = _effective_dimension(across, whole / (n - 1))
@@ -234,7 +229,7 @@ def _spread(
         dimension=dimension,
         total=total,
         within=within,
-        has_signal=length > by_chance * f_quantile(0.95, dimension, dimension * (len(of_prompt) - 1)),
+        has_signal=length > by_chance * f_quantile(0.95, dimension, dimension * (of_prompt.size - 1)),
         n_full=n_full,
         n_prompts=n_prompts,
     )
@@ -243,12 +238,12 @@ def _spread(
 def _effective_dimension(residuals: np.ndarray, trace: float) -> float:
     """tr(C)^2 / tr(C^2) of the covariance C behind residuals [n, D] with variance `trace`; in [1, n - 1].
 
-    Mean over pairs of (r_i . r_j)^2 = tr(C^2) (1 - 2/n + 2/n^2) + trace^2 / n^2: unlike the square of the sample
-    covariance, it holds no term of a picture with itself, which would drown the rest when n < D.
+    Mean over pairs of (r_i . r_j)^2 = tr(C^2) (1 - 2/n + 2/n^2) + trace^2 / n^2; unlike the sample covariance's own square, it
+    holds no term of a picture with itself, which would drown the rest when n < D.
     """
     n, dimension = residuals.shape
     products = residuals @ residuals.T if n <= dimension else residuals.T @ residuals
     own = float((np.einsum("nd,nd->n", residuals, residuals) ** 2).sum())
     pairs = (float((products**2).sum()) - own) / (n * (n - 1))
     square = (pairs - trace**2 / n**2) / (1 - 2 / n + 2 / n**2)
-    return min(n - 1.0, max(1.0, trace**2 / square)) if square > 0 else n - 1.0
+    return float(min(n - 1, max(1, trace**2 / square))) if square > 0 else n - 1.0

@@ -11,7 +11,7 @@ from pathlib import Path
 import host as hosts
 import pytest
 
-NODES = {"CarlosMetricsDBLoader", "CarlosLoraRetriever", "CarlosApplyLoras", "CarlosLoraIndexer"}
+NODES = {"CarlosMetricsDBLoader", "CarlosLoraRetriever", "CarlosApplyLoras", "CarlosLoraIndexer", "CarlosIndexLibrary"}
 
 _LOAD_AS_COMFYUI_DOES = """
 import asyncio, importlib.util, json, logging, socket, sys

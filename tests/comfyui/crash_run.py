@@ -1,0 +1,67 @@
+"""Drives the indexing engine in a bare process on ComfyUI's own code, for the crash tests to kill.
+
+usage: python crash_run.py COMFYUI CHECKPOINT WORK BATCH  (with ComfyUI's Python)
+
+Indexes LoRAs of the mini-world into WORK/db.parquet. Writes the size of every batch that was generated to WORK/generated, and
+"done" to WORK/done at the end.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+COMFYUI, CHECKPOINT, WORK, BATCH = sys.argv[1:]
+ROOT = Path(__file__).resolve().parents[2]
+MINIWORLD = ROOT / "tests" / "assets" / "miniworld"
+LORAS = ("pencil_sketch", "red_balloons", "sepia_toned", "mystery_08", "pixel_art")
+
+sys.argv = [sys.argv[0], "--cpu"]
+sys.path[:0] = [COMFYUI, str(ROOT)]
+import comfy.options
+
+comfy.options.enable_args_parsing()
+import comfy.sd
+import torch
+
+from carlos_core.embedding import load_encoder, local_encoders
+from carlos_core.generation.comfy import ComfyGenerator
+from carlos_core.indexing.plan import all_shots
+from carlos_core.indexing.protocol import TRIGGERS_ON_LORA_SIDE, Protocol, shared_seed_rule
+from carlos_core.indexing.session import Failure, Session
+from carlos_core.prompts import load_prompt_set
+
+
+class Counting(ComfyGenerator):
+    """Notes how many pictures were generated, before anybody keeps them."""
+
+    def generate(self, jobs: Sequence[Any], on_step: Any = None) -> Any:
+        generated = super().generate(jobs, on_step)
+        with (Path(WORK) / "generated").open("a") as file:
+            file.write(f"{len(jobs)}\n")
+        return generated
+
+
+@torch.inference_mode()
+def main() -> None:
+    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(CHECKPOINT, output_vae=True, output_clip=True)
+    generator = Counting(model, clip, vae, steps=3, cfg=3.0, sampler_name="euler", scheduler="simple", width=128, height=128)
+    encoder = load_encoder(local_encoders([MINIWORLD])["mini_clip"].encoder_id, [MINIWORLD], device="cpu")
+    prompts = load_prompt_set(MINIWORLD / "prompts_index.json")
+    session = Session(
+        database_path=Path(WORK) / "db.parquet",
+        generator=generator,
+        protocol=Protocol("custom", prompts.content_hash, shared_seed_rule(0), 1.0, TRIGGERS_ON_LORA_SIDE, generator.settings),
+        shots=all_shots(prompts, seeds=1, first_seed=0, max_prompts=24),
+        load_encoder=lambda encoder_id: encoder,
+        working_directory=Path(WORK) / "cache",
+        batch_size=int(BATCH),
+    )
+    files = [(f"{name}.safetensors", MINIWORLD / "loras" / f"{name}.safetensors") for name in LORAS]
+    failed = [result for result in session.index_all(files, lambda name: None) if isinstance(result, Failure)]
+    (Path(WORK) / "done").write_text(repr(failed))
+
+
+main()
