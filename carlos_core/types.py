@@ -53,8 +53,9 @@ class Match:
 
     @property
     def name(self) -> str:
-        """The best name there is for people: the model's, else the file's, else the id."""
-        return self.row.get("model_name") or self.row.get("file_name") or self.lora_id
+        """The best name there is for people: the model's, else the file's, else the published folder's, else the id."""
+        names = (self.row.get(column) for column in ("model_name", "file_name", "folder_name"))
+        return next(filter(None, names), self.lora_id)
 
     @property
     def trigger_words(self) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """Nodes that open metrics databases."""
 
+import time
+
 from comfy_api.latest import io
 
 from ..carlos_core import database as databases
@@ -29,7 +31,7 @@ class CarlosMetricsDBLoader(io.ComfyNode):
                 io.String.Input(
                     "create_as",
                     default="",
-                    tooltip="Name for a database of your own, made from the chosen one if it is not there yet.",
+                    tooltip="Name for a database of your own: made from the chosen one, or opened as it is if it exists.",
                 ),
                 io.Combo.Input(
                     "encoder",
@@ -46,8 +48,11 @@ class CarlosMetricsDBLoader(io.ComfyNode):
         path = folders.new_database_path(create_as) if create_as.strip() else None
         if path is None and database not in (BUNDLED, EMPTY):
             path = folders.database_path(database)
-        if path is None or not path.exists():
+        if path is None:
             return "no file"
+        if not path.exists():
+            # It is made in this run, or was deleted since the last: nothing cached may stand for it.
+            return f"absent|{time.time_ns()}"
         stat = path.stat()
         return f"{path}|{stat.st_mtime_ns}|{stat.st_size}"
 

@@ -40,7 +40,12 @@ class CarlosLoraIndexer(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 *indexing.model_inputs(),
-                io.Combo.Input("lora_name", options=[CIVITAI, *folders.lora_names()], tooltip="The LoRA to measure."),
+                io.Combo.Input(
+                    "lora_name",
+                    options=[CIVITAI, *folders.lora_names()],
+                    default=next(iter(folders.lora_names()), CIVITAI),
+                    tooltip="The LoRA to measure.",
+                ),
                 io.String.Input("civitai_model_id", default="", tooltip="With lora_name = CivitAI."),
                 io.String.Input("civitai_version_id", default="", tooltip="With lora_name = CivitAI."),
                 *indexing.settings_inputs("standard"),

@@ -26,8 +26,8 @@ _PREVIEW_SIDE = 512
 def model_inputs() -> list[io.Input]:
     """What is measured with, and where the rows go."""
     return [
-        io.Model.Input("model"),
-        io.Clip.Input("clip"),
+        io.Model.Input("model", tooltip="Of the LoRA's family, with no LoRA on it: its effect is measured against this."),
+        io.Clip.Input("clip", tooltip="As the checkpoint loader gives it."),
         io.Vae.Input("vae"),
         CarlosDb.Input("database", tooltip="A database of your own: Metrics DB Loader with create_as."),
     ]

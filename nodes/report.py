@@ -28,7 +28,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def number(value: float | None, digits: int = 3) -> str:
     """A number for people; a dash where it is undefined."""
-    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+    if value is None or not math.isfinite(value):
+        return "-"
+    # Rounded first, and 0 added, so that nothing is shown as -0.
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def _is_number(rows: Sequence[Sequence[str]], column: int) -> bool:

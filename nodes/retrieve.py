@@ -107,7 +107,7 @@ class CarlosLoraRetriever(io.ComfyNode):
         )
         text = report(_table(matches), _facts(matches))
         if not matches.installed:
-            reason = matches.reason or "None of the matches is installed: put one of them into models/loras."
+            reason = matches.reason or "None of the matches is installed: put one of them into models/loras and index it."
             return io.NodeOutput(matches, ExecutionBlocker(reason), 0.0, text, ui=ui.PreviewText(text))
         best = matches.installed[0]
         return io.NodeOutput(matches, best.file, best.score, text, ui=ui.PreviewText(text))
@@ -128,7 +128,7 @@ def _cells(match: Match) -> tuple[str, ...]:
         number(match.vector.consistency),
         "yes" if match.file else "no",
         match.row.get("base_model") or "unknown",
-        f"{match.name} [{match.lora_id}]",
+        match.name if match.row.get("version_id") is None else f"{match.name} [CivitAI version {match.version_id}]",
     )
 
 

@@ -205,7 +205,7 @@ class _Work:
             else:
                 image = None
             self._done += len(part) * self._generator.steps
-            self._tell(0, image)
+            self._tell(0, image, f"{self._done // self._generator.steps} of about {2 * self._expected} pictures")
 
     def expect(self, images_needed: int | None, alignment: float | None, taken: int) -> None:
         """Take in how many pictures it will be, and say so."""

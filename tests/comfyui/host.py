@@ -137,7 +137,7 @@ def running(folder: Path, base: Path, *extra: str) -> Iterator[Host]:
     log = base / "comfyui.log"
     command = [str(comfyui_python(folder)), str(folder / "main.py"), "--cpu", "--port", str(port), "--base-directory", str(base)]
     command += ["--disable-auto-launch", *extra]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     with log.open("ab") as sink:
         process = subprocess.Popen(command, cwd=folder, stdout=sink, stderr=subprocess.STDOUT, env=environment)
     host = Host(f"http://127.0.0.1:{port}", base, log, process)

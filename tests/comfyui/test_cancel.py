@@ -19,7 +19,8 @@ def test_cancel_mid_index_leaves_the_database_as_it_was_and_keeps_finished_pictu
     path = base / "models" / "carlos" / "cancelled.parquet"
     before = path.read_bytes()
     # Enough work to be caught in the middle: 64 pictures of 12 steps.
-    workflow = workflows.index(NAME, "cancelled", prompts="miniworld-index", batch_size=4)
+    settings = {"prompts": "miniworld-index", "first_seed": 1000, "batch_size": 4}
+    workflow = workflows.index(NAME, "cancelled", **settings)
     with host.events() as (client_id, socket):
         prompt_id = host.submit(workflow, client_id)
         steps_done = _wait_for_progress(socket, at_least=20 * 12)
@@ -38,7 +39,7 @@ def test_cancel_mid_index_leaves_the_database_as_it_was_and_keeps_finished_pictu
     assert facts["model_evaluations"] == 64 * 12 * 2
 
     shutil.rmtree(base / "user" / "carlos" / "cache")
-    uninterrupted = facts_of(host.run(workflows.index(NAME, "whole", prompts="miniworld-index", batch_size=4)), "index")
+    uninterrupted = facts_of(host.run(workflows.index(NAME, "whole", **settings)), "index")
     assert uninterrupted["base_model_evaluations"] == 64 * 12 * 2
     for key in ("strength", "consistency", "alignment"):
         assert facts[key] == uninterrupted[key]

@@ -1,0 +1,80 @@
+"""One ComfyUI with the mini-world for all browser tests, and a fresh browser for each.
+
+ComfyUI serves the frontend that it came with, or the one in the folder COMFYUI_FRONT_END (the `static` folder of the package
+comfyui-frontend-package, of any version).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+_HERE = Path(__file__).resolve().parent
+for folder in (_HERE, _HERE.parent / "comfyui"):
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+if TYPE_CHECKING:
+    from frontend import Frontend
+    from host import Host
+
+INDEXED = ("mystery_06.safetensors", "red_balloons.safetensors")
+DATABASE = "my_loras"
+
+
+def _missing() -> str | None:
+    """What the tests lack on this machine and how to get it."""
+    for module, package in (("playwright", "playwright"), ("websocket", "websocket-client"), ("requests", "requests")):
+        if importlib.util.find_spec(module) is None:
+            return f"needs the Python package {package}: pip install {package}"
+    from frontend import browser_path
+    from host import comfyui_folder
+
+    if browser_path() is None:
+        return "needs Chromium: apt-get install chromium, or name one in CHROMIUM"
+    if comfyui_folder() is None:
+        return "needs ComfyUI: pip install comfy-cli && comfy install, or name its folder in COMFYUI_DIR"
+    return None
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A running ComfyUI with the mini-world and a small database, my_loras."""
+    reason = _missing()
+    if reason is not None:
+        pytest.skip(reason)
+    from host import build_checkpoint, comfyui_folder, install_requirements, make_base_folder, running
+    from workflows import CHECKPOINT, index
+
+    folder = comfyui_folder()
+    install_requirements(folder)
+    base = make_base_folder(tmp_path_factory.mktemp("comfyui"))
+    build_checkpoint(base / "models" / "checkpoints" / CHECKPOINT)
+    # Newer frontends greet a new user with a dialogue over everything.
+    settings = base / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text('{"Comfy.TutorialCompleted": true}', encoding="utf-8")
+    other = os.environ.get("COMFYUI_FRONT_END")
+    with pytest.MonkeyPatch.context() as patch:
+        # A browser beside it: threads of torch that wait actively would take its time.
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        with running(folder, base, *(["--front-end-root", other] if other else [])) as started:
+            for lora in INDEXED:
+                started.run(index(lora, create_as=DATABASE, max_prompts=2, steps=4))
+            yield started
+
+
+@pytest.fixture
+def frontend(host: Host, tmp_path: Path) -> Iterator[Frontend]:
+    """ComfyUI's frontend, just opened."""
+    from frontend import open_frontend
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright, open_frontend(playwright, host.url, tmp_path, "CarlosLoraRetriever") as opened:
+        yield opened

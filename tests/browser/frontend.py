@@ -1,0 +1,121 @@
+"""ComfyUI's own frontend in a real browser, for the tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page, Playwright
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_OPTIONS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+_TIMEOUT_MS = 120_000
+
+_READY = "() => Boolean(window.app?.graph && window.app.extensionManager && window.LiteGraph?.registered_node_types.{node})"
+_LOAD = "graph => app.loadGraphData(graph).then(() => null)"
+_SET = """([id, values]) => {
+    const node = app.graph.getNodeById(id);
+    for (const [name, value] of Object.entries(values)) {
+        const widget = node.widgets.find(widget => widget.name === name);
+        if (!widget) throw new Error(`${node.type} has no widget ${name}`);
+        widget.value = value;
+        widget.callback?.(value);
+    }
+}"""
+_BROKEN = """() => app.graph.nodes
+    .filter(node => node.has_errors || !LiteGraph.registered_node_types[node.type])
+    .map(node => `${node.id} ${node.type}`)"""
+_ADD = """type => {
+    const node = LiteGraph.createNode(type);
+    app.graph.add(node);
+    const { ds, canvas } = app.canvas;
+    ds.scale = 1;
+    node.pos = [canvas.clientWidth / 2 - ds.offset[0], canvas.clientHeight / 3 - ds.offset[1]];
+    app.canvas.setDirty(true, true);
+    const place = canvas.getBoundingClientRect();
+    return [place.x + node.pos[0] + ds.offset[0] + 60, place.y + node.pos[1] + ds.offset[1] - 15];
+}"""
+_SHOWN = "([id, text]) => app.graph.getNodeById(id).widgets.some(widget => String(widget.value).includes(text))"
+
+
+def browser_path() -> str | None:
+    """A Chromium on this machine: the program that CHROMIUM names, else one on the path."""
+    named = os.environ.get("CHROMIUM")
+    return named or next(filter(None, map(shutil.which, _BROWSERS)), None)
+
+
+class Frontend:
+    """A page with ComfyUI's frontend in it. `errors` are the console's errors and uncaught ones since it was ready."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.errors: list[str] = []
+
+    def listen(self) -> None:
+        self.page.on("pageerror", lambda error: self.errors.append(f"{error}\n{error.stack or ''}"))
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+
+    def load(self, graph: dict[str, Any]) -> None:
+        self.page.evaluate(_LOAD, graph)
+
+    def graph(self) -> dict[str, Any]:
+        """The open workflow as the frontend would save it."""
+        return json.loads(self.page.evaluate("() => JSON.stringify(app.graph.serialize())"))
+
+    def broken_nodes(self) -> list[str]:
+        """Nodes that are missing or marked as faulty."""
+        return self.page.evaluate(_BROKEN)
+
+    def set_widgets(self, node_id: int, **values: Any) -> None:
+        self.page.evaluate(_SET, [node_id, values])
+
+    def wait_for_text(self, node_id: int, text: str) -> None:
+        """Wait until a widget of a node shows a text."""
+        self.page.wait_for_function(_SHOWN, arg=[node_id, text], timeout=_TIMEOUT_MS)
+
+    def add_and_select(self, node_type: str) -> None:
+        """Put a node in the middle and click its title."""
+        x, y = self.page.evaluate(_ADD, node_type)
+        self.page.wait_for_timeout(300)
+        self.page.mouse.click(x, y)
+
+    def queue(self) -> str:
+        """Run the open workflow as the button does. Returns the prompt id, fails with ComfyUI's reasons if it is refused."""
+        with self.page.expect_response(
+            lambda response: response.url.endswith("/prompt") and response.request.method == "POST"
+        ) as sent:
+            self.page.evaluate("() => app.queuePrompt(0, 1).then(() => null)")
+        answer = sent.value.json()
+        assert sent.value.ok, answer
+        return answer["prompt_id"]
+
+
+@contextmanager
+def open_frontend(playwright: Playwright, url: str, profile: Path, node: str) -> Iterator[Frontend]:
+    """The frontend of the ComfyUI at `url`, ready and knowing the node type `node`. profile: a fresh folder."""
+    context = playwright.chromium.launch_persistent_context(
+        str(profile), executable_path=browser_path(), args=list(_OPTIONS), viewport={"width": 1760, "height": 1000}
+    )
+    try:
+        frontend = Frontend(context.pages[0])
+        frontend.page.goto(url, timeout=_TIMEOUT_MS)
+        frontend.page.wait_for_function(_READY.replace("{node}", node), timeout=_TIMEOUT_MS)
+        frontend.page.wait_for_load_state("networkidle", timeout=_TIMEOUT_MS)
+        frontend.listen()
+        yield frontend
+    finally:
+        context.close()

@@ -1,0 +1,42 @@
+"""The help pages of the nodes, as the frontend shows them beside a node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from frontend import Frontend
+    from host import Host
+
+pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
+
+FOLDER = Path(__file__).resolve().parents[2] / "web" / "docs"
+
+
+@pytest.fixture
+def nodes(host: Host) -> dict[str, dict[str, Any]]:
+    """What ComfyUI knows of the nodes that have a help page."""
+    return {page.stem: host.object_info().get(page.stem) for page in sorted(FOLDER.glob("*.md"))}
+
+
+def test_help_pages_name_every_input_and_output(nodes: dict[str, dict[str, Any]]):
+    assert nodes
+    for node_id, info in nodes.items():
+        assert info is not None, f"{node_id}.md is no node's page"
+        text = (FOLDER / f"{node_id}.md").read_text(encoding="utf-8")
+        cells = {name.strip() for line in text.splitlines() if line.startswith("| ") for name in line.split("|")[1].split(",")}
+        inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+        names = {*inputs, *info["output_name"]}
+        assert names <= cells, f"{node_id}.md lacks {sorted(names - cells)}"
+
+
+def test_help_page_is_shown_beside_the_node(frontend: Frontend, nodes: dict[str, dict[str, Any]]):
+    for node_id in nodes:
+        frontend.load({"nodes": [], "links": [], "version": 0.4})
+        frontend.add_and_select(node_id)
+        frontend.page.get_by_test_id("info-button").click()
+        first_sentence = (FOLDER / f"{node_id}.md").read_text(encoding="utf-8").split(".")[0]
+        frontend.page.get_by_text(first_sentence).first.wait_for()
