@@ -284,9 +284,8 @@ def time_sdxl(model: Any, clip: Any, vae: Any, lora: Any, encoder: Any, folder: 
         bare = bare_loop(model, clip, vae, lora.path, images, batch, options.steps, size)
         label = f"{batch} (auto)" if batch == auto else str(batch)
         lines.append(f"| {label} | {2 * images / ours:.2f} | {2 * images / bare:.2f} | {ours / bare:.3f} |")
-    print(
-        f"\nSDXL shape, {size} px, {options.steps} steps:\n\n| batch | indexing, images/s | bare loop, images/s | wall, ours / bare |"
-    )
+    print(f"\nSDXL shape, {size} px, {options.steps} steps:\n")
+    print("| batch | indexing, images/s | bare loop, images/s | wall, ours / bare |")
     print("|---|---|---|---|\n" + "\n".join(lines) + "\n", flush=True)
 
 
