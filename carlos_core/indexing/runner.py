@@ -40,6 +40,8 @@ class Progress:
     note: str = ""
 
 
+_BASE_AHEAD = 1.5
+
 OnProgress = Callable[[Progress], None]
 """It may raise, to cancel: pictures finished before are kept."""
 
@@ -106,10 +108,14 @@ def measure_lora(
     batch = batch_size or generator.suggest_batch_size()
     work = _Work(generator, encoder, shots, batch, on_progress)
     decision: Decision | None = None
-    taken = 0
+    taken = base_taken = 0
     for end in _ends(shots, batch, rule):
-        for side in (base, with_lora):
-            work.make(side, taken, end)
+        if base_taken < end:
+            is_missing = _is_missing(base, shots[base_taken:end])
+            ahead = _ahead(end, len(shots), batch, decision) if is_missing else end
+            work.make(base, base_taken, ahead)
+            base_taken = ahead
+        work.make(with_lora, taken, end)
         taken = end
         if rule is not None:
             diffs = np.stack([_diff(base, with_lora, shot) for shot in shots[:taken]])
@@ -173,6 +179,15 @@ def _ends(shots: Sequence[Shot], batch: int, rule: StoppingRule | None) -> list[
     """Numbers of pictures after which to look, moved up to whole batches."""
     looks = rule.checkpoints(len(shots)) if rule is not None else (len(shots),)
     return sorted({min(-(-look // batch) * batch, len(shots)) for look in looks} | {len(shots)})
+
+
+def _ahead(end: int, total: int, batch: int, decision: Decision | None) -> int:
+    """How far to make the base side when it must be made: beyond the next look, since putting a LoRA on and off takes seconds,
+    and other LoRAs want these pictures too; but no further than this one is likely to need."""
+    wanted = int(_BASE_AHEAD * end)
+    if decision is not None and decision.images_needed is not None:
+        wanted = min(wanted, decision.images_needed)
+    return min(-(-max(end, wanted) // batch) * batch, total)
 
 
 def _is_missing(side: _Side, part: Sequence[Shot]) -> bool:
