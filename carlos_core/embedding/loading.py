@@ -114,7 +114,8 @@ def _load_local(encoder_id: str, folders: Sequence[Path]) -> EncoderParts:
 def _model_config(model_name: str) -> dict[str, Any]:
     import open_clip
 
-    config = open_clip.get_model_config(model_name)
+    # "hf-hub:..." and "local-dir:..." would make open_clip fetch or open what a database file asks for.
+    config = None if ":" in model_name else open_clip.get_model_config(model_name)
     if config is None:
         raise EncoderError(f"open_clip knows no model {model_name!r}.", "Check the encoder id, or update open_clip_torch.")
     return config

@@ -190,6 +190,7 @@ def test_a_changed_config_is_read_again(tmp_path: Path) -> None:
     [
         ("NoSuchModel/openai", "knows no model 'NoSuchModel'"),
         ("ViT-B-32-quickgelu/nonsense", "no weights 'nonsense'.*It has:.*openai"),
+        ("hf-hub:someone/model", "knows no model 'hf-hub:someone'"),
         ("gibberish", "is no encoder id"),
         ("", "is no encoder id"),
     ],
