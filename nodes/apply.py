@@ -34,6 +34,7 @@ class CarlosApplyLoras(io.ComfyNode):
     @classmethod
     def execute(cls, model, matches, max_loras: int, weight: float, clip=None) -> io.NodeOutput:
         from ..carlos_core.generation import comfy as generation
+        from ..carlos_core.generation.conditioning import escape_emphasis
 
         chosen = matches.installed[:max_loras]
         words: dict[str, None] = {}
@@ -41,7 +42,7 @@ class CarlosApplyLoras(io.ComfyNode):
             path = folders.lora_path(match.file)
             model, clip, _ = generation.apply_lora(model, clip, generation.load_lora(path), path.name, weight, weight)
             words.update(dict.fromkeys(match.trigger_words))
-        trigger_words = ", ".join(generation.escape_emphasis(word) for word in words)
+        trigger_words = ", ".join(escape_emphasis(word) for word in words)
         return io.NodeOutput(model, clip, trigger_words, [(match.file, weight, weight) for match in chosen])
 
 

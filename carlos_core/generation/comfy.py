@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..errors import GenerationError, LoraError
 from .base import LEADING, Generated, Job, LoraFit, LoraUse, OnStep
+from .conditioning import Conditioning, form_of, joined, text_of, zeroed
 from .fingerprint import Fingerprint
 
 logger = logging.getLogger(__name__)
@@ -58,8 +59,6 @@ _DEFAULT_NATIVE_SIZE = 1024
 _BATCH_SIZES = (16, 8, 4, 2)
 _CPU_BATCH_SIZE = 4
 _MEMORY_MARGIN = 1.5
-
-Conditioning = tuple[Tensor, dict[str, Any]]
 
 
 class ComfyGenerator:
@@ -188,7 +187,7 @@ class ComfyGenerator:
             _, clip = self._with_loras(loras)
             by_form: dict[Any, list[int]] = {}
             for index in members:
-                by_form.setdefault(_form(self._encoded(clip, _text_of(jobs[index]))), []).append(index)
+                by_form.setdefault(form_of(self._encoded(clip, text_of(jobs[index]))), []).append(index)
             for alike in by_form.values():
                 for start in range(0, len(alike), limit):
                     yield alike[start : start + limit]
@@ -211,8 +210,8 @@ class ComfyGenerator:
 
     def _sampled_together(self, jobs: Sequence[Job], report: Callable[[int], None]) -> Tensor:
         model, clip = self._with_loras(jobs[0].loras)
-        positive = _joined([self._encoded(clip, _text_of(job)) for job in jobs])
-        negative = _joined([_zeroed(self._encoded(clip, "")) if self._zero_negative else self._encoded(clip, "")])
+        positive = joined([self._encoded(clip, text_of(job)) for job in jobs])
+        negative = joined([zeroed(self._encoded(clip, "")) if self._zero_negative else self._encoded(clip, "")])
         # The noise a KSampler with that seed makes for one picture, whatever shares the batch.
         noise = torch.cat([comfy.sample.prepare_noise(self._empty_latent, job.seed) for job in jobs])
         if self._scheduler == LEADING:
@@ -369,45 +368,11 @@ def has_timesteps(model: Any) -> bool:
     return hasattr(model.get_model_object("model_sampling"), "num_timesteps")
 
 
-def escape_emphasis(text: str) -> str:
-    """Text as ComfyUI reads it literally: it takes bare brackets for emphasis."""
-    return text.replace("(", r"\(").replace(")", r"\)")
-
-
-def _text_of(job: Job) -> str:
-    return ", ".join([job.prompt, *(escape_emphasis(trigger) for trigger in job.triggers)])
-
-
-def _zeroed(conditioning: Conditioning) -> Conditioning:
-    """The conditioning that diffusers uses for a missing negative prompt of SDXL."""
-    tensor, extras = conditioning
-    zeros = {key: torch.zeros_like(value) if key == "pooled_output" else value for key, value in extras.items()}
-    return torch.zeros_like(tensor), zeros
-
-
 def _leading_sigmas(sampling: Any, steps: int) -> Tensor:
     """diffusers' "leading" spacing with an offset of 1: every (T / steps)-th timestep from the lowest, then zero."""
     stride = int(sampling.num_timesteps) // steps
     timesteps = torch.arange(steps - 1, -1, -1) * stride + 1
     return torch.cat([sampling.sigma(timesteps).float().cpu(), torch.zeros(1)])
-
-
-def _form(conditioning: Conditioning) -> Any:
-    """What must be equal for two conditionings to share a batch."""
-    tensor, extras = conditioning
-    described = tuple(
-        (key, tuple(value.shape) if isinstance(value, Tensor) else repr(value)) for key, value in sorted(extras.items())
-    )
-    return tuple(tensor.shape), described
-
-
-def _joined(conditionings: Sequence[Conditioning]) -> list[list[Any]]:
-    """One conditioning for a batch: picture i is guided by entry i."""
-    extras = {
-        key: torch.cat([other[key] for _, other in conditionings]) if isinstance(value, Tensor) else value
-        for key, value in conditionings[0][1].items()
-    }
-    return [[torch.cat([tensor for tensor, _ in conditionings]), extras]]
 
 
 def _unpatched_weights(patcher: Any) -> Iterator[tuple[str, Tensor]]:

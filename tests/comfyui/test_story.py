@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +158,26 @@ def test_special_loras_come_out_as_what_they_are(host: Host) -> None:
     assert strong["strength"] > 9.8
     with pytest.raises(Failed, match="0 of 18 keys in 'mystery_04.safetensors' match"):
         host.run(workflows.index("mystery_04.safetensors", "special"))
+
+
+def test_a_sidecar_gives_the_id_and_trigger_words_whose_brackets_are_literal(host: Host, base: Path) -> None:
+    folder = base / "models" / "loras" / "styles"
+    folder.mkdir()
+    shutil.copy(MINIWORLD / "loras" / "pencil_sketch.safetensors", folder / "known.safetensors")
+    sidecar = {"id": 123456, "modelId": 77, "trainedWords": ["saber (fate)", "1girl"], "baseModel": "SD 3"}
+    (folder / "known.civitai.info").write_text(json.dumps(sidecar))
+    facts = facts_of(host.run(workflows.index("styles/known.safetensors", "sidecar", max_prompts=2)), "index")
+    assert (facts["lora_id"], facts["file"]) == ("123456", "styles/known.safetensors")
+    workflow = {
+        "checkpoint": workflows.node("CheckpointLoaderSimple", ckpt_name=workflows.CHECKPOINT),
+        **workflows.retrieve("pencil", "sidecar", min_consistency=-1.0),
+        "apply": workflows.node("CarlosApplyLoras", model=["checkpoint", 0], matches=["find", 0], max_loras=1, weight=0.8),
+        "words": workflows.node("PreviewAny", source=["apply", 2]),
+        "stack": workflows.node("PreviewAny", source=["apply", 3]),
+    }
+    outputs = host.run(workflow)
+    assert outputs["words"]["text"] == [r"saber \(fate\), 1girl"]
+    assert json.loads(outputs["stack"]["text"][0]) == [["styles/known.safetensors", 0.8, 0.8]]
 
 
 def _found(query: str) -> workflows.Workflow:

@@ -1,0 +1,37 @@
+"""Texts and conditionings for ComfyUI: literal trigger words, and who may share a batch."""
+
+from __future__ import annotations
+
+import torch
+
+from carlos_core.generation import Job
+from carlos_core.generation.conditioning import form_of, joined, text_of, zeroed
+
+
+def test_trigger_words_are_appended_literally_and_prompts_are_left_alone() -> None:
+    job = Job("a (cat:1.2) on a mat", 1, (), ("saber (fate)", "1girl"))
+    assert text_of(job) == r"a (cat:1.2) on a mat, saber \(fate\), 1girl"
+
+
+def test_conditionings_of_one_form_are_joined_picture_by_picture() -> None:
+    one = (torch.full((1, 77, 4), 1.0), {"pooled_output": torch.full((1, 8), 1.0), "guidance": 3.5})
+    two = (torch.full((1, 77, 4), 2.0), {"pooled_output": torch.full((1, 8), 2.0), "guidance": 3.5})
+    assert form_of(one) == form_of(two)
+    ((tensor, extras),) = joined([one, two])
+    assert tensor[:, 0, 0].tolist() == [1.0, 2.0]
+    assert extras["pooled_output"][:, 0].tolist() == [1.0, 2.0]
+    assert extras["guidance"] == 3.5
+
+
+def test_conditionings_of_other_lengths_or_settings_do_not_share_a_batch() -> None:
+    plain = (torch.zeros(1, 77, 4), {"pooled_output": torch.zeros(1, 8)})
+    longer = (torch.zeros(1, 154, 4), {"pooled_output": torch.zeros(1, 8)})
+    guided = (torch.zeros(1, 77, 4), {"pooled_output": torch.zeros(1, 8), "guidance": 3.5})
+    masked = (torch.zeros(1, 77, 4), {"pooled_output": torch.zeros(1, 8), "attention_mask": torch.ones(1, 77)})
+    assert len({form_of(conditioning) for conditioning in (plain, longer, guided, masked)}) == 4
+
+
+def test_a_zeroed_negative_is_zero_in_both_parts() -> None:
+    tensor, extras = zeroed((torch.ones(1, 77, 4), {"pooled_output": torch.ones(1, 8)}))
+    assert not tensor.any()
+    assert not extras["pooled_output"].any()
