@@ -99,7 +99,7 @@ def test_the_archive_works_in_a_fresh_comfyui_and_leaves_torch_alone(comfyui: Pa
         assert all(info[name]["category"] == "CARLoS" for name in NODES)
         assert all(info[name]["display_name"].endswith("(CARLoS)") for name in NODES)
         log = host.log.read_text(errors="replace")
-    assert "Cannot import" not in log
+    assert not [line for line in log.splitlines() if "Cannot import" in line and "custom_nodes" in line]
     # Whatever the pack prints while loading carries its name; ComfyUI's own line of import times does too.
     assert len([line for line in log.splitlines() if "carlos" in line.lower() and "seconds:" not in line]) <= 1
 
