@@ -100,7 +100,8 @@ class CarlosIndexLibrary(io.ComfyNode):
         names = [name for name in folders.lora_names() if _fits(name, name_filter)]
         if not names:
             raise IndexingError(f"No LoRA's name fits {name_filter!r}.", "Empty name_filter to take all of models/loras.")
-        indexing.NodeProgress(cls.hidden.unique_id).say(indexing.plan_lines(session)[0])
+        plan = indexing.plan_lines(session)
+        indexing.NodeProgress(cls.hidden.unique_id).say(plan[0])
 
         def progress_of(name: str) -> indexing.NodeProgress:
             return indexing.NodeProgress(cls.hidden.unique_id, f"{names.index(name) + 1} of {len(names)}, {name}: ")
@@ -112,7 +113,7 @@ class CarlosIndexLibrary(io.ComfyNode):
             "skipped": [outcome.lora.name for outcome in outcomes if outcome.status != INDEXED],
             "failed": [vars(result) for result in results if not isinstance(result, Outcome)],
         }
-        text = report([*_library_lines(results), *indexing.plan_lines(session)], facts)
+        text = report([*_library_lines(results), *plan], facts)
         sheets = [outcome.contact_sheet for outcome in outcomes if outcome.status == INDEXED]
         database = databases.load_database(session.database_path)
         return io.NodeOutput(database, text, _stacked(sheets), ui=ui.PreviewText(text))

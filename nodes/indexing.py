@@ -152,7 +152,7 @@ def session_of(
         load_encoder=encoding.load_encoder,
         working_directory=folders.cache_folder(),
         rule=StoppingRule() if chosen is not None and chosen.is_adaptive else None,
-        n_full=max(presets.PAPER_IMAGES, len(shots)),
+        n_full=presets.PAPER_IMAGES,
         batch_size=batch_size,
         overwrite=overwrite,
     )

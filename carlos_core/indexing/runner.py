@@ -49,8 +49,7 @@ OnProgress = Callable[[Progress], None]
 @dataclass(frozen=True, eq=False)
 class Measurement:
     """A measured LoRA. model_evaluations: forward passes behind the LoRA side's pictures, also of those that were kept from an
-    earlier run; base_model_evaluations: those that this run spent on the base side. contact_sheet: [1, H, W, 3].
-    ended: why an adaptive measurement stopped, "" for one that takes all pictures."""
+    earlier run; base_model_evaluations: those that this run spent on the base side. contact_sheet: [1, H, W, 3]."""
 
     record: LoraRecord
     protocol: Protocol
@@ -58,7 +57,6 @@ class Measurement:
     model_evaluations: int
     base_model_evaluations: int
     contact_sheet: Tensor
-    ended: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,6 @@ def measure_lora(
                 break
     with_lora.journal.mark_complete()
     shots = shots[:taken]
-    ended = "" if decision is None else decision.reason or ALL_TAKEN
     return Measurement(
         record=_record(lora, base, with_lora, shots, encoder, protocol, fit, decision),
         protocol=protocol,
@@ -139,7 +136,6 @@ def measure_lora(
         model_evaluations=sum(_entry(with_lora, shot).evaluations for shot in shots),
         base_model_evaluations=work.base_evaluations,
         contact_sheet=_sheet(base, with_lora, shots),
-        ended=ended,
     )
 
 

@@ -102,16 +102,7 @@ def test_applying_the_best_match_moves_the_picture_that_way(host: Host, indexed:
 def test_the_name_wired_into_load_lora_renders_the_same_picture(host: Host, indexed: dict[str, Any]) -> None:
     query = "pixel art"
     applied = _picture(host, _applied_render(query, trigger=False))
-    workflow = _found(query) | {
-        "load": workflows.node(
-            "LoraLoader",
-            model=["checkpoint", 0],
-            clip=["checkpoint", 1],
-            lora_name=["find", 1],
-            strength_model=1.0,
-            strength_clip=1.0,
-        )
-    }
+    workflow = _found(query) | {"load": workflows.load_found_lora()}
     loaded = _picture(host, workflow | workflows.render("a small house", 7, ["load", 0], ["load", 1], "loaded"))
     assert np.array_equal(applied, loaded)
     assert not np.array_equal(applied, _picture(host, _base_render("unlike")))
@@ -124,14 +115,7 @@ def test_without_an_installed_match_the_branch_is_blocked_with_a_message(host: H
     assert facts_of(outputs, "report") == {"query": "no such thing", "matches": []}
     blocked = workflow | {
         "checkpoint": workflows.node("CheckpointLoaderSimple", ckpt_name=workflows.CHECKPOINT),
-        "load": workflows.node(
-            "LoraLoader",
-            model=["checkpoint", 0],
-            clip=["checkpoint", 1],
-            lora_name=["find", 1],
-            strength_model=1.0,
-            strength_clip=1.0,
-        ),
+        "load": workflows.load_found_lora(),
     }
     outputs = host.run(blocked | workflows.render(query, 1, ["load", 0], ["load", 1], "blocked"))
     assert "blocked-save" not in outputs

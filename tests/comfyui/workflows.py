@@ -81,6 +81,18 @@ def retrieve(query: str, create_as: str = "mini", **settings: Any) -> Workflow:
     }
 
 
+def load_found_lora() -> dict[str, Any]:
+    """ComfyUI's own Load LoRA, with the retriever's `lora_name` wired into it."""
+    return node(
+        "LoraLoader",
+        model=["checkpoint", 0],
+        clip=["checkpoint", 1],
+        lora_name=["find", 1],
+        strength_model=1.0,
+        strength_clip=1.0,
+    )
+
+
 def render(prompt: Any, seed: int, model: list[Any], clip: list[Any], prefix: str) -> Workflow:
     """Text encoding, sampling and saving of one picture, from a model and a CLIP of other nodes."""
     return {
