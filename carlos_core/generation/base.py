@@ -79,4 +79,7 @@ class Generator(Protocol):
 
     def check_lora(self, lora: LoraUse) -> LoraFit: ...
 
+    def prepare(self, jobs: Sequence[Job]) -> None:
+        """Told what will be asked for next: a chance to do in one go what would be dear batch by batch."""
+
     def generate(self, jobs: Sequence[Job], on_step: OnStep | None = None) -> Generated: ...

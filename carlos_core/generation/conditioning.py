@@ -32,6 +32,12 @@ def form_of(conditioning: Conditioning) -> Any:
     return tuple(tensor.shape), described
 
 
+def size_of(conditioning: Conditioning) -> int:
+    """Bytes that a conditioning takes."""
+    tensor, extras = conditioning
+    return sum(value.nbytes for value in (tensor, *extras.values()) if isinstance(value, Tensor))
+
+
 def joined(conditionings: Sequence[Conditioning]) -> list[list[Any]]:
     """One conditioning for a batch: picture i is guided by entry i."""
     extras = {

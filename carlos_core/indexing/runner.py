@@ -207,9 +207,13 @@ class _Work:
 
     def make(self, side: _Side, start: int, end: int) -> None:
         """Make what is missing of one side's pictures from `start` to `end`, both multiples of the batch."""
-        for place in range(start, end, self._batch):
-            part = self._shots[place : min(place + self._batch, end)]
-            if _is_missing(side, part):
+        parts = [self._shots[place : min(place + self._batch, end)] for place in range(start, end, self._batch)]
+        missing = [_is_missing(side, part) for part in parts]
+        self._generator.prepare(
+            [side.job(shot) for part, is_missing in zip(parts, missing, strict=True) if is_missing for shot in part]
+        )
+        for part, is_missing in zip(parts, missing, strict=True):
+            if is_missing:
                 evaluations, image = _make(side, part, self._shots[:PAIRS], self._generator, self._encoder, self._report)
                 self.base_evaluations += 0 if side.loras else evaluations
                 self._made += len(part)

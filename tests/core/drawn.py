@@ -82,6 +82,9 @@ class DrawingGenerator:
             raise LoraError(f"LoRA does not fit: 0 of 4 keys in {lora.path.name} match.", "Pick another LoRA.")
         return LoraFit(matched=fitting, total=4, model="drawn")
 
+    def prepare(self, jobs: Sequence[Job]) -> None:
+        pass
+
     def generate(self, jobs: Sequence[Job], on_step: OnStep | None = None) -> Generated:
         for step in range(1, STEPS + 1):
             if on_step is not None:

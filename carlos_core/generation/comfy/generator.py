@@ -1,4 +1,4 @@
-"""Pictures from ComfyUI's own loaded model. One of the two places where ComfyUI is known.
+"""The Generator of ComfyUI's loaded model.
 
 It does what the graph Load LoRA -> CLIP Text Encode -> KSampler -> VAE Decode does, for many pictures in one sampler call.
 """
@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import comfy.lora
-import comfy.lora_convert
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
-import comfy.utils
 import torch
 from torch import Tensor
 
-from ..errors import GenerationError, LoraError
-from .base import LEADING, Generated, Job, LoraFit, LoraUse, OnStep
-from .conditioning import Conditioning, form_of, joined, text_of, zeroed
-from .fingerprint import Fingerprint
+from ...errors import GenerationError
+from ..base import LEADING, Generated, Job, LoraFit, LoraUse, OnStep
+from ..conditioning import Conditioning, form_of, joined, size_of, text_of, zeroed
+from ..fingerprint import Fingerprint
+from .families import native_size
+from .patching import apply_lora, load_lora
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +53,22 @@ _BATCHED_SAMPLERS = frozenset(
 )
 """Samplers that draw no noise of their own and treat each picture of a batch alone; others get one picture at a time."""
 
-_NATIVE_SIZES = {"SD15": 512, "SD20": 768, "SD21UnclipL": 768, "SD21UnclipH": 768, "SDXL": 1024, "SD3": 1024, "Flux": 1024}
-_DEFAULT_NATIVE_SIZE = 1024
 _BATCH_SIZES = (16, 8, 4, 2)
 _CPU_BATCH_SIZE = 4
 _MEMORY_MARGIN = 1.5
+_SIDES_KEPT = 3
+_CONDITIONING_BYTES = 512 << 20
+
+
+@dataclass(eq=False)
+class _Side:
+    """Model and text encoder with some LoRAs applied (none: the base side), and the conditionings of texts under that encoder."""
+
+    model: Any
+    clip: Any
+    fits: tuple[LoraFit, ...]
+    conditionings: dict[str, Conditioning] = field(default_factory=dict)
+    n_bytes: int = 0
 
 
 class ComfyGenerator:
@@ -92,8 +102,7 @@ class ComfyGenerator:
             raise GenerationError(
                 f"{self.width} x {self.height} is no size for this VAE.", f"Choose multiples of {self._compression}."
             )
-        self._patched: tuple[tuple[LoraUse, ...], Any, Any] | None = None
-        self._conditionings: dict[str, Conditioning] = {}
+        self._sides: dict[tuple[LoraUse, ...], _Side] = {}
         self._max_batch: int | None = None
         self._evaluations = 0
 
@@ -140,13 +149,13 @@ class ComfyGenerator:
         return fingerprint.hexdigest()
 
     def suggest_batch_size(self) -> int:
-        """The largest batch that fits into free memory by ComfyUI's own estimate."""
+        """The largest batch that fits into free memory by ComfyUI's own estimate, once other models have made room."""
         if self._sampler_name not in _BATCHED_SAMPLERS:
             return 1
         device = self._model.load_device
         if comfy.model_management.is_device_cpu(device):
             return _CPU_BATCH_SIZE
-        free = comfy.model_management.get_total_memory(device) - self._model.model_size()
+        free = comfy.model_management.get_free_memory(device) + _evictable_memory(device) - self._model.model_size()
         shape = list(self._empty_latent.shape[1:])
         for batch in _BATCH_SIZES:
             if self._model.model.memory_required([2 * batch, *shape]) * _MEMORY_MARGIN < free:
@@ -154,9 +163,17 @@ class ComfyGenerator:
         return 1
 
     def check_lora(self, lora: LoraUse) -> LoraFit:
-        """Load a LoRA onto clones of model and text encoder and count what fitted. Raises LoraError if nothing did."""
-        _, _, fit = self._apply(lora, self._model, self._clip)
-        return fit
+        """Apply a LoRA to clones of model and text encoder and count what fitted. Raises LoraError if nothing did."""
+        return self._side((lora,)).fits[0]
+
+    def prepare(self, jobs: Sequence[Job]) -> None:
+        """Encode the texts of coming jobs in one go, so that a small GPU does not change models at every batch."""
+        for job in jobs:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            side = self._side(job.loras)
+            if side.n_bytes > _CONDITIONING_BYTES:
+                break
+            self._encoded(side, text_of(job))
 
     def generate(self, jobs: Sequence[Job], on_step: OnStep | None = None) -> Generated:
         """Make pictures; see `Generator`. Raises LoraError for a LoRA that does not fit; on_step's errors pass through."""
@@ -184,10 +201,10 @@ class ComfyGenerator:
         for index, job in enumerate(jobs):
             groups.setdefault(job.loras, []).append(index)
         for loras, members in groups.items():
-            _, clip = self._with_loras(loras)
+            side = self._side(loras)
             by_form: dict[Any, list[int]] = {}
             for index in members:
-                by_form.setdefault(form_of(self._encoded(clip, text_of(jobs[index]))), []).append(index)
+                by_form.setdefault(form_of(self._encoded(side, text_of(jobs[index]))), []).append(index)
             for alike in by_form.values():
                 for start in range(0, len(alike), limit):
                     yield alike[start : start + limit]
@@ -196,10 +213,12 @@ class ComfyGenerator:
         """Pictures of jobs that share a sampler call, in halves if memory does not suffice."""
         try:
             return list(self._sampled_together(jobs, report))
-        except comfy.model_management.OOM_EXCEPTION as error:
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
             if len(jobs) == 1:
                 raise GenerationError(
-                    f"The GPU has too little memory for one picture of {self.width} x {self.height}.",
+                    f"There is too little memory for one picture of {self.width} x {self.height}.",
                     "Choose a smaller width and height, or close other programs that use the GPU.",
                 ) from error
         half = (len(jobs) + 1) // 2
@@ -209,18 +228,16 @@ class ComfyGenerator:
         return self._sampled(jobs[:half], report) + self._sampled(jobs[half:], report)
 
     def _sampled_together(self, jobs: Sequence[Job], report: Callable[[int], None]) -> Tensor:
-        model, clip = self._with_loras(jobs[0].loras)
-        positive = joined([self._encoded(clip, text_of(job)) for job in jobs])
-        negative = joined([zeroed(self._encoded(clip, "")) if self._zero_negative else self._encoded(clip, "")])
+        side = self._side(jobs[0].loras)
+        positive = joined([self._encoded(side, text_of(job)) for job in jobs])
+        negative = joined([zeroed(self._encoded(side, "")) if self._zero_negative else self._encoded(side, "")])
         # The noise a KSampler with that seed makes for one picture, whatever shares the batch.
         noise = torch.cat([comfy.sample.prepare_noise(self._empty_latent, job.seed) for job in jobs])
         if self._scheduler == LEADING:
             # diffusers starts from sqrt(sigma^2 + 1) * noise, ComfyUI below its highest level from sigma * noise.
             noise = noise * (1 + 1 / self._sigmas[0] ** 2).sqrt()
-        model = model.clone()
-        model.set_model_unet_function_wrapper(self._counting(model.model_options.get("model_function_wrapper")))
         latents = comfy.sample.sample(
-            model,
+            side.model,
             noise,
             self._steps,
             self._cfg,
@@ -250,30 +267,38 @@ class ComfyGenerator:
 
         return counted
 
-    def _encoded(self, clip: Any, text: str) -> Conditioning:
-        """Conditioning of a text under the text encoder in use, kept while that stays the same."""
-        if text not in self._conditionings:
-            encoded = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+    def _encoded(self, side: _Side, text: str) -> Conditioning:
+        """Conditioning of a text under a side's text encoder. Kept, the oldest given up when they take too much room."""
+        if text not in side.conditionings:
+            encoded = side.clip.encode_from_tokens_scheduled(side.clip.tokenize(text))
             if len(encoded) != 1:
                 raise GenerationError(
                     "This CLIP has a schedule of its own (hooks), so that a prompt is no single conditioning.",
                     "Index with the CLIP as the checkpoint loader gives it.",
                 )
-            self._conditionings[text] = (encoded[0][0], encoded[0][1])
-        return self._conditionings[text]
+            conditioning = (encoded[0][0], encoded[0][1])
+            while side.conditionings and side.n_bytes > _CONDITIONING_BYTES:
+                side.n_bytes -= size_of(side.conditionings.pop(next(iter(side.conditionings))))
+            side.conditionings[text] = conditioning
+            side.n_bytes += size_of(conditioning)
+        return side.conditionings[text]
 
-    def _with_loras(self, loras: tuple[LoraUse, ...]) -> tuple[Any, Any]:
-        """Model and text encoder with LoRAs applied, on clones; the last combination is kept."""
-        if self._patched is None or self._patched[0] != loras:
+    def _side(self, loras: tuple[LoraUse, ...]) -> _Side:
+        """Model and text encoder with LoRAs applied, on clones; the last few combinations are kept."""
+        side = self._sides.pop(loras, None)
+        if side is None:
             model, clip = self._model, self._clip
+            fits = []
             for lora in loras:
-                model, clip, _ = self._apply(lora, model, clip)
-            self._patched = (loras, model, clip)
-            self._conditionings = {}
-        return self._patched[1], self._patched[2]
-
-    def _apply(self, lora: LoraUse, model: Any, clip: Any) -> tuple[Any, Any, LoraFit]:
-        return apply_lora(model, clip, load_lora(lora.path), lora.path.name, lora.weight, lora.weight)
+                model, clip, fit = apply_lora(model, clip, load_lora(lora.path), lora.path.name, lora.weight, lora.weight)
+                fits.append(fit)
+            model = model.clone()
+            model.set_model_unet_function_wrapper(self._counting(model.model_options.get("model_function_wrapper")))
+            side = _Side(model, clip, tuple(fits))
+            while len(self._sides) >= _SIDES_KEPT:
+                del self._sides[next(iter(self._sides))]
+        self._sides[loras] = side
+        return side
 
     @cached_property
     def _empty_latent(self) -> Tensor:
@@ -290,82 +315,15 @@ class ComfyGenerator:
         return comfy.samplers.calculate_sigmas(sampling, self._scheduler, self._steps)
 
 
-class _ReadKeys(dict[str, Tensor]):
-    """A LoRA's tensors that remembers which of them were taken: ComfyUI only logs those that do not fit."""
-
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
-        super().__init__(tensors)
-        self.taken: set[str] = set()
-
-    def __getitem__(self, key: str) -> Tensor:
-        self.taken.add(key)
-        return super().__getitem__(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        if key in self:
-            self.taken.add(key)
-        return super().get(key, default)
+def _evictable_memory(device: torch.device) -> int:
+    """Bytes of a device that loaded models hold, which ComfyUI frees when another model needs them."""
+    loaded = comfy.model_management.current_loaded_models
+    return sum(int(model.model_loaded_memory()) for model in loaded if model.device == device)
 
 
-def load_lora(path: Path) -> dict[str, Tensor]:
-    """Tensors of a LoRA file. Raises LoraError when it cannot be read."""
-    try:
-        return comfy.utils.load_torch_file(str(path), safe_load=True)
-    except Exception as error:  # ComfyUI passes on whatever the format's reader raises; none of it is a cancel
-        raise LoraError(f"The LoRA {path.name} cannot be loaded ({error}).", "Check that the file is whole.") from error
-
-
-def apply_lora(
-    model: Any, clip: Any, tensors: dict[str, Tensor], name: str, weight: float, clip_weight: float
-) -> tuple[Any, Any, LoraFit]:
-    """Clones of model and text encoder (either may be None) with a LoRA applied, and how much of it fitted.
-
-    Raises LoraError, with the counts, if none of its tensors fits the model.
-    """
-    key_map: dict[str, Any] = {}
-    if model is not None:
-        key_map = comfy.lora.model_lora_keys_unet(model.model, key_map)
-    if clip is not None:
-        key_map = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, key_map)
-    read = _ReadKeys(comfy.lora_convert.convert_lora(dict(tensors)))
-    patches = comfy.lora.load_lora(read, key_map, log_missing=False)
-    patched = set()
-    if model is not None:
-        model = model.clone()
-        patched |= set(model.add_patches(patches, weight))
-    if clip is not None:
-        clip = clip.clone()
-        patched |= set(clip.add_patches(patches, clip_weight))
-    fit = LoraFit(
-        matched=len(read.taken) if patched else 0, total=len(read), model=family_of_model(model) if model is not None else ""
-    )
-    if fit.matched == 0:
-        raise LoraError(
-            f"LoRA does not fit: 0 of {fit.total} keys in '{name}' match this {fit.model or 'text encoder'} model.",
-            "Load a checkpoint of the LoRA's own family, or pick another LoRA.",
-        )
-    return model, clip, fit
-
-
-def native_size(model: Any) -> int:
-    """Side, in pixels, of the pictures that a model's family was trained on."""
-    names = [base.__name__ for base in type(model.model.model_config).__mro__]
-    return next((_NATIVE_SIZES[name] for name in names if name in _NATIVE_SIZES), _DEFAULT_NATIVE_SIZE)
-
-
-def family_of_model(model: Any) -> str:
-    """ComfyUI's own name for what kind of model is loaded, e.g. "SDXL" or "SD3"."""
-    return type(model.model.model_config).__name__
-
-
-def is_guidance_distilled(model: Any) -> bool:
-    """Whether a model takes its guidance as an input and wants no CFG, as Flux does."""
-    return bool(model.model.model_config.unet_config.get("guidance_embed", False))
-
-
-def has_timesteps(model: Any) -> bool:
-    """Whether a model was trained on numbered timesteps (SD 1.5, SD 2, SDXL), which "leading" counts by."""
-    return hasattr(model.get_model_object("model_sampling"), "num_timesteps")
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Also for the CPU, where torch has no error of its own for it."""
+    return isinstance(error, (comfy.model_management.OOM_EXCEPTION, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def _leading_sigmas(sampling: Any, steps: int) -> Tensor:

@@ -1,0 +1,75 @@
+"""Indexing on a GPU that has too little memory for the batch asked for.
+
+usage: python benchmarks/out_of_memory.py COMFYUI_FOLDER MINIWORLD
+
+A full-size SDXL-shaped model with random weights, 1024 px. The process is allowed what the model and about five pictures take
+(torch.cuda.set_per_process_memory_fraction), and 16 pictures at a time are asked for: torch's own out-of-memory error is what
+is met. The measured direction is compared with that of a run with all the memory, and of one at batch 4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("comfyui", type=Path)
+    parser.add_argument("miniworld", type=Path)
+    options = parser.parse_args()
+    sys.argv = sys.argv[:1]
+    sys.path[:0] = [str(options.comfyui), str(ROOT), str(ROOT / "benchmarks")]
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    import numpy as np
+    from overhead import sdxl, shots_of
+
+    from carlos_core.indexing import measure_lora
+    from carlos_core.indexing.protocol import TRIGGERS_ON_LORA_SIDE, Protocol, shared_seed_rule
+
+    logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="log: %(message)s")
+    with tempfile.TemporaryDirectory() as name:
+        models = sdxl(options.miniworld, Path(name), False)
+
+        def direction(label: str, batch: int) -> np.ndarray:
+            generator = models.generator(4)
+            protocol = Protocol("custom", "16", shared_seed_rule(0), 1.0, TRIGGERS_ON_LORA_SIDE, generator.settings)
+            measured = measure_lora(
+                models.lora,
+                generator=generator,
+                encoder=models.encoder,
+                protocol=protocol,
+                shots=shots_of(16),
+                working_directory=Path(name) / label,
+                batch_size=batch,
+            )
+            print(
+                f"{label}: {measured.record.n_images} pairs, strength {measured.record.strength:.4f}, auto batch now "
+                f"{generator.suggest_batch_size()}",
+                flush=True,
+            )
+            return measured.record.direction.astype(np.float64)
+
+        whole = direction("all memory, batch 16", 16)
+        fours = direction("all memory, batch 4", 4)
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + (9 << 30)) / total)
+        short = direction("9 GiB beside the models, batch 16", 16)
+        for label, other in (("batch 4", fours), ("too little memory", short)):
+            cosine = whole @ other / np.linalg.norm(whole) / np.linalg.norm(other)
+            print(f"cosine of the directions, batch 16 and {label}: {cosine:.8f}")
+
+
+if __name__ == "__main__":
+    main()

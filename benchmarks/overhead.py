@@ -1,0 +1,205 @@
+"""Wall time of indexing against a bare loop of ComfyUI's own parts over the same latents, at several batch sizes.
+
+usage: python benchmarks/overhead.py COMFYUI_FOLDER MINIWORLD [--sdxl] [--cut] [--batches 1 4 16 0] [--images 64] [--steps 12]
+
+Without --sdxl: the mini-world. The bare loop is text encoding, sampler, VAE decode and one CLIP pass over the same pictures. With
+it: a full-size SDXL-shaped model with random weights at 1024 px (speed does not depend on them; --cut makes it tiny, to try the
+script); the bare loop is sampler and VAE alone. Batch 0 is the automatic choice. Both sides of a LoRA are made in each, `images`
+pictures a side, one LoRA loaded once. The bare loop is timed before and after indexing, and the two averaged (--once: before).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Models:
+    """What is measured: MODEL, CLIP, VAE, a LoRA and the CLIP that looks at the pictures."""
+
+    def __init__(self, model: Any, clip: Any, vae: Any, lora: Any, encoder: Any, size: int, scheduler: str, cfg: float) -> None:
+        self.model, self.clip, self.vae, self.lora, self.encoder = model, clip, vae, lora, encoder
+        self.size, self.scheduler, self.cfg = size, scheduler, cfg
+
+    def generator(self, steps: int) -> Any:
+        from carlos_core.generation.comfy import ComfyGenerator
+
+        settings = {"steps": steps, "cfg": self.cfg, "sampler_name": "euler", "scheduler": self.scheduler}
+        return ComfyGenerator(self.model, self.clip, self.vae, **settings, width=self.size, height=self.size)
+
+
+def miniworld(folder: Path, work: Path) -> Models:
+    import subprocess
+
+    import comfy.sd
+
+    from carlos_core.embedding import local_encoders
+    from carlos_core.embedding.comfy import load_comfy_encoder
+    from carlos_core.loras import read_lora_file
+
+    checkpoint = work / "miniworld.safetensors"
+    subprocess.run([sys.executable, folder / "build_checkpoint.py", checkpoint], check=True, stdout=subprocess.DEVNULL)
+    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(checkpoint), output_vae=True, output_clip=True)
+    encoder = load_comfy_encoder(local_encoders([folder])["mini_clip"].encoder_id, [folder])
+    return Models(model, clip, vae, read_lora_file(folder / "loras" / "sepia_toned.safetensors"), encoder, 128, "simple", 3.0)
+
+
+def sdxl(folder: Path, work: Path, cut: bool) -> Models:
+    import comfy.model_management
+    from model_families import build, write_lora
+
+    from carlos_core.embedding import local_encoders
+    from carlos_core.embedding.comfy import load_comfy_encoder
+    from carlos_core.loras import read_lora_file
+
+    model, clip, vae = build("sdxl", cut, comfy.model_management.get_torch_device())
+    encoder = load_comfy_encoder(local_encoders([folder])["mini_clip"].encoder_id, [folder])
+    lora = read_lora_file(write_lora(model, work / "sdxl.safetensors"))
+    return Models(model, clip, vae, lora, encoder, 64 if cut else 1024, "normal", 5.0)
+
+
+def shots_of(images: int) -> Sequence[Any]:
+    from carlos_core.indexing.plan import all_shots
+    from carlos_core.prompts import default_index_prompts
+
+    prompts = default_index_prompts()
+    n_prompts = min(images, len(prompts.prompts))
+    return all_shots(prompts, seeds=-(-images // n_prompts), first_seed=0, max_prompts=n_prompts)[:images]
+
+
+def finished() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def bare(models: Models, images: int, batch: int, steps: int, whole: bool) -> float:
+    """Seconds of ComfyUI's own functions. whole: with text encoding and CLIP, else one conditioning for all, made before."""
+    import comfy.sample
+    import comfy.sd
+    import comfy.utils
+
+    def encode(clip: Any, text: str) -> Any:
+        return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+    empty = torch.zeros(1, 4, models.size // 8, models.size // 8)
+    empty = comfy.sample.fix_empty_latent_channels(models.model, empty)
+    shots = shots_of(images)
+    ready = None if whole else encode(models.clip, "a house by a lake")
+    start = finished()
+    with_lora = comfy.sd.load_lora_for_models(
+        models.model, models.clip, comfy.utils.load_torch_file(str(models.lora.path)), 1.0, 1.0
+    )
+    for model, clip in ((models.model, models.clip), with_lora):
+        negative = ready or encode(clip, "")
+        for place in range(0, images, batch):
+            part = shots[place : place + batch]
+            if ready is None:
+                texts = [encode(clip, shot.prompt.text)[0] for shot in part]
+                pooled = torch.cat([extras["pooled_output"] for _, extras in texts])
+                positive = [[torch.cat([tensor for tensor, _ in texts]), {**texts[0][1], "pooled_output": pooled}]]
+            else:
+                positive = ready
+            noise = torch.cat([comfy.sample.prepare_noise(empty, shot.seed) for shot in part])
+            latents = comfy.sample.sample(
+                model,
+                noise,
+                steps,
+                models.cfg,
+                "euler",
+                models.scheduler,
+                positive,
+                negative,
+                torch.zeros_like(noise),
+                disable_pbar=True,
+                seed=0,
+            )
+            pictures = models.vae.decode(latents)
+            if whole:
+                models.encoder.encode_images(pictures)
+    return finished() - start
+
+
+def indexing(models: Models, images: int, batch: int, steps: int, work: Path) -> float:
+    """Seconds of measuring the LoRA from nothing, to the finished row."""
+    from carlos_core.indexing import measure_lora
+    from carlos_core.indexing.protocol import TRIGGERS_ON_LORA_SIDE, Protocol, shared_seed_rule
+    from carlos_core.prompts import default_index_prompts
+
+    start = finished()
+    generator = models.generator(steps)
+    hashed = default_index_prompts().content_hash
+    protocol = Protocol("custom", hashed, shared_seed_rule(0), 1.0, TRIGGERS_ON_LORA_SIDE, generator.settings)
+    measure_lora(
+        models.lora,
+        generator=generator,
+        encoder=models.encoder,
+        protocol=protocol,
+        shots=shots_of(images),
+        working_directory=work,
+        batch_size=batch,
+    )
+    return finished() - start
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("comfyui", type=Path)
+    parser.add_argument("miniworld", type=Path)
+    parser.add_argument("--sdxl", action="store_true")
+    parser.add_argument("--cut", action="store_true")
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 4, 16, 0])
+    parser.add_argument("--images", type=int, nargs="*", default=[64], help="one number, or one for each batch size")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--once", action="store_true")
+    options = parser.parse_args()
+    sys.argv = [sys.argv[0], *([] if torch.cuda.is_available() else ["--cpu"])]
+    sys.path[:0] = [str(options.comfyui), str(ROOT), str(ROOT / "benchmarks")]
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    import comfy.model_management
+
+    from carlos_core.generation import LoraUse
+
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        models = sdxl(options.miniworld, work, options.cut) if options.sdxl else miniworld(options.miniworld, work)
+        auto = models.generator(options.steps).suggest_batch_size()
+        bare(models, 2, 1, 2, True)  # first use: kernels are chosen, memory is asked for
+        where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+        print(f"{where}, torch {torch.__version__}, {models.size} px, {options.steps} steps, auto batch {auto}:\n")
+        generator = models.generator(options.steps)
+        start = finished()
+        _ = generator.fingerprint
+        fingerprinted = finished()
+        generator.check_lora(LoraUse(models.lora.path, 1.0))
+        print(f"of which once a run: fingerprint {fingerprinted - start:.2f} s, LoRA check {finished() - fingerprinted:.2f} s\n")
+        print("| batch | pictures | indexing, images/s | bare loop, images/s (before, after) | wall, indexing / bare |")
+        print("|---|---|---|---|---|")
+        sizes = options.images * (len(options.batches) if len(options.images) == 1 else 1)
+        for asked, images in zip(options.batches, sizes, strict=True):
+            batch = asked or auto
+            before = bare(models, images, batch, options.steps, not options.sdxl)
+            ours = indexing(models, images, batch, options.steps, work / f"batch{asked}")
+            after = before if options.once else bare(models, images, batch, options.steps, not options.sdxl)
+            rate = 2 * images
+            print(
+                f"| {batch}{'' if asked else ' (auto)'} | {rate} | {rate / ours:.3f} | {rate / before:.3f}, {rate / after:.3f} | "
+                f"{ours / ((before + after) / 2):.3f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+"""Pictures from ComfyUI's own loaded model. One of the two places where ComfyUI is known."""
+
+from .families import family_of_model, is_guidance_distilled, native_size
+from .generator import ComfyGenerator
+from .patching import apply_lora, load_lora
+
+__all__ = [
+    "ComfyGenerator",
+    "apply_lora",
+    "family_of_model",
+    "is_guidance_distilled",
+    "load_lora",
+    "native_size",
+]

@@ -1,0 +1,24 @@
+"""What kind of model ComfyUI has loaded, and what follows from that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_NATIVE_SIZES = {"SD15": 512, "SD20": 768, "SD21UnclipL": 768, "SD21UnclipH": 768, "SDXL": 1024, "SD3": 1024, "Flux": 1024}
+_DEFAULT_NATIVE_SIZE = 1024
+
+
+def native_size(model: Any) -> int:
+    """Side, in pixels, of the pictures that a model's family was trained on."""
+    names = [base.__name__ for base in type(model.model.model_config).__mro__]
+    return next((_NATIVE_SIZES[name] for name in names if name in _NATIVE_SIZES), _DEFAULT_NATIVE_SIZE)
+
+
+def family_of_model(model: Any) -> str:
+    """ComfyUI's own name for what kind of model is loaded, e.g. "SDXL" or "SD3"."""
+    return type(model.model.model_config).__name__
+
+
+def is_guidance_distilled(model: Any) -> bool:
+    """Whether a model takes its guidance as an input and wants no CFG, as Flux does."""
+    return bool(model.model.model_config.unet_config.get("guidance_embed", False))
