@@ -2,9 +2,9 @@
 
 usage: python benchmarks/out_of_memory.py COMFYUI_FOLDER MINIWORLD
 
-A full-size SDXL-shaped model with random weights, 1024 px. The process is allowed what the model and about five pictures take
-(torch.cuda.set_per_process_memory_fraction), and 16 pictures at a time are asked for: torch's own out-of-memory error is what
-is met. The measured direction is compared with that of a run with all the memory, and of one at batch 4.
+A full-size SDXL-shaped model with random weights, 1024 px. The process is allowed what the models take and some GiB more
+(torch.cuda.set_per_process_memory_fraction), and 16 pictures at a time are asked for: torch's own out-of-memory error is what is
+met. The directions are compared with that of a run with all the memory.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def main() -> None:
     import numpy as np
     from overhead import sdxl, shots_of
 
+    from carlos_core.errors import CarlosError
     from carlos_core.indexing import measure_lora
     from carlos_core.indexing.protocol import TRIGGERS_ON_LORA_SIDE, Protocol, shared_seed_rule
 
@@ -62,13 +63,19 @@ def main() -> None:
 
         whole = direction("all memory, batch 16", 16)
         fours = direction("all memory, batch 4", 4)
+        compared = [("batch 4", fours)]
         total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.empty_cache()
-        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + (9 << 30)) / total)
-        short = direction("9 GiB beside the models, batch 16", 16)
-        for label, other in (("batch 4", fours), ("too little memory", short)):
+        for gib in (4.0, 2.0, 0.25):
+            torch.cuda.empty_cache()
+            torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + gib * 2**30) / total)
+            label = f"{gib:g} GiB beside the models, batch 16"
+            try:
+                compared.append((label, direction(label.replace(" ", "-"), 16)))
+            except CarlosError as error:
+                print(f"{label}: {error}", flush=True)
+        for label, other in compared:
             cosine = whole @ other / np.linalg.norm(whole) / np.linalg.norm(other)
-            print(f"cosine of the directions, batch 16 and {label}: {cosine:.8f}")
+            print(f"cosine of the directions, all memory at batch 16 and {label}: {cosine:.6f}")
 
 
 if __name__ == "__main__":

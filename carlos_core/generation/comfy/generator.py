@@ -60,15 +60,37 @@ _SIDES_KEPT = 3
 _CONDITIONING_BYTES = 512 << 20
 
 
+class _Texts:
+    """Conditionings of texts under one text encoder."""
+
+    def __init__(self) -> None:
+        self._conditionings: dict[str, Conditioning] = {}
+        self._n_bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self._n_bytes > _CONDITIONING_BYTES
+
+    def get(self, text: str) -> Conditioning | None:
+        return self._conditionings.get(text)
+
+    def keep(self, text: str, conditioning: Conditioning) -> None:
+        """Take one in; the oldest are given up for it."""
+        while self.is_full:
+            self._n_bytes -= size_of(self._conditionings.pop(next(iter(self._conditionings))))
+        self._conditionings[text] = conditioning
+        self._n_bytes += size_of(conditioning)
+
+
 @dataclass(eq=False)
 class _Side:
-    """Model and text encoder with some LoRAs applied (none: the base side), and the conditionings of texts under that encoder."""
+    """Model and text encoder with some LoRAs applied (none: the base side). texts: shared with the base side by LoRAs that do
+    not touch the text encoder."""
 
     model: Any
     clip: Any
     fits: tuple[LoraFit, ...]
-    conditionings: dict[str, Conditioning] = field(default_factory=dict)
-    n_bytes: int = 0
+    texts: _Texts = field(default_factory=_Texts)
 
 
 class ComfyGenerator:
@@ -171,7 +193,7 @@ class ComfyGenerator:
         for job in jobs:
             comfy.model_management.throw_exception_if_processing_interrupted()
             side = self._side(job.loras)
-            if side.n_bytes > _CONDITIONING_BYTES:
+            if side.texts.is_full:
                 break
             self._encoded(side, text_of(job))
 
@@ -189,7 +211,10 @@ class ComfyGenerator:
                 if on_step is not None:
                     on_step(done + step * n, len(jobs) * self._steps)
 
-            for index, image in zip(indices, self._sampled(group, report), strict=True):
+            sampled = self._sampled(group, report)
+            if len(group) == len(jobs):
+                return Generated(sampled, self._evaluations)
+            for index, image in zip(indices, sampled, strict=True):
                 images[index] = image
             done += len(group) * self._steps
         return Generated(torch.stack([image for image in images if image is not None]), self._evaluations)
@@ -209,10 +234,10 @@ class ComfyGenerator:
                 for start in range(0, len(alike), limit):
                     yield alike[start : start + limit]
 
-    def _sampled(self, jobs: Sequence[Job], report: Callable[[int], None]) -> list[Tensor]:
+    def _sampled(self, jobs: Sequence[Job], report: Callable[[int], None]) -> Tensor:
         """Pictures of jobs that share a sampler call, in halves if memory does not suffice."""
         try:
-            return list(self._sampled_together(jobs, report))
+            return self._sampled_together(jobs, report)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -225,7 +250,7 @@ class ComfyGenerator:
         logger.warning("carlos: out of memory with %d pictures at a time, going on with %d", len(jobs), half)
         comfy.model_management.soft_empty_cache()
         self._max_batch = half
-        return self._sampled(jobs[:half], report) + self._sampled(jobs[half:], report)
+        return torch.cat([self._sampled(jobs[:half], report), self._sampled(jobs[half:], report)])
 
     def _sampled_together(self, jobs: Sequence[Job], report: Callable[[int], None]) -> Tensor:
         side = self._side(jobs[0].loras)
@@ -268,8 +293,9 @@ class ComfyGenerator:
         return counted
 
     def _encoded(self, side: _Side, text: str) -> Conditioning:
-        """Conditioning of a text under a side's text encoder. Kept, the oldest given up when they take too much room."""
-        if text not in side.conditionings:
+        """Conditioning of a text under a side's text encoder."""
+        conditioning = side.texts.get(text)
+        if conditioning is None:
             encoded = side.clip.encode_from_tokens_scheduled(side.clip.tokenize(text))
             if len(encoded) != 1:
                 raise GenerationError(
@@ -277,11 +303,8 @@ class ComfyGenerator:
                     "Index with the CLIP as the checkpoint loader gives it.",
                 )
             conditioning = (encoded[0][0], encoded[0][1])
-            while side.conditionings and side.n_bytes > _CONDITIONING_BYTES:
-                side.n_bytes -= size_of(side.conditionings.pop(next(iter(side.conditionings))))
-            side.conditionings[text] = conditioning
-            side.n_bytes += size_of(conditioning)
-        return side.conditionings[text]
+            side.texts.keep(text, conditioning)
+        return conditioning
 
     def _side(self, loras: tuple[LoraUse, ...]) -> _Side:
         """Model and text encoder with LoRAs applied, on clones; the last few combinations are kept."""
@@ -295,6 +318,8 @@ class ComfyGenerator:
             model = model.clone()
             model.set_model_unet_function_wrapper(self._counting(model.model_options.get("model_function_wrapper")))
             side = _Side(model, clip, tuple(fits))
+            if loras and clip is self._clip:
+                side.texts = self._side(()).texts
             while len(self._sides) >= _SIDES_KEPT:
                 del self._sides[next(iter(self._sides))]
         self._sides[loras] = side

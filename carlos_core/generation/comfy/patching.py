@@ -43,7 +43,9 @@ def load_lora(path: Path) -> dict[str, Tensor]:
 def apply_lora(
     model: Any, clip: Any, tensors: dict[str, Tensor], name: str, weight: float, clip_weight: float
 ) -> tuple[Any, Any, LoraFit]:
-    """Clones of model and text encoder (either may be None) with a LoRA applied, and how much of it fitted.
+    """Model and text encoder (either may be None) with a LoRA applied to clones of them, and how much of it fitted.
+
+    One that the LoRA does not touch comes back as it is.
 
     Raises LoraError, with the counts, if none of its tensors fits the model.
     """
@@ -54,15 +56,20 @@ def apply_lora(
         key_map = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, key_map)
     read = _ReadKeys(comfy.lora_convert.convert_lora(dict(tensors)))
     patches = comfy.lora.load_lora(read, key_map, log_missing=False)
-    patched = set()
+    patched_model, patched_clip = set(), set()
     if model is not None:
-        model = model.clone()
-        patched |= set(model.add_patches(patches, weight))
+        clone = model.clone()
+        patched_model = set(clone.add_patches(patches, weight))
+        # An untouched one is passed on as it is: a clone would be loaded anew, and its texts encoded again.
+        model = clone if patched_model else model
     if clip is not None:
-        clip = clip.clone()
-        patched |= set(clip.add_patches(patches, clip_weight))
+        clone = clip.clone()
+        patched_clip = set(clone.add_patches(patches, clip_weight))
+        clip = clone if patched_clip else clip
     fit = LoraFit(
-        matched=len(read.taken) if patched else 0, total=len(read), model=family_of_model(model) if model is not None else ""
+        matched=len(read.taken) if patched_model or patched_clip else 0,
+        total=len(read),
+        model=family_of_model(model) if model is not None else "",
     )
     if fit.matched == 0:
         raise LoraError(
