@@ -99,7 +99,8 @@ def sweep_lora(
             break
         weight = factor * protocol.lora_weight
         with_lora = lora_side(lora, weight, *place)
-        work = Work(generator, encoder, (base, with_lora), shots, batch, speed, _titled(on_progress, f"weight {weight:g}: "))
+        titled = _titled(on_progress, f"weight {weight:g}: ")
+        work = Work(generator, encoder, (base, with_lora), shots, batch, speed, titled, thumbnails=0)
         work.make(base, 0, len(shots))
         base_evaluations += work.evaluations[base]
         try:

@@ -94,6 +94,7 @@ class Work:
     """Making pictures, and telling how far it is and how long it will take.
 
     sides: all that will be made of `shots`. expected: pictures of each side that it is likely to come to, all of them if 0.
+    thumbnails: how many pictures of each side are also kept to be looked at.
     evaluations: forward passes that were spent on each side here.
     """
 
@@ -107,12 +108,14 @@ class Work:
         speed: Speed,
         on_progress: OnProgress | None,
         expected: int = 0,
+        thumbnails: int = PAIRS,
     ) -> None:
         self._generator, self._encoder, self._shots, self._batch = generator, encoder, shots, batch
         self._on_progress, self._speed = on_progress, speed
         self._missing = {side: side.missing(shots, batch) for side in sides}
         self._done = 0
         self._has_looked = False
+        self._shown = shots[:thumbnails]
         self._expected = min(expected or len(shots), len(shots))
         self.evaluations = dict.fromkeys(sides, 0)
 
@@ -123,7 +126,7 @@ class Work:
             image = None
             if side.is_missing(part):
                 begin = time.monotonic()
-                evaluations, image = _make(side, part, self._shots[:PAIRS], self._generator, self._encoder, self._report)
+                evaluations, image = _make(side, part, self._shown, self._generator, self._encoder, self._report)
                 self._speed.add(time.monotonic() - begin, len(part))
                 self.evaluations[side] += evaluations
             self._missing[side][place : place + len(part)] = False

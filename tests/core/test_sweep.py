@@ -190,6 +190,8 @@ def test_a_session_sweeps_after_the_measurement_and_makes_only_the_other_weights
     saved = load_database(bench.folder / "db.parquet").row(row["lora_id"])
     assert saved is not None
     assert saved["suggested_weight"] == row["suggested_weight"]
+    # Thumbnails are of the measurement alone: one folder for each side.
+    assert len(list((bench.folder / "work").glob("*/*.thumbs"))) == 2
     # The row is otherwise what it is without a sweep.
     plain = session_of(bench, DrawingGenerator(), overwrite=True).index(outcome.lora).row
     assert plain["direction"].tobytes() == row["direction"].tobytes()
