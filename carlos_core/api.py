@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from . import paths
@@ -12,7 +13,8 @@ from .generation.base import Generator
 from .indexing import Protocol, measure_lora
 from .indexing.plan import all_shots
 from .indexing.protocol import TRIGGERS_ON_LORA_SIDE, shared_seed_rule
-from .indexing.runner import OnProgress
+from .indexing.sweep import sweep_lora
+from .indexing.work import OnProgress
 from .loras import read_lora_file
 from .prompts import PromptSet, default_index_prompts
 from .types import IndexingResult, LoraVector
@@ -34,13 +36,15 @@ def index_lora(
     max_prompts: int = 0,
     lora_weight: float = 1.0,
     batch_size: int = 0,
+    scale_sweep: bool = False,
     on_progress: OnProgress | None = None,
 ) -> IndexingResult:
     """Measure a LoRA and put the row into `db` (which is not saved: `db.save_parquet`).
 
     A LoRA that `db` knows already is not measured again unless `overwrite`; its row is returned. lora_source: path of a LoRA
     file, or "civitai" with `model_id` and `version_id`. generator: what makes the pictures. working_directory: where finished
-    pictures' features are kept (default: CARLOS_HOME/cache). Raises IndexingError, GenerationError, LoraError, DatabaseError.
+    pictures' features are kept (default: CARLOS_HOME/cache). scale_sweep: also measure the strength curve and suggest a weight.
+    Raises IndexingError, GenerationError, LoraError, DatabaseError.
     """
     if str(lora_source) == "civitai":
         found = _known(db, str(version_id)) if not overwrite else None
@@ -62,11 +66,14 @@ def index_lora(
             "Pass generator=..., or use the LoRA Indexer node in ComfyUI.",
         )
     encoder_id = db.check_encoder(encoder.encoder_id if encoder is not None else None)
+    encoder = encoder or load_encoder(encoder_id)
     prompts = prompts or default_index_prompts()
+    shots = all_shots(prompts, seeds=seeds, first_seed=first_seed, max_prompts=max_prompts)
+    folder = Path(working_directory) if working_directory else paths.cache_directory()
     measurement = measure_lora(
         lora,
         generator=generator,
-        encoder=encoder or load_encoder(encoder_id),
+        encoder=encoder,
         protocol=Protocol(
             preset="custom",
             prompts_hash=prompts.content_hash,
@@ -75,16 +82,30 @@ def index_lora(
             trigger_rule=TRIGGERS_ON_LORA_SIDE,
             generator=generator.settings,
         ),
-        shots=all_shots(prompts, seeds=seeds, first_seed=first_seed, max_prompts=max_prompts),
-        working_directory=Path(working_directory) if working_directory else paths.cache_directory(),
+        shots=shots,
+        working_directory=folder,
         batch_size=batch_size,
         afresh=overwrite,
         on_progress=on_progress,
     )
-    db.upsert(measurement.record, measurement.protocol.described())
+    record = measurement.record
+    if scale_sweep and record.strength and lora_weight:
+        sweep = sweep_lora(
+            lora,
+            record.direction,
+            generator=generator,
+            encoder=encoder,
+            protocol=measurement.protocol,
+            shots=shots,
+            working_directory=folder,
+            batch_size=batch_size,
+            on_progress=on_progress,
+        )
+        record = replace(record, strength_curve=sweep.curve, suggested_weight=sweep.suggested_weight)
+    db.upsert(record, measurement.protocol.described())
     row = db.row(lora.lora_id)
     assert row is not None, "the row was just written"
-    return IndexingResult(lora.lora_id, row, measurement.record.vector, is_new=True)
+    return IndexingResult(lora.lora_id, row, record.vector, is_new=True)
 
 
 def _known(db: MetricsDatabase, lora_id: str) -> IndexingResult | None:

@@ -41,5 +41,9 @@ class GenerationError(CarlosError):
     """Pictures could not be made."""
 
 
+class BrokenPictureError(GenerationError):
+    """A picture was made, but its values are not finite."""
+
+
 class IndexingError(CarlosError):
     """A LoRA could not be indexed or its results could not be kept."""

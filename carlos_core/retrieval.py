@@ -21,6 +21,9 @@ MAX_STRENGTH = 9.8
 MIN_CONSISTENCY = 0.041
 """The published limits (arXiv 2512.08826): stronger LoRAs break the picture, less consistent ones do no one thing."""
 
+_PUBLISHED_IMAGES = 4480
+"""Pictures behind a published row: the full protocol (arXiv 2512.08826)."""
+
 _FLOAT32_SLACK = 1e-5
 _ANY_CONSISTENCY = -1.0
 
@@ -83,6 +86,7 @@ def retrieve(
     top_k: int = 5,
     max_strength: float = MAX_STRENGTH,
     min_consistency: float = MIN_CONSISTENCY,
+    min_alignment: float = 0.0,
     base_model: str | None = None,
     installed: Mapping[str, str] | None = None,
     installed_only: bool = False,
@@ -92,6 +96,9 @@ def retrieve(
 ) -> list[Match]:
     """The LoRAs of `db` whose measured effect fits `query` best.
 
+    min_alignment: leave out rows whose direction is known less well, as their expected cosine with the full protocol's tells; 0
+    for no limit. A row without that figure stays if the full protocol is what it was measured by (as the published ones) or if
+    it does not say; one of fewer pictures goes: it has no figure because they told nothing about its direction.
     base_model: keep rows of this family and rows whose family is not known. installed: lora_id -> file name of the LoRAs at
     hand; `installed_only` keeps no others. prompts: prompt set of the signature (default: the built-in one). encoder: default
     is the one the rows were measured with, loaded once. Raises RetrievalError for an empty query or top_k < 1, EncoderError
@@ -105,6 +112,7 @@ def retrieve(
         top_k=top_k,
         max_strength=max_strength,
         min_consistency=min_consistency,
+        min_alignment=min_alignment,
         base_model=base_model,
         installed=installed,
         installed_only=installed_only,
@@ -120,6 +128,7 @@ def find_matches(
     top_k: int,
     max_strength: float,
     min_consistency: float,
+    min_alignment: float = 0.0,
     base_model: str | None = None,
     installed: Mapping[str, str] | None = None,
     installed_only: bool = False,
@@ -127,6 +136,7 @@ def find_matches(
     """`retrieve` for a signature that is known, with the reason when nothing is found."""
     arrays = db.ranking_arrays
     keep = _selected(db, base_model, (installed or {}) if installed_only else None)
+    aligned = _aligned(db, min_alignment)
     indices, scores = rank(
         arrays.directions,
         signature,
@@ -136,14 +146,14 @@ def find_matches(
         max_strength=max_strength,
         min_consistency=min_consistency,
         norms=arrays.norms,
-        keep=keep,
+        keep=aligned if keep is None else keep if aligned is None else keep & aligned,
     )
     items = []
     for place, (index, score) in enumerate(zip(indices.tolist(), scores.tolist(), strict=True), start=1):
         row = db.row_at(int(arrays.rows[index]))
         vector = LoraVector(row["direction"], row["strength"], row["consistency"])
         items.append(Match(place, row["lora_id"], score, row, vector, (installed or {}).get(row["lora_id"])))
-    reason = "" if items else _why_nothing(len(db), keep, max_strength, min_consistency)
+    reason = "" if items else _why_nothing(len(db), keep, max_strength, min_consistency, min_alignment)
     return Matches(query=query.strip(), encoder_id=str(db.encoder_id), items=tuple(items), reason=reason)
 
 
@@ -190,16 +200,28 @@ def _selected(db: MetricsDatabase, base_model: str | None, installed: Mapping[st
     return torch.tensor(keep, dtype=torch.bool)
 
 
-def _why_nothing(n_rows: int, keep: Tensor | None, max_strength: float, min_consistency: float) -> str:
+def _aligned(db: MetricsDatabase, min_alignment: float) -> Tensor | None:
+    """Which rows have a direction that is known well enough, in ranking order. [R] bool, None for all."""
+    if min_alignment <= 0:
+        return None
+    alignments, images = db.column("alignment"), db.column("n_images")
+    keep = [
+        (images[row] or _PUBLISHED_IMAGES) >= _PUBLISHED_IMAGES if alignments[row] is None else alignments[row] >= min_alignment
+        for row in db.ranking_arrays.rows.tolist()
+    ]
+    return torch.tensor(keep, dtype=torch.bool)
+
+
+def _why_nothing(n_rows: int, keep: Tensor | None, max_strength: float, min_consistency: float, min_alignment: float) -> str:
     if n_rows == 0:
         return "The database is empty: index some LoRAs first."
     if keep is not None and not bool(keep.any()):
         return f"None of the {n_rows} LoRAs in the database is installed and of the chosen base model."
     left = n_rows if keep is None else int(keep.sum())
-    return (
-        f"None of the {left} LoRAs has strength <= {max_strength:g}, consistency >= {min_consistency:g} and an effect: "
-        "loosen the limits."
-    )
+    limits = f"strength <= {max_strength:g}, consistency >= {min_consistency:g}"
+    if min_alignment > 0:
+        limits += f", alignment >= {min_alignment:g}"
+    return f"None of the {left} LoRAs has {limits} and an effect: loosen the limits."
 
 
 @lru_cache(maxsize=1)

@@ -31,6 +31,16 @@ class TopicEffect:
     vector: LoraVector
 
 
+@dataclass(frozen=True)
+class CurvePoint:
+    """What a LoRA does at one weight, on a few prompts. strength: raw CLIP units. alignment: cosine of the mean difference with
+    the row's direction, in [-1, 1]; None where nothing changed on average."""
+
+    weight: float
+    strength: float
+    alignment: float | None
+
+
 @dataclass(frozen=True, eq=False)
 class Match:
     """One row found for a query: `rank` counts from 1, `score` is the cosine with the query's signature.
@@ -84,7 +94,8 @@ class LoraRecord:
     """One row of the database. `lora_id` is unique: `str(version_id)` for LoRAs known on CivitAI, else "sha256:<16 hex>".
 
     direction: [D] float32. strength_se, consistency_se: standard errors with the prompt as the unit. alignment: expected
-    cosine of the measured direction with the one that endless prompts would give. indexed_at: ISO 8601, UTC.
+    cosine of the measured direction with the one that endless prompts would give. indexed_at: ISO 8601, UTC. strength_curve,
+    suggested_weight: from a scale sweep by the row's protocol; empty and None if there was none.
     """
 
     lora_id: str
@@ -106,6 +117,8 @@ class LoraRecord:
     strength_se: float | None = None
     consistency_se: float | None = None
     topics: tuple[TopicEffect, ...] = field(default=())
+    strength_curve: tuple[CurvePoint, ...] = field(default=())
+    suggested_weight: float | None = None
     protocol_id: str | None = None
     encoder_id: str | None = None
     indexed_at: str | None = None

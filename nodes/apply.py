@@ -5,6 +5,8 @@ from comfy_api.latest import io
 from . import folders
 from .sockets import CarlosMatches, LoraStack
 
+AS_GIVEN, SUGGESTED = "as given", "suggested"
+
 
 class CarlosApplyLoras(io.ComfyNode):
     @classmethod
@@ -22,6 +24,13 @@ class CarlosApplyLoras(io.ComfyNode):
                 io.Float.Input(
                     "weight", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip="Weight of each, for model and CLIP."
                 ),
+                io.Combo.Input(
+                    "weights",
+                    options=[AS_GIVEN, SUGGESTED],
+                    default=AS_GIVEN,
+                    optional=True,
+                    tooltip="suggested: weight times what a scale sweep of LoRA Indexer found for each LoRA, if there was one.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model"),
@@ -32,18 +41,22 @@ class CarlosApplyLoras(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, matches, max_loras: int, weight: float, clip=None) -> io.NodeOutput:
+    def execute(cls, model, matches, max_loras: int, weight: float, clip=None, weights: str = AS_GIVEN) -> io.NodeOutput:
         from ..carlos_core.generation import comfy as generation
         from ..carlos_core.generation.conditioning import escape_emphasis
 
-        chosen = matches.installed[:max_loras]
+        folders.check_choice(weights, (AS_GIVEN, SUGGESTED), "choice of weights")
+        stack = []
         words: dict[str, None] = {}
-        for match in chosen:
+        for match in matches.installed[:max_loras]:
             path = folders.lora_path(match.file)
-            model, clip, _ = generation.apply_lora(model, clip, generation.load_lora(path), path.name, weight, weight)
+            suggested = match.row.get("suggested_weight") if weights == SUGGESTED else None
+            own = weight if suggested is None else weight * suggested
+            model, clip, _ = generation.apply_lora(model, clip, generation.load_lora(path), path.name, own, own)
+            stack.append((match.file, own, own))
             words.update(dict.fromkeys(match.trigger_words))
         trigger_words = ", ".join(escape_emphasis(word) for word in words)
-        return io.NodeOutput(model, clip, trigger_words, [(match.file, weight, weight) for match in chosen])
+        return io.NodeOutput(model, clip, trigger_words, stack)
 
 
 NODES = [CarlosApplyLoras]

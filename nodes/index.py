@@ -55,6 +55,7 @@ class CarlosLoraIndexer(io.ComfyNode):
 
     @classmethod
     def execute(cls, lora_name: str, civitai_model_id: str, civitai_version_id: str, **settings: Any) -> io.NodeOutput:
+        from ..carlos_core.indexing.estimate import estimate_lora
         from ..carlos_core.loras import read_lora_file
 
         session = indexing.session_of(**settings)
@@ -65,7 +66,7 @@ class CarlosLoraIndexer(io.ComfyNode):
         lora = read_lora_file(folders.lora_path(lora_name), lora_name)
         progress = indexing.NodeProgress(cls.hidden.unique_id)
         plan = indexing.plan_lines(session)
-        progress.say(plan[0])
+        progress.say(f"{plan[0]}; {estimate_lora(session, lora)}")
         outcome = session.index(lora, progress)
         text = report([*_lines(outcome), *plan], indexing.facts_of(outcome))
         database = databases.load_database(session.database_path)
@@ -101,11 +102,7 @@ class CarlosIndexLibrary(io.ComfyNode):
         if not names:
             raise IndexingError(f"No LoRA's name fits {name_filter!r}.", "Empty name_filter to take all of models/loras.")
         plan = indexing.plan_lines(session)
-        indexing.NodeProgress(cls.hidden.unique_id).say(plan[0])
-
-        def progress_of(name: str) -> indexing.NodeProgress:
-            return indexing.NodeProgress(cls.hidden.unique_id, f"{names.index(name) + 1} of {len(names)}, {name}: ")
-
+        progress_of = indexing.LibraryProgress(cls.hidden.unique_id, session, names)
         results = list(session.index_all([(name, folders.lora_path(name)) for name in names], progress_of))
         outcomes = [result for result in results if isinstance(result, Outcome)]
         facts = {
@@ -136,6 +133,7 @@ def _lines(outcome: Outcome) -> list[str]:
         f"from {row['n_images']} pairs of pictures of {row['n_prompts']} prompts",
         f"direction known to a cosine of about {number(row['alignment'])}",
         *([f"strength by topic: {', '.join(f'{name} {number(value, 1)}' for name, value in strongest)}"] if strongest else []),
+        *indexing.curve_lines(row),
         *outcome.notes,
     ]
 

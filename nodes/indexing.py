@@ -11,9 +11,12 @@ from comfy_api.latest import io
 from ..carlos_core.errors import GenerationError
 from ..carlos_core.prompts import default_index_prompts
 from . import encoding, folders
+from .report import number, table
 from .sockets import CarlosDb
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from ..carlos_core.indexing import Progress
     from ..carlos_core.indexing.session import Outcome, Session
 
@@ -72,6 +75,12 @@ def settings_inputs(default_preset: str) -> list[io.Input]:
             tooltip="Where trigger words stand. lora side: as published, their own effect counts as the LoRA's. "
             "both sides: only the LoRA's own effect is left.",
         ),
+        io.Boolean.Input(
+            "scale_sweep",
+            default=False,
+            optional=True,
+            tooltip="Also measure 12 prompts at other weights, for a weight that Apply Retrieved LoRAs can use.",
+        ),
     ]
 
 
@@ -96,6 +105,7 @@ def session_of(
     lora_weight: float,
     overwrite: bool,
     triggers: str = TRIGGER_RULES[0],
+    scale_sweep: bool = False,
 ) -> Session:
     """A session for the settings of an indexing node. Raises CarlosError for values that its widgets do not offer."""
     from ..carlos_core.generation import comfy as generation
@@ -153,28 +163,34 @@ def session_of(
         working_directory=folders.cache_folder(),
         rule=StoppingRule() if chosen is not None and chosen.is_adaptive else None,
         n_full=presets.PAPER_IMAGES,
+        expected=presets.TYPICAL_IMAGES if chosen is not None and chosen.is_adaptive else 0,
         batch_size=batch_size,
         overwrite=overwrite,
+        scale_sweep=scale_sweep,
     )
 
 
 def plan_lines(session: Session) -> list[str]:
     """What a session will do at most, in words."""
+    from ..carlos_core.indexing.sweep import most_pictures
+
     images = len(session.shots)
     evaluations = images * session.generator.evaluations_per_image
     words = "at most" if session.rule is not None else "in all"
     settings = session.generator.settings
+    sweep = most_pictures(session.shots)
     return [
         f"preset {session.protocol.preset}: {words} {images} pairs of pictures, {evaluations:,} model evaluations a LoRA",
         f"{settings['width']} x {settings['height']}, {settings['steps']} steps, cfg {settings['cfg']:g}, "
         f"{settings['sampler']} / {settings['scheduler']}, seeds {session.protocol.seed_rule}",
+        *([f"scale sweep: at most {sweep} pictures more a LoRA"] if session.scale_sweep else []),
     ]
 
 
 class NodeProgress:
     """A node's progress bar with the newest picture, and its line of text. Moving it raises when the user cancels."""
 
-    def __init__(self, node_id: str | None, title: str = "") -> None:
+    def __init__(self, node_id: str | None, title: Callable[[], str] = str) -> None:
         self._bar = comfy.utils.ProgressBar(1)
         self._node_id = node_id
         self._title = title
@@ -185,7 +201,7 @@ class NodeProgress:
 
         server = getattr(PromptServer, "instance", None)
         if server is not None and self._node_id and hasattr(server, "send_progress_text"):
-            server.send_progress_text(f"{self._title}{text}", self._node_id)
+            server.send_progress_text(f"{self._title()}{text}", self._node_id)
 
     def __call__(self, progress: Progress) -> None:
         from ..carlos_core.indexing.contact_sheet import picture_of
@@ -196,9 +212,45 @@ class NodeProgress:
             self.say(progress.note)
 
 
+class LibraryProgress:
+    """Progress of a library run: each LoRA's, with its place among `names` and the time that is left for all of them."""
+
+    def __init__(self, node_id: str | None, session: Session, names: list[str]) -> None:
+        from ..carlos_core.indexing.estimate import UNKNOWN, LibraryEstimate
+
+        self._node_id, self._names = node_id, names
+        self._estimate = LibraryEstimate(session, names)
+        NodeProgress(node_id).say(f"{plan_lines(session)[0]}; {len(names)} LoRAs, {str(self._estimate) or UNKNOWN}")
+
+    def __call__(self, name: str) -> NodeProgress:
+        self._estimate.begin(name)
+        place = f"{self._names.index(name) + 1} of {len(self._names)}"
+        return NodeProgress(self._node_id, lambda: ", ".join(filter(None, [place, str(self._estimate), f"{name}: "])))
+
+
+def curve_lines(row: Mapping[str, Any]) -> list[str]:
+    """A row's strength curve as a table, and what weight it suggests; nothing if it was not measured."""
+    cells = [(number(weight, 2), number(strength, 2), number(alignment)) for weight, strength, alignment in _curve(row)]
+    if not cells:
+        return []
+    suggested = f"suggested weight: {number(row['suggested_weight'], 2)}"
+    return ["scale sweep:", *table(("weight", "strength", "alignment"), cells), suggested]
+
+
+def _curve(row: Mapping[str, Any]) -> list[tuple[float, float, float | None]]:
+    """(weight, strength, alignment) of each point of a row's strength curve."""
+    return list(zip(*(row[f"curve_{name}"] or () for name in ("weights", "strengths", "alignments")), strict=True))
+
+
 def facts_of(outcome: Outcome) -> dict[str, Any]:
     """The facts of one LoRA, as scripts read them."""
     row = outcome.row
+    curve = [dict(zip(("weight", "strength", "alignment"), point, strict=True)) for point in _curve(row)]
+    sweep = {
+        "suggested_weight": row["suggested_weight"],
+        "strength_curve": curve,
+        "sweep_evaluations": outcome.sweep_evaluations,
+    }
     return {
         "lora_id": outcome.lora.lora_id,
         "file": outcome.lora.name,
@@ -216,4 +268,5 @@ def facts_of(outcome: Outcome) -> dict[str, Any]:
         "model_evaluations": outcome.model_evaluations,
         "base_model_evaluations": outcome.base_model_evaluations,
         "notes": list(outcome.notes),
+        **(sweep if curve else {}),
     }

@@ -59,6 +59,15 @@ class CarlosLoraRetriever(io.ComfyNode):
                     default=folders.DEFAULT_PROMPTS,
                     tooltip="Prompt set behind the query's signature: built in, or a file in models/carlos/prompts.",
                 ),
+                io.Float.Input(
+                    "min_alignment",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="Leave out LoRAs whose direction is known less well than this cosine says. 0: no limit.",
+                ),
             ],
             outputs=[
                 CarlosMatches.Output(display_name="matches"),
@@ -84,6 +93,7 @@ class CarlosLoraRetriever(io.ComfyNode):
         base_model: str,
         installed_only: bool,
         prompts: str,
+        min_alignment: float = 0.0,
     ) -> io.NodeOutput:
         folders.check_choice(base_model, (ANY_BASE_MODEL, *FAMILIES), "base model")
         signature = retrieval.signature_for(
@@ -101,6 +111,7 @@ class CarlosLoraRetriever(io.ComfyNode):
             top_k=top_k,
             max_strength=max_strength,
             min_consistency=min_consistency,
+            min_alignment=min_alignment,
             base_model=None if base_model == ANY_BASE_MODEL else base_model,
             installed=installed_files(file_names, folders.lora_names()),
             installed_only=installed_only,

@@ -7,14 +7,14 @@ version, the encoder whose features the directions are made of, and a readable d
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import DatabaseError
-from ..types import LoraRecord
+from ..types import CurvePoint, LoraRecord
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,6 +54,10 @@ def column_types(dimension: int) -> dict[str, pa.DataType]:
         "topic_strengths": pa.list_(pa.float64()),
         "topic_consistencies": pa.list_(pa.float64()),
         "topic_directions": pa.list_(pa.list_(pa.float32(), dimension)),
+        "curve_weights": pa.list_(pa.float64()),
+        "curve_strengths": pa.list_(pa.float64()),
+        "curve_alignments": pa.list_(pa.float64()),
+        "suggested_weight": pa.float64(),
         "protocol_id": pa.string(),
         "encoder_id": pa.string(),
         "indexed_at": pa.string(),
@@ -177,6 +181,7 @@ def table_of(record: LoraRecord, schema: pa.Schema, old: Mapping[str, Any]) -> p
         values["topic_strengths"] = [effect.vector.strength for effect in record.topics]
         values["topic_consistencies"] = [effect.vector.consistency for effect in record.topics]
         values["topic_directions"] = [effect.vector.direction.tolist() for effect in record.topics]
+    values.update(curve_columns(record.strength_curve))
     columns = []
     for column in schema:
         if column.name == "direction":
@@ -185,6 +190,15 @@ def table_of(record: LoraRecord, schema: pa.Schema, old: Mapping[str, Any]) -> p
         value = values.get(column.name)
         columns.append(pa.array([list(value) if isinstance(value, tuple) else value], column.type))
     return pa.table(columns, schema=schema)
+
+
+def curve_columns(curve: Sequence[CurvePoint]) -> dict[str, list[float | None] | None]:
+    """A strength curve as the values of its columns; null for none."""
+    return {
+        "curve_weights": [point.weight for point in curve] or None,
+        "curve_strengths": [point.strength for point in curve] or None,
+        "curve_alignments": [point.alignment for point in curve] or None,
+    }
 
 
 def row_of(table: pa.Table, index: int) -> dict[str, Any]:

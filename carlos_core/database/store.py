@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..errors import DatabaseError, EncoderError
-from ..types import LoraRecord
+from ..types import CurvePoint, LoraRecord
 from . import schema
 
 if TYPE_CHECKING:
@@ -157,6 +157,11 @@ class MetricsDatabase:
         values[position] = value
         field = self._table.schema.field(column)
         self._replace(self._table.set_column(self._table.schema.get_field_index(column), field, pa.array(values, field.type)))
+
+    def set_curve(self, lora_id: str, curve: Sequence[CurvePoint], suggested_weight: float | None) -> None:
+        """Add to a row what a scale sweep by its protocol has found. Raises DatabaseError as `upsert`."""
+        for column, value in {**schema.curve_columns(curve), "suggested_weight": suggested_weight}.items():
+            self.set_value(lora_id, column, value)
 
     def save_parquet(self, path: str | Path, *, layout: str = "carlos") -> None:
         """Write all rows to `path`, atomically. layout: "carlos", or "reference" for the reference package's own columns.

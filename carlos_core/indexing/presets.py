@@ -18,6 +18,10 @@ from .stopping import picture_order
 PAPER_IMAGES = 4480
 """Pairs of pictures of the published protocol: 280 prompts x 16 seeds (arXiv 2512.08826)."""
 
+TYPICAL_IMAGES = 150
+"""Pictures that an adaptive preset is expected to take: the median over the published rows is 120 to 186, by the shape of the
+noise (`benchmarks/stopping_rule.py`)."""
+
 _REPEAT_EVERY = 14
 
 OWN_SEED_RULE = "sha256(prompt) + k, each prompt its own"

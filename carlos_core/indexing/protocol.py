@@ -48,6 +48,10 @@ class Protocol:
         canonical = json.dumps(self.described(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
+    def base_triggers(self, trigger_words: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of a LoRA's trigger words that also stand in the prompts without it."""
+        return trigger_words if self.trigger_rule == TRIGGERS_ON_BOTH_SIDES else ()
+
 
 def shared_seed_rule(first_seed: int) -> str:
     """Seed of (prompt, k) = first_seed + k, the same for all prompts."""

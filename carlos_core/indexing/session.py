@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from ..generation.base import Generator
 from ..loras.file import LoraFile, read_lora_file
 from .plan import Shot
 from .protocol import Protocol, protocol_covers
-from .runner import OnProgress, kept_contact_sheet, measure_lora
-from .stopping import StoppingRule
+from .runner import kept_contact_sheet, measure_lora
+from .stopping import NO_EFFECT, StoppingRule
+from .sweep import sweep_lora
+from .work import OnProgress
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +31,8 @@ ALREADY_INDEXED = "already indexed"
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of one LoRA. row: its row of the database. evaluations are those of `runner.Measurement`, 0 if it was there."""
+    """What became of one LoRA. row: its row of the database. evaluations are those of `runner.Measurement`, 0 if it was there;
+    sweep_evaluations: those of `sweep.Sweep`."""
 
     lora: LoraFile
     status: str
@@ -38,6 +41,7 @@ class Outcome:
     base_model_evaluations: int
     notes: tuple[str, ...]
     contact_sheet: Tensor
+    sweep_evaluations: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,10 @@ class Failure:
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """Generator, protocol and plan for any number of LoRAs. `load_encoder` is called when the first one must be measured."""
+    """Generator, protocol and plan for any number of LoRAs. `load_encoder` is called when the first one must be measured.
+
+    expected: pictures a LoRA is likely to take, 0 for all of `shots`. scale_sweep: also measure the strength curve of each.
+    """
 
     database_path: Path
     generator: Generator
@@ -60,12 +67,15 @@ class Session:
     working_directory: Path
     rule: StoppingRule | None = None
     n_full: int = 0
+    expected: int = 0
     batch_size: int = 0
     overwrite: bool = False
+    scale_sweep: bool = False
 
     def index(self, lora: LoraFile, on_progress: OnProgress | None = None) -> Outcome:
         """Measure a LoRA and save its row, unless the database has it by the same protocol or a fuller one.
 
+        A scale sweep comes after the row is saved, and is all that is done for a row that lacks nothing else.
         Raises what `runner.measure_lora` raises, and DatabaseError when the row cannot be saved.
         """
         database = load_database(self.database_path)
@@ -74,7 +84,7 @@ class Session:
         if row is not None and not self.overwrite:
             covering = protocol_covers(row, database.protocols, self.protocol, len(self.shots))
         if row is not None and covering is not None:
-            return self._known(database, lora, row, covering)
+            return self._swept(self._known(database, lora, row, covering), on_progress)
         measurement = measure_lora(
             lora,
             generator=self.generator,
@@ -86,11 +96,12 @@ class Session:
             afresh=self.overwrite,
             rule=self.rule,
             n_full=self.n_full,
+            expected=self.expected,
             on_progress=on_progress,
         )
         saved = upsert_into_file(self.database_path, measurement.record, self.protocol.described()).row(lora.lora_id)
         assert saved is not None, "the row was just written"
-        return Outcome(
+        outcome = Outcome(
             lora,
             INDEXED,
             saved,
@@ -99,6 +110,7 @@ class Session:
             tuple(saved["notes"] or ()),
             measurement.contact_sheet,
         )
+        return self._swept(outcome, on_progress)
 
     def index_all(
         self, files: Iterable[tuple[str, Path]], on_progress: Callable[[str], OnProgress | None]
@@ -115,6 +127,44 @@ class Session:
             except (CarlosError, OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
                 logger.warning("carlos: %s could not be indexed: %s", name, error)
                 yield Failure(name.replace("\\", "/"), str(error) or type(error).__name__)
+
+    def wants_sweep(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row lacks a strength curve that this session can add. There is none for a LoRA without measurable effect."""
+        has_effect = bool(row["strength"]) and NO_EFFECT not in (row["notes"] or ())
+        is_own = row["protocol_id"] == self.protocol.protocol_id and self.protocol.lora_weight != 0
+        return self.scale_sweep and is_own and has_effect and not row["curve_weights"]
+
+    def _swept(self, outcome: Outcome, on_progress: OnProgress | None) -> Outcome:
+        """The outcome with its row's strength curve, measured if it is wanted and not there."""
+        row = outcome.row
+        if self.scale_sweep and not row["curve_weights"] and row["protocol_id"] != self.protocol.protocol_id:
+            note = "no scale sweep: it belongs to the row's own protocol; choose the settings that the row was measured with"
+            return replace(outcome, notes=(*outcome.notes, note))
+        if not self.wants_sweep(row):
+            return outcome
+        sweep = sweep_lora(
+            outcome.lora,
+            row["direction"],
+            generator=self.generator,
+            encoder=self._encoder,
+            protocol=self.protocol,
+            shots=self.shots,
+            working_directory=self.working_directory,
+            batch_size=self.batch_size,
+            on_progress=on_progress,
+        )
+        lora_id = outcome.lora.lora_id
+        database = change_database(
+            self.database_path, lambda changed: changed.set_curve(lora_id, sweep.curve, sweep.suggested_weight)
+        )
+        swept = database.row(lora_id)
+        assert swept is not None, "a value of the row was just changed"
+        return replace(
+            outcome,
+            row=swept,
+            base_model_evaluations=outcome.base_model_evaluations + sweep.base_model_evaluations,
+            sweep_evaluations=sweep.model_evaluations,
+        )
 
     @cached_property
     def _encoder(self) -> Encoder:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,22 @@ EVALUATIONS = 2 * STEPS
 
 
 def lora_file(
-    path: Path, tint: Sequence[float] = (1.0, 0.2, 0.1), *, mix: float = 0.5, trigger: str = "", fitting: int = 4
+    path: Path,
+    tint: Sequence[float] = (1.0, 0.2, 0.1),
+    *,
+    mix: float = 0.5,
+    trigger: str = "",
+    fitting: int = 4,
+    saturates_at: float = math.inf,
+    breaks_above: float = math.inf,
+    breaks_to: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> Path:
-    """Write a LoRA that mixes `mix` of the colour `tint` into each picture; `fitting` of its 4 tensors fit the model."""
-    metadata = {"tint": json.dumps(list(tint)), "mix": str(mix), "fitting": str(fitting)}
+    """Write a LoRA that mixes `mix` of the colour `tint` into each picture; `fitting` of its 4 tensors fit the model.
+
+    Its weight counts up to `saturates_at`; at weights beyond `breaks_above` the colour is `breaks_to`.
+    """
+    metadata = {"tint": json.dumps(list(tint)), "mix": str(mix), "fitting": str(fitting), "saturates_at": str(saturates_at)}
+    metadata |= {"breaks_above": str(breaks_above), "breaks_to": json.dumps(list(breaks_to))}
     if trigger:
         metadata["modelspec.trigger_phrase"] = trigger
     save_file({f"layer.{k}": np.full(3, k, np.float32) for k in range(4)}, path, metadata)
@@ -102,8 +115,9 @@ class DrawingGenerator:
             picture[: SIDE // 4] = _patches(word)[: SIDE // 4]
         for lora in job.loras:
             metadata = _metadata(lora.path)
-            share = lora.weight * float(metadata["mix"])
-            picture = (1 - share) * picture + share * torch.tensor(json.loads(metadata["tint"]))
+            share = min(lora.weight, float(metadata["saturates_at"])) * float(metadata["mix"])
+            colour = metadata["breaks_to" if lora.weight > float(metadata["breaks_above"]) else "tint"]
+            picture = (1 - share) * picture + share * torch.tensor(json.loads(colour))
         return picture
 
 

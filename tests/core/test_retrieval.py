@@ -207,3 +207,33 @@ def test_nothing_found_says_why() -> None:
     assert "None of the 1 LoRAs has strength" in reason(database, base_model="SDXL")
     assert "installed" in reason(database, installed_only=True)
     assert find_matches(database, "q", X, top_k=3, **ANY).reason == ""
+
+
+def test_a_limit_on_alignment_leaves_out_hasty_rows_and_keeps_those_of_the_full_protocol() -> None:
+    database = made_up_database(
+        ("hasty", {"alignment": 0.90, "n_images": 16}),
+        ("sure", {"alignment": 0.97, "n_images": 118}),
+        ("published", {"alignment": None, "n_images": 4480}),
+        ("reference layout", {"alignment": None, "n_images": None}),
+        ("one prompt", {"alignment": None, "n_images": 1}),
+    )
+
+    def found(min_alignment: float) -> set[str]:
+        return set(ids(find_matches(database, "q", X, top_k=10, min_alignment=min_alignment, **LIMITS).items))
+
+    assert found(0.0) == {"hasty", "sure", "published", "reference layout", "one prompt"}
+    assert found(0.9) == {"hasty", "sure", "published", "reference layout"}
+    assert found(0.97) == {"sure", "published", "reference layout"}
+    assert found(0.98) == {"published", "reference layout"}
+
+
+def test_the_limit_on_alignment_adds_to_the_others_and_is_named_when_nothing_is_left() -> None:
+    database = made_up_database(
+        ("a", {"alignment": 0.9, "n_images": 16, "base_model": "SDXL"}),
+        ("b", {"alignment": 0.99, "n_images": 200, "base_model": "SD 1.5"}),
+    )
+    matches = find_matches(database, "q", X, top_k=3, min_alignment=0.95, base_model="SDXL", **LIMITS)
+    assert len(matches) == 0
+    assert "None of the 1 LoRAs has strength <= 9.8, consistency >= 0.041, alignment >= 0.95" in matches.reason
+    installed = find_matches(database, "q", X, top_k=3, min_alignment=0.95, installed={"b": "b"}, installed_only=True, **LIMITS)
+    assert ids(installed.items) == ["b"]

@@ -1,0 +1,72 @@
+"""How long a picture takes, as far as earlier runs tell."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from pathlib import Path
+from statistics import median_low
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+class Speed:
+    """Seconds a picture takes with one generator on this machine: from the batches of this run, else from earlier ones.
+
+    What earlier runs found stands in `speeds.json` of the working folder, by the generator's fingerprint and the device's name.
+    It is only ever good for an estimate: a file that cannot be read or written is as good as none.
+    """
+
+    def __init__(self, working_directory: Path, fingerprint: str) -> None:
+        self._path = working_directory / "speeds.json"
+        self._key = f"{fingerprint} on {_device_name()}"
+        earlier = _read(self._path).get(self._key)
+        self._earlier = float(earlier) if isinstance(earlier, (int, float)) and 0 < earlier < math.inf else None
+        self._batches: list[float] = []
+
+    @property
+    def seconds_per_picture(self) -> float | None:
+        """None before the first batch of a generator that was never used here.
+
+        The (lower) median over the batches: the first of a run takes longer, since models are loaded then.
+        """
+        return median_low(self._batches) if self._batches else self._earlier
+
+    def add(self, seconds: float, pictures: int) -> None:
+        """Take in a batch, and keep what is known now for the next runs; a first batch only if there was nothing."""
+        self._batches.append(seconds / pictures)
+        if len(self._batches) == 1 and self._earlier is not None:
+            return
+        speeds = {**_read(self._path), self._key: self.seconds_per_picture}
+        scratch = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        try:
+            scratch.write_text(json.dumps(speeds, sort_keys=True, indent=1), encoding="utf-8")
+            os.replace(scratch, self._path)
+        except OSError as error:
+            logger.warning("carlos: %s cannot be written (%s); the next run tells its time later", self._path, error)
+
+
+def in_words(seconds: float) -> str:
+    """A length of time for people: "about 25 min"."""
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"about {seconds / 60:.0f} min"
+    return f"about {seconds / 3600:.0f} h" if seconds >= 10 * 3600 else f"about {seconds / 3600:.1f} h"
+
+
+def _device_name() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU or an accelerator other than CUDA"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        speeds = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return speeds if isinstance(speeds, dict) else {}
