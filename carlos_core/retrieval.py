@@ -92,10 +92,10 @@ def retrieve(
 ) -> list[Match]:
     """The LoRAs of `db` whose measured effect fits `query` best.
 
-    base_model: keep rows of this family and rows whose family is not known. installed: lora_id -> file name of the LoRAs at
-    hand; `installed_only` keeps no others. prompts: prompt set of the signature (default: the built-in one). encoder: default
-    is the one the rows were measured with, loaded once. Raises RetrievalError for an empty query or top_k < 1, EncoderError
-    when the encoder is missing or is not the rows' own.
+    base_model: keep rows that fit this family (`loras.fits`), and rows whose family is not known. installed: lora_id -> file
+    name of the LoRAs at hand; `installed_only` keeps no others. prompts: prompt set of the signature (default: the built-in
+    one). encoder: default is the one the rows were measured with, loaded once. Raises RetrievalError for an empty query or
+    top_k < 1, EncoderError when the encoder is missing or is not the rows' own.
     """
     signature = signature_for(db, query, prompts=prompts, encoder=encoder, cache=cache)
     matches = find_matches(
@@ -178,13 +178,12 @@ def _selected(db: MetricsDatabase, base_model: str | None, installed: Mapping[st
     """Which rows may be chosen at all, in ranking order. [R] bool, None for all."""
     if base_model is None and installed is None:
         return None
-    from .loras.family import family_of_name
+    from .loras.family import fits
 
     ids = db.column("lora_id")
     families = db.column("base_model")
     keep = [
-        (installed is None or ids[row] in installed)
-        and (base_model is None or family_of_name(families[row]) in (None, base_model))
+        (installed is None or ids[row] in installed) and (base_model is None or fits(families[row], base_model))
         for row in db.ranking_arrays.rows.tolist()
     ]
     return torch.tensor(keep, dtype=torch.bool)

@@ -155,6 +155,8 @@ def session_of(
         n_full=presets.PAPER_IMAGES,
         batch_size=batch_size,
         overwrite=overwrite,
+        read=folders.read_lora,
+        at_hand=folders.lora_at_hand,
     )
 
 
