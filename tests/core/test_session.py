@@ -18,6 +18,7 @@ from carlos_core.indexing.journal import Journal
 from carlos_core.indexing.presets import OWN_SEED_RULE, PRESETS, own_seed, preset_shots
 from carlos_core.indexing.session import ALREADY_INDEXED, INDEXED, Failure, Outcome, Session, check_writable
 from carlos_core.indexing.stopping import StoppingRule
+from carlos_core.loras import LoraFile, read_lora_file
 from carlos_core.prompts import Prompt, PromptSet, default_index_prompts
 
 PROMPTS = PromptSet(
@@ -118,6 +119,26 @@ def test_a_renamed_file_is_known_by_its_content(bench: Bench) -> None:
     assert result.status == ALREADY_INDEXED
     assert len(generator.jobs) == jobs
     assert load_database(bench.folder / "db.parquet").column("file_name") == ["new.safetensors"]
+
+
+def test_copies_do_not_take_turns_as_a_rows_file(bench: Bench) -> None:
+    files = [lora_file(bench.folder / name) for name in ("a.safetensors", "b.safetensors")]
+
+    def at_hand(name: str) -> LoraFile | None:
+        path = bench.folder / name
+        return read_lora_file(path, name) if path.exists() else None
+
+    session = session_of(bench, DrawingGenerator(), at_hand=at_hand)
+
+    def named_after(*run: Path) -> str:
+        all_of(session, *run)
+        return load_database(session.database_path).column("file_name")[0]
+
+    assert [named_after(*files), named_after(*files), named_after(files[1])] == ["a.safetensors"] * 3
+    files[0].unlink()
+    assert named_after(files[1]) == "b.safetensors"
+    files[1].rename(bench.folder / "c.safetensors")
+    assert named_after(bench.folder / "c.safetensors") == "c.safetensors"
 
 
 def test_a_lora_deleted_mid_run_is_reported_and_the_rest_goes_on(bench: Bench) -> None:
