@@ -99,10 +99,10 @@ def retrieve(
     min_alignment: leave out rows whose direction is known less well, as their expected cosine with the full protocol's tells; 0
     for no limit. A row without that figure stays if the full protocol is what it was measured by (as the published ones) or if
     it does not say; one of fewer pictures goes: it has no figure because they told nothing about its direction.
-    base_model: keep rows of this family and rows whose family is not known. installed: lora_id -> file name of the LoRAs at
-    hand; `installed_only` keeps no others. prompts: prompt set of the signature (default: the built-in one). encoder: default
-    is the one the rows were measured with, loaded once. Raises RetrievalError for an empty query or top_k < 1, EncoderError
-    when the encoder is missing or is not the rows' own.
+    base_model: keep rows that fit this family (`loras.fits`), and rows whose family is not known. installed: lora_id -> file
+    name of the LoRAs at hand; `installed_only` keeps no others. prompts: prompt set of the signature (default: the built-in
+    one). encoder: default is the one the rows were measured with, loaded once. Raises RetrievalError for an empty query or
+    top_k < 1, EncoderError when the encoder is missing or is not the rows' own.
     """
     signature = signature_for(db, query, prompts=prompts, encoder=encoder, cache=cache)
     matches = find_matches(
@@ -188,13 +188,12 @@ def _selected(db: MetricsDatabase, base_model: str | None, installed: Mapping[st
     """Which rows may be chosen at all, in ranking order. [R] bool, None for all."""
     if base_model is None and installed is None:
         return None
-    from .loras.family import family_of_name
+    from .loras.family import fits
 
     ids = db.column("lora_id")
     families = db.column("base_model")
     keep = [
-        (installed is None or ids[row] in installed)
-        and (base_model is None or family_of_name(families[row]) in (None, base_model))
+        (installed is None or ids[row] in installed) and (base_model is None or fits(families[row], base_model))
         for row in db.ranking_arrays.rows.tolist()
     ]
     return torch.tensor(keep, dtype=torch.bool)

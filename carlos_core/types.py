@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -127,6 +127,16 @@ class LoraRecord:
     @property
     def vector(self) -> LoraVector:
         return LoraVector(self.direction, self.strength, self.consistency)
+
+
+class LoraIdentity(NamedTuple):
+    """What a row knows about which LoRA it is. file_name: "/" between folders."""
+
+    lora_id: str
+    sha256: str | None = None
+    version_id: int | None = None
+    model_id: int | None = None
+    file_name: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..carlos_core.types import Match
 from . import folders
 from .sockets import CarlosMatches, LoraStack
 
@@ -54,9 +55,15 @@ class CarlosApplyLoras(io.ComfyNode):
             own = weight if suggested is None else weight * suggested
             model, clip, _ = generation.apply_lora(model, clip, generation.load_lora(path), path.name, own, own)
             stack.append((match.file, own, own))
-            words.update(dict.fromkeys(match.trigger_words))
+            words.update(dict.fromkeys(_trigger_words(match)))
         trigger_words = ", ".join(escape_emphasis(word) for word in words)
         return io.NodeOutput(model, clip, trigger_words, stack)
+
+
+def _trigger_words(match: Match) -> tuple[str, ...]:
+    """The row's, or the file's own if the row does not know, as the published rows do not."""
+    entry = folders.lora_library().entry(match.file) if match.file and match.row.get("trigger_words") is None else None
+    return match.trigger_words if entry is None else entry.trigger_words
 
 
 NODES = [CarlosApplyLoras]

@@ -5,18 +5,26 @@ Names from a workflow are looked up in the lists that the folders give; a name t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import comfy.utils
 import folder_paths
 
 from ..carlos_core.embedding import LocalEncoder, local_encoders
 from ..carlos_core.errors import CarlosError, DatabaseError, LoraError, PromptSetError
+from ..carlos_core.loras import LoraFile, LoraLibrary, scan
+from ..carlos_core.loras.library import FileState, scan_surveyed, survey
 from ..carlos_core.prompts import PromptSet, load_prompt_set
 
 FOLDER = "carlos"
 DATABASE_SUFFIX = ".parquet"
 DEFAULT_PROMPTS = "default"
+
+_SURVEY_SHARE = 0.05
+"""Part of the time that may go into looking whether LoRA files have changed: on a slow drive that is done less often."""
 
 
 def register_folders() -> None:
@@ -91,6 +99,52 @@ def lora_path(name: str) -> Path:
     return _listed_path("loras", name, lora_names(), "LoRA", LoraError)
 
 
+def lora_survey() -> tuple[FileState, ...]:
+    """The state of every listed LoRA file; it is looked at again when the list changes and, at most, 5% of the time."""
+    names = lora_names()
+    last, start = _memory.survey, time.monotonic()
+    if last is not None and last.names == names and start < last.good_until:
+        return last.states
+    # A name stays with its path while the file is there; finding paths takes longer than looking at them.
+    files = last.files if last is not None and last.names == names else _paths_of(names)
+    states = survey(files)
+    if any(state.size < 0 for state in states):
+        files = _paths_of(names)
+        states = survey(files)
+    end = time.monotonic()
+    _memory.survey = _Survey(names, files, states, end + (end - start) / _SURVEY_SHARE)
+    return states
+
+
+def lora_library() -> LoraLibrary:
+    """All listed LoRA files, known as far as that goes without reading them whole. The first time, a bar shows the progress."""
+    states = lora_survey()
+    if _memory.library is None or _memory.library[0] != states:
+        bar = comfy.utils.ProgressBar(1)
+        _memory.library = (states, scan_surveyed(states, library_file(), bar.update_absolute, hash_files=False))
+    return _memory.library[1]
+
+
+def read_lora(path: Path, name: str) -> LoraFile:
+    """A LoRA with its hash, which is kept: the file is read whole once. Raises LoraError for a file that is none."""
+    _memory.library = None
+    return scan([(name, path)], library_file()).entries[0].as_lora_file()
+
+
+def lora_at_hand(name: str) -> LoraFile | None:
+    """The LoRA that is listed under a row's `file_name` ("/" between folders); None if there is none."""
+    listed = next((listed for listed in lora_names() if listed.replace("\\", "/") == name), None)
+    try:
+        return None if listed is None else read_lora(lora_path(listed), listed)
+    except LoraError:
+        return None
+
+
+def library_file() -> Path:
+    """What is known of the LoRA files, in the user's folder."""
+    return Path(folder_paths.get_user_directory()) / "carlos" / "loras.sqlite"
+
+
 def check_choice(value: str, choices: Iterable[str], noun: str) -> None:
     """Combo values arrive unchecked: raises CarlosError for one that the combo does not offer."""
     if value not in choices:
@@ -110,3 +164,28 @@ def _unlisted(noun: str, name: str, kind: type[CarlosError]) -> CarlosError:
 
 def _sub_folders(name: str) -> list[Path]:
     return [Path(root) / name for root in folder_paths.get_folder_paths(FOLDER)]
+
+
+def _paths_of(names: list[str]) -> list[tuple[str, Path]]:
+    """(name, path) of listed LoRAs; those that are listed but not there are left out, as ComfyUI could not load them."""
+    paths = ((name, folder_paths.get_full_path("loras", name)) for name in names)
+    return [(name, Path(path)) for name, path in paths if path is not None]
+
+
+@dataclass(frozen=True)
+class _Survey:
+    names: list[str]
+    files: list[tuple[str, Path]]
+    states: tuple[FileState, ...]
+    good_until: float
+
+
+@dataclass
+class _Memory:
+    """What this process knows of the LoRA files."""
+
+    survey: _Survey | None = None
+    library: tuple[tuple[FileState, ...], LoraLibrary] | None = None
+
+
+_memory = _Memory()

@@ -56,14 +56,13 @@ class CarlosLoraIndexer(io.ComfyNode):
     @classmethod
     def execute(cls, lora_name: str, civitai_model_id: str, civitai_version_id: str, **settings: Any) -> io.NodeOutput:
         from ..carlos_core.indexing.estimate import estimate_lora
-        from ..carlos_core.loras import read_lora_file
 
         session = indexing.session_of(**settings)
         if lora_name == CIVITAI:
             raise IndexingError(
                 "LoRAs cannot be fetched from CivitAI yet.", "Put the file into models/loras and choose it in lora_name."
             )
-        lora = read_lora_file(folders.lora_path(lora_name), lora_name)
+        lora = folders.read_lora(folders.lora_path(lora_name), lora_name)
         progress = indexing.NodeProgress(cls.hidden.unique_id)
         plan = indexing.plan_lines(session)
         progress.say(f"{plan[0]}; {estimate_lora(session, lora)}")

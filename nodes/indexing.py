@@ -167,6 +167,8 @@ def session_of(
         batch_size=batch_size,
         overwrite=overwrite,
         scale_sweep=scale_sweep,
+        read=folders.read_lora,
+        at_hand=folders.lora_at_hand,
     )
 
 

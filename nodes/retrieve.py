@@ -1,10 +1,12 @@
 """Nodes that find LoRAs for a sentence."""
 
+from collections.abc import Mapping
+
 from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..carlos_core import retrieval
-from ..carlos_core.loras import FAMILIES, installed_files
+from ..carlos_core.loras import FAMILIES, Resolved
 from ..carlos_core.prompts import default_signature_prompts
 from ..carlos_core.types import Match, Matches
 from . import encoding, folders
@@ -79,8 +81,8 @@ class CarlosLoraRetriever(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_inputs: object) -> str:
-        # A LoRA that was installed or removed since changes the answer, though no input does.
-        return str(hash(tuple(folders.lora_names())))
+        # A LoRA or a sidecar that came, went or changed since changes the answer, though no input does.
+        return str(hash(folders.lora_survey()))
 
     @classmethod
     def execute(
@@ -103,7 +105,7 @@ class CarlosLoraRetriever(io.ComfyNode):
             cache=encoding.signature_cache(),
             load=encoding.load_encoder,
         )
-        file_names = dict(zip(database.column("lora_id"), database.column("file_name"), strict=True))
+        resolved = folders.lora_library().resolve(database.identities)
         matches = retrieval.find_matches(
             database,
             query,
@@ -113,12 +115,12 @@ class CarlosLoraRetriever(io.ComfyNode):
             min_consistency=min_consistency,
             min_alignment=min_alignment,
             base_model=None if base_model == ANY_BASE_MODEL else base_model,
-            installed=installed_files(file_names, folders.lora_names()),
+            installed={lora_id: found.name for lora_id, found in resolved.items() if found.name is not None},
             installed_only=installed_only,
         )
-        text = report(_table(matches), _facts(matches))
+        text = report([*_table(matches), *_notes(matches, resolved)], _facts(matches, resolved))
         if not matches.installed:
-            reason = matches.reason or "None of the matches is installed: put one of them into models/loras and index it."
+            reason = matches.reason or "None of the matches is installed: put one of them into models/loras."
             return io.NodeOutput(matches, ExecutionBlocker(reason), 0.0, text, ui=ui.PreviewText(text))
         best = matches.installed[0]
         return io.NodeOutput(matches, best.file, best.score, text, ui=ui.PreviewText(text))
@@ -143,7 +145,21 @@ def _cells(match: Match) -> tuple[str, ...]:
     )
 
 
-def _facts(matches: Matches) -> dict[str, object]:
+def _notes(matches: Matches, resolved: Mapping[str, Resolved]) -> list[str]:
+    """What is ambiguous about the files of the matches, and of how many others that are for this reason not installed."""
+    listed = {match.lora_id for match in matches.items}
+    notes = [
+        f"{match.name}: {resolved[match.lora_id].note}"
+        for match in matches.items
+        if match.lora_id in resolved and resolved[match.lora_id].note
+    ]
+    unclear = [found.note for lora_id, found in resolved.items() if found.name is None and lora_id not in listed]
+    if unclear:
+        notes.append(f"not counted as installed: {len(unclear)} more LoRAs of the database, e.g. because {unclear[0]}")
+    return notes
+
+
+def _facts(matches: Matches, resolved: Mapping[str, Resolved]) -> dict[str, object]:
     return {
         "query": matches.query,
         "matches": [
@@ -155,6 +171,7 @@ def _facts(matches: Matches) -> dict[str, object]:
                 "strength": match.vector.strength,
                 "consistency": match.vector.consistency,
                 "installed": match.file is not None,
+                "found_by": resolved[match.lora_id].by if match.file is not None else None,
             }
             for match in matches.items
         ],

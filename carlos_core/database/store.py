@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..errors import DatabaseError, EncoderError
-from ..types import CurvePoint, LoraRecord
+from ..types import CurvePoint, LoraIdentity, LoraRecord
 from . import schema
 
 if TYPE_CHECKING:
@@ -198,10 +198,15 @@ class MetricsDatabase:
         )
 
     @cached_property
+    def identities(self) -> list[LoraIdentity]:
+        """What every row knows about which LoRA it is, in table order."""
+        return list(map(LoraIdentity, *(self.column(name) for name in LoraIdentity._fields)))
+
+    @cached_property
     def _position(self) -> dict[str, int]:
         return {lora_id: position for position, lora_id in enumerate(self._table["lora_id"].to_pylist())}
 
     def _replace(self, table: pa.Table) -> None:
         self._table = table
-        self.__dict__.pop("ranking_arrays", None)
-        self.__dict__.pop("_position", None)
+        for derived in ("ranking_arrays", "identities", "_position"):
+            self.__dict__.pop(derived, None)

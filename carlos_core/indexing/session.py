@@ -57,6 +57,8 @@ class Session:
     """Generator, protocol and plan for any number of LoRAs. `load_encoder` is called when the first one must be measured.
 
     expected: pictures a LoRA is likely to take, 0 for all of `shots`. scale_sweep: also measure the strength curve of each.
+    read: (path, name) -> the LoRA, LoraError if it is none. at_hand: the LoRA of this name ("/" between folders) as it is now,
+    None if there is none.
     """
 
     database_path: Path
@@ -71,6 +73,8 @@ class Session:
     batch_size: int = 0
     overwrite: bool = False
     scale_sweep: bool = False
+    read: Callable[[Path, str], LoraFile] = read_lora_file
+    at_hand: Callable[[str], LoraFile | None] = lambda name: None
 
     def index(self, lora: LoraFile, on_progress: OnProgress | None = None) -> Outcome:
         """Measure a LoRA and save its row, unless the database has it by the same protocol or a fuller one.
@@ -122,7 +126,7 @@ class Session:
         """
         for name, path in files:
             try:
-                yield self.index(read_lora_file(path, name), on_progress(name))
+                yield self.index(self.read(path, name), on_progress(name))
             # Readers and models raise all kinds of errors over a bad file; a cancel is none of these.
             except (CarlosError, OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
                 logger.warning("carlos: %s could not be indexed: %s", name, error)
@@ -171,7 +175,7 @@ class Session:
         return self.load_encoder(str(load_database(self.database_path).encoder_id))
 
     def _known(self, database: MetricsDatabase, lora: LoraFile, row: Mapping[str, Any], covering: str) -> Outcome:
-        if row["file_name"] != lora.name:
+        if row["file_name"] != lora.name and not self._is_still_at(row["file_name"], lora):
             change_database(self.database_path, lambda changed: changed.set_value(lora.lora_id, "file_name", lora.name))
         sheet = kept_contact_sheet(
             lora,
@@ -184,6 +188,11 @@ class Session:
         )
         note = f"measured with the preset {covering!r} on {row['indexed_at']}"
         return Outcome(lora, ALREADY_INDEXED, row, 0, 0, (note, *(row["notes"] or ())), sheet)
+
+    def _is_still_at(self, name: str | None, lora: LoraFile) -> bool:
+        """Whether the row's own file is there: then `lora` is a copy of it, which must not take its place."""
+        there = self.at_hand(name) if name else None
+        return there is not None and there.lora_id == lora.lora_id
 
 
 def check_writable(database: MetricsDatabase) -> Path:

@@ -1,7 +1,18 @@
 """LoRA files: what they say about themselves, and which of them are at hand."""
 
-from .family import FAMILIES, family_of_name
+from .family import FAMILIES, family_of_name, fits
 from .file import LoraFile, read_lora_file
-from .installed import installed_files
+from .library import LibraryEntry, LoraLibrary, scan
+from .resolving import Resolved
 
-__all__ = ["FAMILIES", "LoraFile", "family_of_name", "installed_files", "read_lora_file"]
+__all__ = [
+    "FAMILIES",
+    "LibraryEntry",
+    "LoraFile",
+    "LoraLibrary",
+    "Resolved",
+    "family_of_name",
+    "fits",
+    "read_lora_file",
+    "scan",
+]

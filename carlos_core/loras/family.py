@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 FAMILIES = ("SD 1.5", "SD 2", "SDXL", "Pony", "Illustrious", "SD 3", "Flux")
 """Pony and Illustrious have SDXL's shapes, but their LoRAs are trained for other pictures."""
+
+_OF_SDXL = frozenset(("SDXL", "Pony", "Illustrious"))
 
 _PATTERNS = (
     ("Pony", r"pony"),
@@ -19,6 +22,7 @@ _PATTERNS = (
 )
 
 
+@lru_cache(maxsize=4096)
 def family_of_name(base_model: str | None) -> str | None:
     """Family of a base model as people and files name it ("SDXL 1.0", "sd_v1", "Flux.1 D"); None if it is not known."""
     if not base_model:
@@ -27,26 +31,42 @@ def family_of_name(base_model: str | None) -> str | None:
     return next((family for family, pattern in _PATTERNS if re.search(pattern, name)), None)
 
 
+def fits(base_model: str | None, wanted: str) -> bool:
+    """Whether a LoRA for `base_model`, as people and files name it, may be used on a model of the family `wanted`.
+
+    A LoRA of unknown family fits everywhere: nobody knows better. "SDXL" takes LoRAs for Pony and Illustrious too, since a
+    model's shapes do not tell these apart; "Pony" and "Illustrious" take their own.
+    """
+    family = family_of_name(base_model)
+    return family is None or family == wanted or (wanted == "SDXL" and family in _OF_SDXL)
+
+
 def family_of_header(metadata: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """Family of a LoRA file from its own words, else from the names and shapes of its tensors; None if neither tells."""
     named = [family_of_name(metadata.get(key)) for key in ("ss_base_model_version", "modelspec.architecture", "ss_sd_model_name")]
     # Trainers call Pony and Illustrious SDXL; the name of the checkpoint that was trained on is more exact.
     exact = next((family for family in named if family in ("Pony", "Illustrious")), None)
-    return exact or next((family for family in named if family is not None), None) or _family_of_shapes(shapes)
+    if exact or any(named):
+        return exact or next(filter(None, named))
+    # An architecture that is named and is none of ours may still share tensor names with one (HunyuanVideo with Flux).
+    return None if metadata.get("modelspec.architecture") else _family_of_shapes(shapes)
 
 
 def _family_of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     names = " ".join(shapes)
     if "double_blocks" in names or "single_transformer_blocks" in names:
         return "Flux"
-    if "joint_blocks" in names or "transformer_blocks.0.attn.add_k_proj" in names:
+    if "joint_blocks" in names:
         return "SD 3"
+    if "transformer_blocks.0.attn.add_k_proj" in names:
+        # Qwen-Image has these names too, and Flux without its single blocks; both are wider than any SD 3.
+        return None if any(shape[-1:] == (3072,) for shape in shapes.values()) else "SD 3"
     if "lora_te2_" in names or "text_encoder_2" in names:
         return "SDXL"
     widths = {
         shape[1]
         for name, shape in shapes.items()
-        if "attn2" in name and re.search(r"to_[kv][._].*(down|lora_A)", name) and len(shape) >= 2
+        if "attn2" in name and re.search(r"to_[kv][._].*(down|lora_A|hada_w1_b)", name) and len(shape) >= 2
     }
     # The cross-attention's input is the width of the text encoder's features.
     return next((family for family, width in (("SD 1.5", 768), ("SD 2", 1024), ("SDXL", 2048)) if width in widths), None)

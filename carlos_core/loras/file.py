@@ -36,21 +36,43 @@ class LoraFile:
         return f"sha256:{self.sha256[:16]}"
 
 
+@dataclass(frozen=True)
+class FileFacts:
+    """What header and sidecar of a file say. base_model: the family if it is known, else the sidecar's own word."""
+
+    base_model: str | None = None
+    trigger_words: tuple[str, ...] = ()
+    sidecar: Sidecar = Sidecar()
+
+
+NO_FACTS = FileFacts()
+
+
+def read_facts(path: Path) -> FileFacts:
+    """Read header and sidecar of a LoRA. Raises LoraError if the file is missing or is no safetensors file."""
+    header = read_header(path)
+    sidecar = read_sidecar(path)
+    return FileFacts(
+        base_model=family_of_name(sidecar.base_model) or family_of_header(header.metadata, header.shapes) or sidecar.base_model,
+        trigger_words=sidecar.trigger_words or trigger_words_of(header.metadata),
+        sidecar=sidecar,
+    )
+
+
 def read_lora_file(path: str | Path, name: str | None = None) -> LoraFile:
     """Read header and sidecar of a LoRA and hash it. name: default is the file's own.
 
     Raises LoraError if the file is missing or is no safetensors file.
     """
     path = Path(path)
-    header = read_header(path)
-    sidecar = read_sidecar(path)
+    facts = read_facts(path)
     return LoraFile(
         path=path,
         name=(name or path.name).replace("\\", "/"),
         sha256=sha256_of(path),
-        base_model=family_of_name(sidecar.base_model) or family_of_header(header.metadata, header.shapes) or sidecar.base_model,
-        trigger_words=sidecar.trigger_words or trigger_words_of(header.metadata),
-        sidecar=sidecar,
+        base_model=facts.base_model,
+        trigger_words=facts.trigger_words,
+        sidecar=facts.sidecar,
     )
 
 

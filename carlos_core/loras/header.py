@@ -38,7 +38,7 @@ def read_header(path: Path) -> Header:
         raise LoraError(
             f"The LoRA {path.name} cannot be read: {error.strerror}.", "Check that the file is still there."
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise LoraError(f"{path.name} is no safetensors file.", "Use a LoRA saved as .safetensors.") from error
     if 8 + length + end > size:
         raise LoraError(f"{path.name} is cut off: {size} bytes of {8 + length + end}.", "Download it again.")

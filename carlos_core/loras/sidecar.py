@@ -13,6 +13,9 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+SIDECAR_SUFFIXES = (".civitai.info", ".metadata.json", ".json")
+"""Behind a LoRA's name without its own suffix, in the order in which they are asked."""
+
 
 @dataclass(frozen=True)
 class Sidecar:
@@ -29,13 +32,13 @@ class Sidecar:
 
 def read_sidecar(lora: Path) -> Sidecar:
     """The first readable of `<name>.civitai.info`, `<name>.metadata.json`, `<name>.json`; empty if there is none."""
-    for suffix, reader in ((".civitai.info", _civitai_info), (".metadata.json", _metadata_json), (".json", _webui_json)):
+    for suffix, reader in zip(SIDECAR_SUFFIXES, (_civitai_info, _metadata_json, _webui_json), strict=True):
         path = lora.with_name(f"{lora.stem}{suffix}")
         if not path.is_file():
             continue
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             logger.warning("carlos: the sidecar %s cannot be read and is left out: %s", path.name, error)
             continue
         if isinstance(content, Mapping):

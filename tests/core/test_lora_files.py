@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from carlos_core.errors import LoraError
-from carlos_core.loras import FAMILIES, family_of_name, read_lora_file
+from carlos_core.loras import FAMILIES, family_of_name, fits, read_lora_file
 from carlos_core.loras.family import family_of_header
 from carlos_core.loras.header import read_header
 
@@ -134,11 +134,37 @@ def test_a_file_names_its_family_in_its_metadata(tmp_path: Path, metadata: dict[
             },
             "Flux",
         ),
+        ({f"{DOWN.partition('.')[0]}.hada_w1_b": (8, 2048)}, "SDXL"),
         ({"diffusion_model.blocks.0.cross_attn.k.lora_A.weight": (8, 5120)}, None),
+        # Qwen-Image
+        ({"transformer.transformer_blocks.0.attn.add_k_proj.lora_A.weight": (8, 3072)}, None),
     ],
 )
 def test_a_file_without_metadata_shows_its_family_in_its_tensors(shapes: dict[str, tuple[int, ...]], family: str | None) -> None:
     assert family_of_header({}, shapes) == family
+
+
+def test_an_architecture_that_is_none_of_ours_is_not_taken_for_one_by_its_tensors_names() -> None:
+    shapes = {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": (8, 3072)}
+    assert family_of_header({"modelspec.architecture": "hunyuan-video"}, shapes) is None
+    # A checkpoint's own name says nothing against its tensors.
+    assert family_of_header({"ss_sd_model_name": "my_merge.safetensors"}, shapes) == "Flux"
+
+
+def test_loras_fit_their_family_and_unknown_ones_fit_everywhere() -> None:
+    names = ("SD 1.5", "SD 2.1", "SDXL 1.0", "Pony", "Illustrious", "NoobAI", "SD 3.5", "Flux.1 D", "Kolors", None)
+    expected = {
+        "SD 1.5": {"SD 1.5"},
+        "SD 2": {"SD 2.1"},
+        "SDXL": {"SDXL 1.0", "Pony", "Illustrious", "NoobAI"},
+        "Pony": {"Pony"},
+        "Illustrious": {"Illustrious", "NoobAI"},
+        "SD 3": {"SD 3.5"},
+        "Flux": {"Flux.1 D"},
+    }
+    assert expected.keys() == set(FAMILIES)
+    for family, own in expected.items():
+        assert {name for name in names if fits(name, family)} == own | {"Kolors", None}
 
 
 @pytest.mark.parametrize("name", mini.labels())

@@ -176,8 +176,10 @@ def test_a_base_model_keeps_its_family_and_rows_that_do_not_say() -> None:
         ("silent", {"base_model": None}),
         ("never heard of", {"base_model": "Kolmogorov XIII"}),
     )
+    found = find_matches(database, "q", X, top_k=10, base_model="Pony", **LIMITS)
+    assert set(ids(found.items)) == {"pony", "silent", "never heard of"}
     found = find_matches(database, "q", X, top_k=10, base_model="SDXL", **LIMITS)
-    assert set(ids(found.items)) == {"sdxl", "sdxl 1.0", "silent", "never heard of"}
+    assert set(ids(found.items)) == {"sdxl", "sdxl 1.0", "pony", "silent", "never heard of"}
     assert len(find_matches(database, "q", X, top_k=10, **LIMITS)) == 6
 
 

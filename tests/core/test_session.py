@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from carlos_core.indexing.journal import Journal
 from carlos_core.indexing.presets import OWN_SEED_RULE, PRESETS, own_seed, preset_shots
 from carlos_core.indexing.session import ALREADY_INDEXED, INDEXED, Failure, Outcome, Session, check_writable
 from carlos_core.indexing.stopping import StoppingRule
+from carlos_core.loras import LoraFile, read_lora_file
 from carlos_core.prompts import Prompt, PromptSet, default_index_prompts
 
 PROMPTS = PromptSet(
@@ -118,6 +120,30 @@ def test_a_renamed_file_is_known_by_its_content(bench: Bench) -> None:
     assert result.status == ALREADY_INDEXED
     assert len(generator.jobs) == jobs
     assert load_database(bench.folder / "db.parquet").column("file_name") == ["new.safetensors"]
+
+
+def test_copies_do_not_take_turns_as_a_rows_file(bench: Bench) -> None:
+    files = [lora_file(bench.folder / "a.safetensors"), bench.folder / "b.safetensors"]
+    # Copied: written again, the same metadata may come in another order.
+    shutil.copy(*files)
+
+    def at_hand(name: str) -> LoraFile | None:
+        path = bench.folder / name
+        return read_lora_file(path, name) if path.exists() else None
+
+    session = session_of(bench, DrawingGenerator(), at_hand=at_hand)
+
+    def named_after(*run: Path) -> str:
+        all_of(session, *run)
+        database = load_database(session.database_path)
+        assert len(database) == 1
+        return str(database.column("file_name")[0])
+
+    assert [named_after(*files), named_after(*files), named_after(files[1])] == ["a.safetensors"] * 3
+    lora_file(files[0], (0.1, 0.9, 0.3))
+    assert named_after(files[1]) == "b.safetensors"
+    files[1].rename(bench.folder / "c.safetensors")
+    assert named_after(bench.folder / "c.safetensors") == "c.safetensors"
 
 
 def test_a_lora_deleted_mid_run_is_reported_and_the_rest_goes_on(bench: Bench) -> None:

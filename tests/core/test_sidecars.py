@@ -1,4 +1,4 @@
-"""What other tools wrote beside a LoRA, and where a row's file is now."""
+"""What other tools wrote beside a LoRA."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import mini
 import pytest
 
-from carlos_core.loras import installed_files, read_lora_file
+from carlos_core.loras import read_lora_file
 from carlos_core.loras.sidecar import Sidecar, read_sidecar
 
 CIVITAI = {
@@ -127,36 +127,3 @@ def test_a_sidecar_that_is_silent_leaves_the_files_own_facts(lora: Path) -> None
     beside(lora, ".civitai.info", {"id": 7, "trainedWords": [], "baseModel": "Other"})
     read = read_lora_file(lora)
     assert (read.trigger_words, read.base_model, read.lora_id) == (("vantuq",), "SD 3", "7")
-
-
-def test_a_file_is_found_where_it_was_indexed() -> None:
-    names = {"1": "styles/snow.safetensors", "2": "fog.safetensors", "3": "gone.safetensors"}
-    at_hand = ["fog.safetensors", "old/fog.safetensors", "styles/snow.safetensors"]
-    assert installed_files(names, at_hand) == {"1": "styles/snow.safetensors", "2": "fog.safetensors"}
-
-
-def test_a_file_moved_to_another_folder_is_found_by_its_name() -> None:
-    assert installed_files({"1": "styles/snow.safetensors"}, ["new/place/snow.safetensors"]) == {
-        "1": "new/place/snow.safetensors"
-    }
-    assert installed_files({"1": "snow.safetensors"}, ["new/snow.safetensors"]) == {"1": "new/snow.safetensors"}
-
-
-def test_two_files_of_one_name_elsewhere_are_ambiguous() -> None:
-    at_hand = ["a/snow.safetensors", "b/snow.safetensors"]
-    assert installed_files({"1": "styles/snow.safetensors"}, at_hand) == {}
-    assert installed_files({"1": "b/snow.safetensors"}, at_hand) == {"1": "b/snow.safetensors"}
-
-
-def test_windows_names_are_found_and_given_back_as_they_are_listed() -> None:
-    names = {"1": "styles/dark/snow.safetensors", "2": "old/fog.safetensors"}
-    at_hand = ["styles\\dark\\snow.safetensors", "new\\fog.safetensors"]
-    assert installed_files(names, at_hand) == {"1": at_hand[0], "2": at_hand[1]}
-
-
-def test_a_part_of_a_name_is_not_the_name() -> None:
-    assert installed_files({"1": "snow.safetensors"}, ["deepsnow.safetensors", "snow.safetensors.bak"]) == {}
-
-
-def test_rows_without_a_file_name_are_not_installed() -> None:
-    assert installed_files({"1": None, "2": ""}, ["snow.safetensors"]) == {}

@@ -1,6 +1,6 @@
 """Pictures from ComfyUI's own loaded model. One of the two places where ComfyUI is known."""
 
-from .families import family_of_model, is_guidance_distilled, native_size
+from .families import family_of_model, is_guidance_distilled, model_family, native_size
 from .generator import ComfyGenerator
 from .patching import apply_lora, load_lora
 
@@ -10,5 +10,6 @@ __all__ = [
     "family_of_model",
     "is_guidance_distilled",
     "load_lora",
+    "model_family",
     "native_size",
 ]

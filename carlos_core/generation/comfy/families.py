@@ -7,6 +7,9 @@ from typing import Any
 _NATIVE_SIZES = {"SD15": 512, "SD20": 768, "SD21UnclipL": 768, "SD21UnclipH": 768, "SDXL": 1024, "SD3": 1024, "Flux": 1024}
 _DEFAULT_NATIVE_SIZE = 1024
 
+_FAMILIES = {"SD15": "SD 1.5", "SD20": "SD 2", "SDXL": "SDXL", "SD3": "SD 3", "Flux": "Flux"}
+"""ComfyUI's class of a model's configuration -> our name (`loras.FAMILIES`)."""
+
 
 def native_size(model: Any) -> int:
     """Side, in pixels, of the pictures that a model's family was trained on."""
@@ -17,6 +20,15 @@ def native_size(model: Any) -> int:
 def family_of_model(model: Any) -> str:
     """ComfyUI's own name for what kind of model is loaded, e.g. "SDXL" or "SD3"."""
     return type(model.model.model_config).__name__
+
+
+def model_family(model: Any) -> str | None:
+    """Family of a ComfyUI MODEL, one of `loras.FAMILIES`; None for a kind of model that is not among them.
+
+    Pony and Illustrious have SDXL's shapes and are SDXL here: nothing in the model tells them apart.
+    """
+    names = [base.__name__ for base in type(model.model.model_config).__mro__]
+    return next((_FAMILIES[name] for name in names if name in _FAMILIES), None)
 
 
 def is_guidance_distilled(model: Any) -> bool:

@@ -1,0 +1,269 @@
+"""The LoRA library: every file of ComfyUI's list with what it is, from an index that makes a second look cheap.
+
+Knowing a file's content takes reading all of it, and 800 LoRAs of some hundred MB take minutes to hours. So a scan hashes
+everything only when asked to. Otherwise it reads headers and sidecars, uses the hashes that are known already (indexing a LoRA
+hashes it), and hashes only files for which there is a reason:
+
+- it was hashed before, and has changed since: whether it still is the same LoRA cannot be told otherwise;
+- it has the size of a hashed file that is gone: most likely that file was renamed. One that was only moved to another
+  folder is found by its name, so that a drive mounted elsewhere is not read whole.
+
+The hashes in `ss_*` and `modelspec.*` metadata are of the tensors alone, not of the file, and cannot stand in for it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ..errors import LoraError
+from ..hashing import sha256_of
+from ..types import LoraIdentity
+from .file import NO_FACTS, FileFacts, LoraFile, read_facts
+from .library_index import KnownFile, LibraryIndex
+from .resolving import Files, Resolved, resolve
+from .sidecar import SIDECAR_SUFFIXES, Sidecar
+
+_READERS = 2
+"""One reads while the other hashes; more would only make a spinning disk seek."""
+
+_SAVE_EVERY_S = 1.0
+
+OnScan = Callable[[int, int], None]
+"""(files read, files to read); raising ends the scan, and what was read until then is kept."""
+
+
+@dataclass(frozen=True)
+class LibraryEntry:
+    """A file of ComfyUI's list. name: as listed, in the system's own spelling. size: bytes. mtime_ns: of the last change.
+
+    sha256: of the whole file, None if it is not known yet. base_model: the family if it is known, else the sidecar's word.
+    problem: why the file is no LoRA that can be read, empty if it is one.
+    """
+
+    name: str
+    path: Path
+    size: int
+    mtime_ns: int
+    sha256: str | None = None
+    base_model: str | None = None
+    trigger_words: tuple[str, ...] = ()
+    sidecar: Sidecar = Sidecar()
+    problem: str = ""
+
+    @property
+    def version_id(self) -> int | None:
+        return self.sidecar.version_id
+
+    @property
+    def model_id(self) -> int | None:
+        return self.sidecar.model_id
+
+    @property
+    def model_name(self) -> str | None:
+        return self.sidecar.model_name
+
+    def as_lora_file(self) -> LoraFile:
+        """The same as `read_lora_file` gives. Raises LoraError for a file with a problem or one that was not hashed."""
+        if self.problem or self.sha256 is None:
+            raise LoraError(self.problem or f"{self.path.name} was not hashed.", "" if self.problem else "Scan with hash_files.")
+        name = self.name.replace("\\", "/")
+        return LoraFile(self.path, name, self.sha256, self.base_model, self.trigger_words, self.sidecar)
+
+
+@dataclass(frozen=True, eq=False)
+class LoraLibrary:
+    """All LoRA files at hand, in the order they were listed."""
+
+    entries: tuple[LibraryEntry, ...] = ()
+
+    def entry(self, name: str) -> LibraryEntry | None:
+        """The file of this name, spelt as listed."""
+        return self._by_name.get(name)
+
+    def resolve(self, rows: Iterable[LoraIdentity]) -> dict[str, Resolved]:
+        """lora_id -> its file; see `resolving.resolve`. Files with a problem are not at hand."""
+        return resolve(rows, self._files)
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, LibraryEntry]:
+        return {entry.name: entry for entry in self.entries}
+
+    @cached_property
+    def _files(self) -> Files:
+        usable = (entry for entry in self.entries if not entry.problem)
+        return Files((entry.name, entry.sha256, entry.version_id, entry.model_id) for entry in usable)
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What the file system says of a listed file and of its sidecars, without opening any. size: -1 if there is no such file."""
+
+    name: str
+    path: str
+    size: int
+    mtime_ns: int
+    sidecars: str
+
+
+def survey(files: Iterable[tuple[str, Path]]) -> tuple[FileState, ...]:
+    """The states of files (name as listed, path); equal surveys mean that a scan would find nothing new."""
+    listings: dict[str, dict[str, os.DirEntry[str]]] = {}
+    states = []
+    for name, file in files:
+        path = os.fspath(file)
+        folder, base_name = os.path.split(path)
+        if folder not in listings:
+            listings[folder] = _sidecars_in(folder)
+        try:
+            facts = os.stat(path)
+            size, mtime_ns = (facts.st_size, facts.st_mtime_ns) if stat.S_ISREG(facts.st_mode) else (-1, 0)
+        except (OSError, ValueError):
+            size, mtime_ns = -1, 0
+        sidecars = _stamp(os.path.splitext(base_name)[0], listings[folder]) if listings[folder] else ""
+        states.append(FileState(name, path, size, mtime_ns, sidecars))
+    return tuple(states)
+
+
+def scan(
+    files: Iterable[tuple[str, Path]], index_file: Path, on_progress: OnScan | None = None, *, hash_files: bool = True
+) -> LoraLibrary:
+    """Know the given files (name as listed, path). Only those that are new or changed since the last scan are opened.
+
+    index_file: where it is kept what earlier scans found; made if it is not there. Files that are in the index but not given
+    (a drive that is offline) stay in the index. hash_files: read every file whole that was not hashed yet; False: only those
+    with a reason, see above. on_progress is called after each file that was opened.
+    A file that cannot be read is an entry with a `problem`; an index that cannot be used is a warning in the log.
+    """
+    return scan_surveyed(survey(files), index_file, on_progress, hash_files=hash_files)
+
+
+def scan_surveyed(
+    states: tuple[FileState, ...], index_file: Path, on_progress: OnScan | None = None, *, hash_files: bool = True
+) -> LoraLibrary:
+    """`scan` for files whose states are known already."""
+    index = LibraryIndex(index_file)
+    known = index.known([state.path for state in states])
+    current = {state.path: file for state in states if (file := known.get(state.path)) and _is_same_content(state, file)}
+    sizes_of_renamed: set[int] = set()
+    if not hash_files and any(state.path not in current or current[state.path].sha256 is None for state in states):
+        sizes_of_renamed = _sizes_of_gone(index.hashed(), states)
+    found: dict[str, LibraryEntry] = {}
+    to_read = []
+    for state in states:
+        before, now = known.get(state.path), current.get(state.path)
+        is_hashed = now is not None and now.sha256 is not None
+        was_hashed = before is not None and before.sha256 is not None
+        to_hash = not is_hashed and (hash_files or was_hashed or state.size in sizes_of_renamed)
+        if now is not None and now.sidecars == state.sidecars and not to_hash:
+            found[state.name] = _entry(state, now.sha256, now.facts)
+        else:
+            to_read.append((state, now, to_hash))
+    found.update(_read_all(to_read, index, on_progress))
+    return LoraLibrary(tuple(found[state.name] for state in states))
+
+
+def _sizes_of_gone(hashed: Iterable[tuple[str, int]], states: tuple[FileState, ...]) -> set[int]:
+    """Sizes of hashed files that are neither where they were nor, for certain, in another folder."""
+    paths = {state.path for state in states}
+    at_hand = Counter((os.path.basename(state.path), state.size) for state in states)
+    return {size for path, size in hashed if path not in paths and at_hand[os.path.basename(path), size] != 1}
+
+
+def _read_all(
+    to_read: list[tuple[FileState, KnownFile | None, bool]], index: LibraryIndex, on_progress: OnScan | None
+) -> dict[str, LibraryEntry]:
+    """Entries of files that must be opened, by name; saved as they come."""
+    unsaved: deque[KnownFile] = deque()
+
+    def read(state: FileState, now: KnownFile | None, to_hash: bool) -> LibraryEntry:
+        entry = _read(state, now, to_hash)
+        # A file with a problem is looked at again the next time.
+        if not entry.problem:
+            facts = FileFacts(entry.base_model, entry.trigger_words, entry.sidecar)
+            unsaved.append(KnownFile(state.path, state.size, state.mtime_ns, state.sidecars, entry.sha256, facts))
+        return entry
+
+    def save() -> None:
+        index.save([unsaved.popleft() for _ in range(len(unsaved))])
+
+    entries: dict[str, LibraryEntry] = {}
+    pool = ThreadPoolExecutor(_READERS, thread_name_prefix="carlos-library")
+    last_save = time.monotonic()
+    try:
+        for done, future in enumerate(as_completed([pool.submit(read, *task) for task in to_read]), start=1):
+            entry = future.result()
+            entries[entry.name] = entry
+            if time.monotonic() - last_save > _SAVE_EVERY_S:
+                save()
+                last_save = time.monotonic()
+            if on_progress is not None:
+                on_progress(done, len(to_read))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        save()
+    return entries
+
+
+def _read(state: FileState, now: KnownFile | None, to_hash: bool) -> LibraryEntry:
+    """now: what is known of the file's present content."""
+    path = Path(state.path)
+    if state.size < 0:
+        return _entry(state, None, NO_FACTS, f"The LoRA {path.name} is not there.")
+    try:
+        facts = now.facts if now is not None and now.sidecars == state.sidecars else read_facts(path)
+        sha256 = sha256_of(path) if to_hash else now.sha256 if now is not None else None
+    except LoraError as error:
+        return _entry(state, None, NO_FACTS, str(error))
+    except OSError as error:
+        return _entry(state, None, NO_FACTS, f"The LoRA {path.name} cannot be read: {error.strerror or error}.")
+    return _entry(state, sha256, facts)
+
+
+def _entry(state: FileState, sha256: str | None, facts: FileFacts, problem: str = "") -> LibraryEntry:
+    return LibraryEntry(
+        state.name,
+        Path(state.path),
+        state.size,
+        state.mtime_ns,
+        sha256,
+        facts.base_model,
+        facts.trigger_words,
+        facts.sidecar,
+        problem,
+    )
+
+
+def _is_same_content(state: FileState, file: KnownFile) -> bool:
+    return (file.size, file.mtime_ns) == (state.size, state.mtime_ns)
+
+
+def _sidecars_in(folder: str) -> dict[str, os.DirEntry[str]]:
+    """The files of a folder that may be sidecars, by name. Looking into a folder once is cheaper than asking for each name."""
+    try:
+        with os.scandir(folder) as listing:
+            return {os.path.normcase(item.name): item for item in listing if item.name.lower().endswith(SIDECAR_SUFFIXES)}
+    except (OSError, ValueError):
+        return {}
+
+
+def _stamp(stem: str, sidecars: Mapping[str, os.DirEntry[str]]) -> str:
+    """Sizes and times of the sidecars of one LoRA; empty if it has none."""
+    parts = []
+    for suffix in SIDECAR_SUFFIXES:
+        item = sidecars.get(os.path.normcase(stem + suffix))
+        if item is None:
+            continue
+        try:
+            facts = item.stat()
+        except OSError:
+            continue
+        parts.append(f"{suffix}:{facts.st_size}:{facts.st_mtime_ns}")
+    return " ".join(parts)

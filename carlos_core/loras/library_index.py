@@ -1,0 +1,172 @@
+"""What earlier scans found out about LoRA files, kept in one SQLite file.
+
+SQLite, because what was hashed must survive a kill at any moment, and two ComfyUI processes may scan at once. The file holds
+nothing that cannot be read from the LoRAs again: damaged, it is made anew; locked or not writable, the scan goes on without it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from .file import FileFacts
+from .sidecar import Sidecar
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 1
+"""Of the table and of what is read from a file: an index of another version is made anew."""
+
+_TIMEOUT_S = 10.0
+_SINGLE_LOOKUPS = 200
+"""Up to so many files are looked up one by one; for more the whole table is read."""
+
+_COLUMNS = "path, size, mtime_ns, sidecars, sha256, facts"
+# What another process hashed meanwhile is not undone by one that only read the header.
+_UPSERT = f"""
+INSERT INTO files ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (path) DO UPDATE SET
+    sha256 = CASE WHEN size = excluded.size AND mtime_ns = excluded.mtime_ns
+             THEN coalesce(excluded.sha256, sha256) ELSE excluded.sha256 END,
+    size = excluded.size, mtime_ns = excluded.mtime_ns, sidecars = excluded.sidecars, facts = excluded.facts
+"""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """A file as it was when it was read. sidecars: sizes and times of the files beside it. sha256: None if it was not hashed."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sidecars: str
+    sha256: str | None
+    facts: FileFacts
+
+
+class LibraryIndex:
+    """The SQLite file at `path`, which need not exist. Its troubles are warnings in the log, never errors."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def known(self, paths: Collection[str]) -> dict[str, KnownFile]:
+        """What is known of these files, by path; the paths of others stay in the index."""
+        wanted = set(paths)
+
+        def read(connection: sqlite3.Connection) -> dict[str, KnownFile]:
+            if len(wanted) > _SINGLE_LOOKUPS:
+                rows: Iterable[tuple[object, ...]] = connection.execute(f"SELECT {_COLUMNS} FROM files")
+            else:
+                rows = _single(connection, wanted)
+            files = (_file_of(row) for row in rows)
+            return {file.path: file for file in files if file is not None and file.path in wanted}
+
+        return self._run(read, {})
+
+    def hashed(self) -> list[tuple[str, int]]:
+        """(path, size in bytes) of all files that were hashed, whether they are still there or not."""
+
+        def read(connection: sqlite3.Connection) -> list[tuple[str, int]]:
+            rows = connection.execute("SELECT path, size FROM files WHERE sha256 IS NOT NULL")
+            return [(_path(key), size) for key, size in rows]
+
+        return self._run(read, [])
+
+    def save(self, files: Collection[KnownFile]) -> None:
+        """Add or replace what is known of these files, in one transaction."""
+        if files:
+            rows = [_row_of(file) for file in files]
+            self._run(lambda connection: connection.executemany(_UPSERT, rows), None)
+
+    def _run(self, work: Callable[[sqlite3.Connection], _T], otherwise: _T) -> _T:
+        for _attempt in range(2):
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with closing(sqlite3.connect(self._path, timeout=_TIMEOUT_S)) as connection:
+                    _prepare(connection)
+                    with connection:
+                        return work(connection)
+            except (sqlite3.OperationalError, OSError) as error:
+                logger.warning("carlos: the index of LoRA files %s cannot be used now: %s", self._path.name, error)
+                return otherwise
+            except sqlite3.DatabaseError as error:
+                logger.warning("carlos: the index of LoRA files %s is damaged and made anew: %s", self._path.name, error)
+                self._discard()
+        return otherwise
+
+    def _discard(self) -> None:
+        try:
+            for path in (self._path, self._path.with_name(f"{self._path.name}-journal")):
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("carlos: the damaged index %s cannot be deleted: %s", self._path.name, error)
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Make the table if it is not there, or not as we know it."""
+    if _version(connection) == _VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    # Another process may have been quicker.
+    if _version(connection) != _VERSION:
+        connection.execute("DROP TABLE IF EXISTS files")
+        connection.execute(
+            "CREATE TABLE files (path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, "
+            "sidecars TEXT NOT NULL, sha256 TEXT, facts TEXT NOT NULL) WITHOUT ROWID"
+        )
+        connection.execute(f"PRAGMA user_version = {_VERSION}")
+    connection.commit()
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _single(connection: sqlite3.Connection, paths: Collection[str]) -> Iterator[tuple[object, ...]]:
+    for path in paths:
+        yield from connection.execute(f"SELECT {_COLUMNS} FROM files WHERE path = ?", (_key(path),))
+
+
+def _key(path: str) -> bytes:
+    # File names need not be valid text.
+    return path.encode("utf-8", "surrogatepass")
+
+
+def _path(key: bytes) -> str:
+    return key.decode("utf-8", "surrogatepass")
+
+
+def _row_of(file: KnownFile) -> tuple[object, ...]:
+    facts = json.dumps(asdict(file.facts), separators=(",", ":"))
+    return (_key(file.path), file.size, file.mtime_ns, file.sidecars, file.sha256, facts)
+
+
+def _file_of(row: tuple[object, ...]) -> KnownFile | None:
+    """None for a row that makes no sense: its file is read again."""
+    path, size, mtime_ns, sidecars, sha256, text = row
+    try:
+        facts = json.loads(text)  # type: ignore[arg-type]
+        sidecar = facts["sidecar"]
+        return KnownFile(
+            _path(path),  # type: ignore[arg-type]
+            size,  # type: ignore[arg-type]
+            mtime_ns,  # type: ignore[arg-type]
+            sidecars,  # type: ignore[arg-type]
+            sha256,  # type: ignore[arg-type]
+            FileFacts(
+                facts["base_model"],
+                tuple(facts["trigger_words"]),
+                Sidecar(**{**sidecar, "trigger_words": tuple(sidecar["trigger_words"])}),
+            ),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
