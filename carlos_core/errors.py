@@ -43,3 +43,11 @@ class GenerationError(CarlosError):
 
 class IndexingError(CarlosError):
     """A LoRA could not be indexed or its results could not be kept."""
+
+
+class CivitaiError(CarlosError):
+    """CivitAI cannot be reached, refuses, or sends something else than what was asked for."""
+
+
+class CivitaiNotFound(CivitaiError):
+    """CivitAI does not have what was asked for, or not any more."""

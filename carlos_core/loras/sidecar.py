@@ -51,7 +51,7 @@ def _civitai_info(content: Mapping[str, Any]) -> Sidecar:
         model_id=_number(content.get("modelId")),
         model_name=_text(model.get("name")),
         base_model=_text(content.get("baseModel")),
-        trigger_words=_words(content.get("trainedWords")),
+        trigger_words=words_of(content.get("trainedWords")),
         nsfw_level=_number(content.get("nsfwLevel")),
         download_count=_number(_mapping(content.get("stats")).get("downloadCount")),
     )
@@ -76,11 +76,12 @@ def _webui_json(content: Mapping[str, Any]) -> Sidecar:
     activation = _text(content.get("activation text")) or ""
     return Sidecar(
         base_model=_text(content.get("sd version")),
-        trigger_words=_words(re.split(r"\s*,\s*", activation.strip(" ,"))) if activation else (),
+        trigger_words=words_of(re.split(r"\s*,\s*", activation.strip(" ,"))) if activation else (),
     )
 
 
-def _words(value: Any) -> tuple[str, ...]:
+def words_of(value: Any) -> tuple[str, ...]:
+    """Trigger words of a list, without blanks, commas at the ends and repetitions."""
     words = (str(word).strip().strip(",").strip() for word in value) if isinstance(value, list) else ()
     return tuple(dict.fromkeys(word for word in words if word))
 
