@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from . import paths
+from .civitai import CivitaiClient, CivitaiLora
 from .database import MetricsDatabase
 from .embedding import Encoder, load_encoder
 from .errors import GenerationError, IndexingError
@@ -13,7 +16,7 @@ from .indexing import Protocol, measure_lora
 from .indexing.plan import all_shots
 from .indexing.protocol import TRIGGERS_ON_LORA_SIDE, shared_seed_rule
 from .indexing.runner import OnProgress
-from .loras import read_lora_file
+from .loras import LoraFile, read_lora_file
 from .prompts import PromptSet, default_index_prompts
 from .types import IndexingResult, LoraVector
 
@@ -26,6 +29,7 @@ def index_lora(
     version_id: str | int | None = None,
     overwrite: bool = False,
     working_directory: str | Path | None = None,
+    download_directory: str | Path | None = None,
     generator: Generator | None = None,
     encoder: Encoder | None = None,
     prompts: PromptSet | None = None,
@@ -38,20 +42,20 @@ def index_lora(
 ) -> IndexingResult:
     """Measure a LoRA and put the row into `db` (which is not saved: `db.save_parquet`).
 
-    A LoRA that `db` knows already is not measured again unless `overwrite`; its row is returned. lora_source: path of a LoRA
-    file, or "civitai" with `model_id` and `version_id`. generator: what makes the pictures. working_directory: where finished
-    pictures' features are kept (default: CARLOS_HOME/cache). Raises IndexingError, GenerationError, LoraError, DatabaseError.
+    A LoRA that `db` knows already is neither fetched nor measured again unless `overwrite`; its row is returned. lora_source:
+    path of a LoRA file, or "civitai" with `version_id`, or with `model_id` for that model's newest version.
+    download_directory: where LoRAs from CivitAI go (default: CARLOS_HOME/loras). generator: what makes the pictures.
+    working_directory: where finished pictures' features are kept (default: CARLOS_HOME/cache).
+    Raises IndexingError, GenerationError, LoraError, DatabaseError, CivitaiError.
     """
+    open_lora: Callable[[], LoraFile]
     if str(lora_source) == "civitai":
-        found = _known(db, str(version_id)) if not overwrite else None
-        if found is not None:
-            return found
-        raise IndexingError(
-            f"LoRAs cannot be fetched from CivitAI yet (model {model_id}, version {version_id}).",
-            "Download the file and pass its path as lora_source.",
-        )
-    lora = read_lora_file(lora_source)
-    found = _known(db, lora.lora_id) if not overwrite else None
+        wanted = CivitaiLora(model_id, version_id, CivitaiClient.from_environment)
+        found = None if overwrite else _known_version(db, wanted.version_id)
+        open_lora = partial(_fetched, wanted, Path(download_directory) if download_directory else paths.loras_directory())
+    else:
+        open_lora = partial(read_lora_file, lora_source)
+        found = None if overwrite else _known(db, open_lora().lora_id)
     if found is not None:
         return found
     if db.read_only:
@@ -63,6 +67,7 @@ def index_lora(
         )
     encoder_id = db.check_encoder(encoder.encoder_id if encoder is not None else None)
     prompts = prompts or default_index_prompts()
+    lora = open_lora()
     measurement = measure_lora(
         lora,
         generator=generator,
@@ -85,6 +90,19 @@ def index_lora(
     row = db.row(lora.lora_id)
     assert row is not None, "the row was just written"
     return IndexingResult(lora.lora_id, row, measurement.record.vector, is_new=True)
+
+
+def _fetched(wanted: CivitaiLora, folder: Path) -> LoraFile:
+    return read_lora_file(wanted.fetch(folder, at_hand=sorted(folder.glob("*.safetensors"))))
+
+
+def _known_version(db: MetricsDatabase, version_id: int) -> IndexingResult | None:
+    found = _known(db, str(version_id))
+    column = db.column("version_id")
+    if found is None and version_id in column:
+        # A row that was written before its version was known keeps its id.
+        found = _known(db, db.column("lora_id")[column.index(version_id)])
+    return found
 
 
 def _known(db: MetricsDatabase, lora_id: str) -> IndexingResult | None:

@@ -91,6 +91,27 @@ def lora_path(name: str) -> Path:
     return _listed_path("loras", name, lora_names(), "LoRA", LoraError)
 
 
+def loras_folder() -> Path:
+    """Where new LoRAs go: the first folder that ComfyUI lists."""
+    return Path(folder_paths.get_folder_paths("loras")[0])
+
+
+def listed_loras() -> dict[Path, str]:
+    """Path of each listed LoRA -> its name in the list."""
+    paths = ((folder_paths.get_full_path("loras", name), name) for name in lora_names())
+    return {Path(path): name for path, name in paths if path is not None}
+
+
+def refresh_loras() -> None:
+    """Make ComfyUI look into the folders again when its list of LoRAs is next asked for."""
+    folder_paths.filename_list_cache.pop("loras", None)
+
+
+def civitai_key_file() -> Path:
+    """Where the user may put the key for CivitAI."""
+    return Path(folder_paths.get_user_directory()) / "carlos" / "civitai_key.txt"
+
+
 def check_choice(value: str, choices: Iterable[str], noun: str) -> None:
     """Combo values arrive unchecked: raises CarlosError for one that the combo does not offer."""
     if value not in choices:

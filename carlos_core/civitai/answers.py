@@ -55,6 +55,10 @@ def version_of(content: Any) -> Version:
     )
 
 
+def is_sha256(text: str) -> bool:
+    return len(text) == 64 and set(text.lower()) <= set("0123456789abcdef")
+
+
 def _file_of(entry: Any, version_id: int, early_access_until: str | None) -> VersionFile:
     content = _object(entry, "a file")
     hashes = _field(content, "hashes", dict) or {}
@@ -68,7 +72,7 @@ def _file_of(entry: Any, version_id: int, early_access_until: str | None) -> Ver
         type=_field(content, "type", str),
         format=_field(_field(content, "metadata", dict) or {}, "format", str),
         size=None if kilobytes is None else round(kilobytes * 1024),
-        sha256=sha256 if len(sha256) == 64 and set(sha256) <= set("0123456789abcdef") else None,
+        sha256=sha256 if is_sha256(sha256) else None,
         is_primary=_field(content, "primary", bool) or False,
         early_access_until=early_access_until,
     )

@@ -11,7 +11,7 @@ import requests
 
 from ..errors import CivitaiError, CivitaiNotFound
 from .addresses import DEFAULT_BASES, bases_from_environment
-from .answers import model_of, version_of
+from .answers import is_sha256, model_of, version_of
 from .download import Download, OnProgress
 from .keys import ApiKey, find_key
 from .refusals import refusal
@@ -110,6 +110,6 @@ class CivitaiClient:
 
 
 def _checked_hash(sha256: str) -> str:
-    if len(sha256) != 64 or not set(sha256.lower()) <= set("0123456789abcdef"):
+    if not is_sha256(sha256):
         raise CivitaiError(f"{sha256!r} is no sha256.", "Give 64 hexadecimal digits.")
     return sha256

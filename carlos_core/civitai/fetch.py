@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
 
 from ..errors import CivitaiError, CivitaiNotFound
@@ -18,32 +19,53 @@ _WEIGHTS = (None, "Model", "Pruned Model", "Archive")
 """Types of files that hold the LoRA itself, as CivitAI calls them; others are training data, configs and the like."""
 
 
-def id_of(text: str | int | None, noun: str) -> int | None:
-    """An id as a user typed it, None if it is blank. Raises CivitaiError if it is no whole number."""
-    digits = str(text if text is not None else "").strip()
-    if not digits:
-        return None
-    if not (digits.isascii() and digits.isdigit()):
-        raise CivitaiError(f"{digits!r} is no {noun}.", "It is the number in the model page's address, such as 12345.")
-    return int(digits)
+class CivitaiLora:
+    """A LoRA by its ids at CivitAI. The site is asked when something must be known that the ids do not tell, and only then."""
 
+    def __init__(self, model_id: str | int | None, version_id: str | int | None, client: Callable[[], CivitaiClient]) -> None:
+        """model_id alone stands for its newest version that has a LoRA file. client: called once, before the first question.
 
-def find_version(client: CivitaiClient, model_id: int | None, version_id: int | None) -> Version:
-    """The version with this id, else the newest of the model that has a LoRA file.
-
-    Raises CivitaiError if neither is given, if the version belongs to another model, or if there is no LoRA.
-    """
-    if version_id is None:
-        if model_id is None:
+        Raises CivitaiError if neither id is given, or one is no number.
+        """
+        self._model_id, self._version_id = _id_of(model_id, "model id"), _id_of(version_id, "version id")
+        self._make_client = client
+        if self._model_id is None and self._version_id is None:
             raise CivitaiError("It is not said which LoRA to take from CivitAI.", "Give a model id, a version id, or both.")
-        version_id = _newest(client.model(model_id)).version_id
-    version = client.version(version_id)
-    if None not in (model_id, version.model_id) and model_id != version.model_id:
-        raise CivitaiError(
-            f"Version {version_id} belongs to model {version.model_id}, not to {model_id}.",
-            "Correct or empty one of the ids.",
-        )
-    return version
+
+    @property
+    def version_id(self) -> int:
+        return self._newest_id if self._version_id is None else self._version_id
+
+    @cached_property
+    def version(self) -> Version:
+        """Raises CivitaiError if the version belongs to another model, or cannot be had."""
+        version = self._client.version(self.version_id)
+        if None not in (self._model_id, version.model_id) and self._model_id != version.model_id:
+            raise CivitaiError(
+                f"Version {version.version_id} belongs to model {version.model_id}, not to {self._model_id}.",
+                "Correct or empty one of the ids.",
+            )
+        return version
+
+    def fetch(self, folder: Path, *, at_hand: Iterable[Path] = (), on_progress: OnProgress | None = None) -> Path:
+        """The file with `<stem>.civitai.info` beside it, fetched into `folder` unless one of the files `at_hand` is it.
+
+        Returns its path. Raises CivitaiError.
+        """
+        file = lora_file_of(self.version)
+        found = next((path for path in at_hand if _is_file_of(path, file)), None)
+        path = found or self._client.download(file, folder, on_progress)
+        _write_sidecar(path, self.version, is_new=found is None)
+        return path
+
+    @cached_property
+    def _newest_id(self) -> int:
+        assert self._model_id is not None, "one of the ids is given"
+        return _newest(self._client.model(self._model_id)).version_id
+
+    @cached_property
+    def _client(self) -> CivitaiClient:
+        return self._make_client()
 
 
 def lora_file_of(version: Version, file_id: int | None = None) -> VersionFile:
@@ -76,18 +98,14 @@ def lora_file_of(version: Version, file_id: int | None = None) -> VersionFile:
     return found
 
 
-def fetch_lora(
-    client: CivitaiClient, version: Version, folder: Path, *, at_hand: Iterable[Path] = (), on_progress: OnProgress | None = None
-) -> Path:
-    """The LoRA of a version with `<stem>.civitai.info` beside it, fetched into `folder` unless one of the files `at_hand` is it.
-
-    Returns its path. Raises CivitaiError.
-    """
-    file = lora_file_of(version)
-    found = next((path for path in at_hand if _is_file_of(path, file)), None)
-    path = found or client.download(file, folder, on_progress)
-    _write_sidecar(path, version, is_new=found is None)
-    return path
+def _id_of(text: str | int | None, noun: str) -> int | None:
+    """An id as a user typed it, None if it is blank. Raises CivitaiError if it is no whole number."""
+    digits = str(text if text is not None else "").strip()
+    if not digits:
+        return None
+    if not (digits.isascii() and digits.isdigit()):
+        raise CivitaiError(f"{digits!r} is no {noun}.", "It is the number in the model page's address, such as 12345.")
+    return int(digits)
 
 
 def _newest(model: Model) -> Version:

@@ -25,6 +25,7 @@ class Sidecar:
     trigger_words: tuple[str, ...] = ()
     nsfw_level: int | None = None
     download_count: int | None = None
+    preview_url: str | None = None
 
 
 def read_sidecar(lora: Path) -> Sidecar:
@@ -54,6 +55,7 @@ def _civitai_info(content: Mapping[str, Any]) -> Sidecar:
         trigger_words=words_of(content.get("trainedWords")),
         nsfw_level=_number(content.get("nsfwLevel")),
         download_count=_number(_mapping(content.get("stats")).get("downloadCount")),
+        preview_url=_first_picture(content.get("images")),
     )
 
 
@@ -68,6 +70,7 @@ def _metadata_json(content: Mapping[str, Any]) -> Sidecar:
         trigger_words=civitai.trigger_words,
         nsfw_level=civitai.nsfw_level,
         download_count=civitai.download_count,
+        preview_url=civitai.preview_url,
     )
 
 
@@ -84,6 +87,13 @@ def words_of(value: Any) -> tuple[str, ...]:
     """Trigger words of a list, without blanks, commas at the ends and repetitions."""
     words = (str(word).strip().strip(",").strip() for word in value) if isinstance(value, list) else ()
     return tuple(dict.fromkeys(word for word in words if word))
+
+
+def _first_picture(images: Any) -> str | None:
+    """Address of the first of CivitAI's pictures that is no film."""
+    pictures = map(_mapping, images if isinstance(images, list) else ())
+    stills = (_text(picture.get("url")) for picture in pictures if picture.get("type") in (None, "image"))
+    return next(filter(None, stills), None)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

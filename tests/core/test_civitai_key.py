@@ -13,9 +13,8 @@ import pytest
 from civitai_server import KEY, CivitaiServer, Fault, client_of
 from safetensors.numpy import save
 
-from carlos_core.civitai import ApiKey, CivitaiClient, find_key
+from carlos_core.civitai import ApiKey, CivitaiClient, CivitaiLora, find_key
 from carlos_core.civitai.addresses import Addresses, bases_from_environment
-from carlos_core.civitai.fetch import fetch_lora
 from carlos_core.errors import CivitaiError
 
 CONTENT = save({"noise": np.random.default_rng(7).integers(0, 256, 200_000, dtype=np.uint8)})
@@ -151,15 +150,12 @@ def test_the_key_is_in_no_log_no_exception_and_no_file(
             for status, headers, body in bad:
                 civitai.add(5, CONTENT, description=f"token={KEY}", name=f"snow {status}")
                 civitai.faults = [Fault(page, status, headers, body, times=100)]
-                client = client_of(civitai, attempts=2)
                 try:
-                    version = client.version(5)
-                    fetch_lora(client, version, tmp_path / "loras")
+                    CivitaiLora(None, 5, lambda: client_of(civitai, attempts=2)).fetch(tmp_path / "loras")
                 except CivitaiError as error:
                     texts += texts_of(error)
         civitai.faults = []
-        client = client_of(civitai)
-        lora = fetch_lora(client, client.version(5), tmp_path / "loras")
+        lora = CivitaiLora(None, 5, lambda: client_of(civitai)).fetch(tmp_path / "loras")
         client_of(civitai, red).versions_by_hashes(["0" * 64])
     assert lora.with_name(f"{lora.stem}.civitai.info").is_file()
     assert len(texts) > 2 * 3 * len(bad) // 2
