@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import filelock
 import requests
@@ -185,7 +186,7 @@ class Download:
         """An answer that carries (part of) the file, or 416. Raises CivitaiError for everything else."""
         missing: CivitaiError | None = None
         has_key = self._transport.key is not None
-        for url in self._transport.addresses.elsewhere(self._file.download_url):
+        for url in self._transport.addresses.elsewhere(self._url()):
             try:
                 response = self._transport.ask("GET", url, headers=headers, stream=True)
             except LoginWanted:
@@ -206,6 +207,14 @@ class Download:
             missing = error
         assert missing is not None, "there is at least one address"
         raise missing
+
+    def _url(self) -> str:
+        """Where the file is. The addresses of a version's further files are the same for several of them, or lead nowhere
+        (github.com/civitai/civitai/issues/758): the file's id tells them apart."""
+        url = self._file.download_url
+        if self._file.is_primary or self._file.file_id is None or not self._transport.addresses.is_own(url):
+            return url
+        return urlsplit(url)._replace(query=f"fileId={self._file.file_id}").geturl()
 
     def _check_size(self, size: int) -> None:
         """Refuse early what is longer than it should be."""
@@ -263,7 +272,9 @@ class Download:
             yield
         finally:
             lock.release()
-            Path(lock.lock_file).unlink(missing_ok=True)
+            # Another process may hold it by now.
+            with contextlib.suppress(OSError):
+                Path(lock.lock_file).unlink()
 
     def _have(self) -> int:
         return self._part.stat().st_size if self._part.exists() else 0

@@ -18,6 +18,9 @@ from .types import LORA_TYPES, Model, Version, VersionFile
 _WEIGHTS = (None, "Model", "Pruned Model", "Archive")
 """Types of files that hold the LoRA itself, as CivitAI calls them; others are training data, configs and the like."""
 
+_MAX_DIGITS = 18
+"""So that an id fits the database's column."""
+
 
 class CivitaiLora:
     """A LoRA by its ids at CivitAI. The site is asked when something must be known that the ids do not tell, and only then."""
@@ -103,7 +106,7 @@ def _id_of(text: str | int | None, noun: str) -> int | None:
     digits = str(text if text is not None else "").strip()
     if not digits:
         return None
-    if not (digits.isascii() and digits.isdigit()):
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= _MAX_DIGITS):
         raise CivitaiError(f"{digits!r} is no {noun}.", "It is the number in the model page's address, such as 12345.")
     return int(digits)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..database import MetricsDatabase, change_database, load_database
-from ..errors import CivitaiError, CivitaiNotFound
+from ..database import BUNDLED_PATH, MetricsDatabase, change_database, load_database
+from ..errors import CivitaiError, CivitaiNotFound, DatabaseError
 from ..loras.family import family_of_name
 from .answers import is_sha256
 from .client import MAX_HASHES, CivitaiClient
@@ -62,8 +62,10 @@ def refresh_metadata(
     What CivitAI does not know stays as it is, and so does a row that cannot be looked up. max_rows: 0 for all; those that lack
     most come first. Saved every 50 rows; what was found is saved too when a callback raises.
     Three failures in a row end the run; rows after that are not in the result. Raises CivitaiError if nothing at all could be
-    looked up, DatabaseError if the file cannot be read or saved.
+    looked up, DatabaseError if the file cannot be read or saved, or is the bundled one.
     """
+    if path.resolve() == BUNDLED_PATH.resolve():
+        raise DatabaseError("The bundled database is read-only.", "Make a copy of your own with copy_bundled_database.")
     rows = _rows(load_database(path), only_missing)[: max_rows or None]
     results: dict[str, RefreshedRow] = {}
     pending: dict[str, Version] = {}

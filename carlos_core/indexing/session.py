@@ -105,9 +105,9 @@ class Session:
         if row is None or covering is None:
             return None
         lora = LoraFile(
-            path=Path(row["file_name"]),
-            name=row["file_name"],
-            sha256=row["sha256"],
+            path=Path(row["file_name"] or ""),
+            name=row["file_name"] or "",
+            sha256=row["sha256"] or "",
             base_model=row["base_model"],
             trigger_words=tuple(row["trigger_words"] or ()),
             sidecar=Sidecar(version_id=version_id),

@@ -118,7 +118,8 @@ class CivitaiServer:
             "pickleScanResult": "Success",
             "virusScanResult": "Success",
             "hashes": {"AutoV2": "A5F58EB1C3", "SHA256": hashlib.sha256(content).hexdigest().upper()},
-            "downloadUrl": f"{self.url}/api/download/models/{version_id}?fileId={file_id}",
+            "downloadUrl": f"{self.url}/api/download/models/{version_id}"
+            + ("" if is_primary else "?type=Model&format=SafeTensor"),
             "primary": is_primary,
         }
 

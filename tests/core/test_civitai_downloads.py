@@ -327,6 +327,16 @@ def test_names_stay_short_enough_for_sidecars() -> None:
     assert safe_name("雪" * 500).removesuffix(".safetensors").strip("雪") == ""
 
 
+def test_a_further_file_of_a_version_is_asked_for_by_its_id(civitai: CivitaiServer, loras: Path) -> None:
+    other = save({"noise": np.arange(100, dtype=np.uint8)})
+    civitai.add(6, {"large.safetensors": CONTENT, "small.safetensors": other})
+    client = client_of(civitai)
+    large, small = client.version(6).files
+    assert client.download(small, loras).read_bytes() == other
+    assert client.download(large, loras).read_bytes() == CONTENT
+    assert [request.page for request in civitai.of("api")[1:]] == ["/api/download/models/6?fileId=61", "/api/download/models/6"]
+
+
 def test_a_name_that_leads_elsewhere_stays_in_the_folder(civitai: CivitaiServer, loras: Path) -> None:
     civitai.add(5, CONTENT, name="../../../escaped")
     client = client_of(civitai)

@@ -40,7 +40,7 @@ def test_a_version_is_what_the_documented_answer_says(civitai: CivitaiServer) ->
             version_id=5,
             file_id=50,
             name="snow.safetensors",
-            download_url=f"{civitai.url}/api/download/models/5?fileId=50",
+            download_url=f"{civitai.url}/api/download/models/5",
             type="Model",
             format="SafeTensor",
             size=len(CONTENT),

@@ -226,6 +226,12 @@ def test_a_row_that_was_changed_meanwhile_keeps_the_change(civitai: CivitaiServe
     assert row_of(path, "a")["model_name"] == "Snow & Ice"
 
 
+def test_the_bundled_database_is_never_changed(civitai: CivitaiServer) -> None:
+    with pytest.raises(DatabaseError, match="bundled database is read-only"):
+        refresh_metadata(BUNDLED_PATH, client_of(civitai))
+    assert civitai.requests == []
+
+
 def test_a_file_that_is_no_database_is_a_clear_error(civitai: CivitaiServer, path: Path) -> None:
     path.write_text(json.dumps({}))
     with pytest.raises(DatabaseError):
