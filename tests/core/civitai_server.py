@@ -118,8 +118,8 @@ class CivitaiServer:
             "pickleScanResult": "Success",
             "virusScanResult": "Success",
             "hashes": {"AutoV2": "A5F58EB1C3", "SHA256": hashlib.sha256(content).hexdigest().upper()},
-            "downloadUrl": f"{self.url}/api/download/models/{version_id}"
-            + ("" if is_primary else "?type=Model&format=SafeTensor"),
+            # The addresses of further files are all the same, and lead to the first one.
+            "downloadUrl": f"{self.url}/api/download/models/{version_id}" + ("" if is_primary else "?type=Model"),
             "primary": is_primary,
         }
 
