@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from carlos_core.database import load_database
 sys.path.append(str(Path(__file__).parents[1] / "core"))
 
 import civitai_server
-from civitai_server import KEY, CivitaiServer
+from civitai_server import KEY, CivitaiServer, Fault
 
 NAME = "mystery_12.safetensors"
 CONTENT = (MINIWORLD / "loras" / NAME).read_bytes()
@@ -130,6 +131,17 @@ def test_ids_that_lead_nowhere_are_clear_errors(host: Host) -> None:
     ):
         with pytest.raises(Failed, match=words):
             host.run(index(**settings))
+
+
+def test_a_wait_for_the_rate_limit_ends_when_the_user_cancels(host: Host, civitai: CivitaiServer) -> None:
+    civitai.faults.append(Fault("model-versions/9", 429, {"Retry-After": "100"}))
+    prompt_id = host.submit(index(civitai_version_id="9"))
+    end = time.monotonic() + 60
+    while not any(request.page.endswith("/9") for request in civitai.requests) and time.monotonic() < end:
+        time.sleep(0.05)
+    host.interrupt()
+    entry = host.wait(prompt_id, timeout_s=30)
+    assert "execution_interrupted" in [kind for kind, _ in entry["status"]["messages"]]
 
 
 def test_metadata_are_refreshed_in_the_users_database(

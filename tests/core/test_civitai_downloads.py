@@ -177,10 +177,16 @@ def test_a_wrong_size_is_refused_and_leaves_nothing(
     assert names(loras) == []
 
 
-def test_a_body_without_end_is_stopped_at_the_announced_size(civitai: CivitaiServer, client: CivitaiClient, loras: Path) -> None:
-    civitai.faults.append(Fault("storage:/5", 200, {"Transfer-Encoding": "identity", "Content-Length": ""}, b"x" * 5_000_000))
+@pytest.mark.parametrize("length", ["20000000", ""])
+def test_a_body_that_is_too_long_is_not_read_to_its_end(
+    civitai: CivitaiServer, client: CivitaiClient, loras: Path, length: str
+) -> None:
+    """Not at all if its length is announced, else up to the size that CivitAI says."""
+    civitai.faults.append(Fault("storage:/5", 200, {"Content-Length": length}, b"x" * 20_000_000))
+    seen: list[DownloadProgress] = []
     with pytest.raises(CivitaiError, match="as CivitAI says"):
-        client.download(file_of(client), loras)
+        client.download(file_of(client), loras, seen.append)
+    assert max((progress.done for progress in seen), default=0) <= (0 if length else len(CONTENT) + 1024)
     assert names(loras) == []
 
 

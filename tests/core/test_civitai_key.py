@@ -215,6 +215,14 @@ def test_public_hosts_may_send_us_to_public_addresses(url: str) -> None:
     Addresses(PUBLIC).check(url)
 
 
+@pytest.mark.parametrize("page", ["model-versions/5", "/api/download", "storage:/5"])
+def test_a_redirect_off_https_is_not_followed(civitai: CivitaiServer, tmp_path: Path, page: str) -> None:
+    civitai.add(5, CONTENT)
+    civitai.faults.append(Fault(page, 302, {"Location": "http://192.0.2.1/file"}))
+    with pytest.raises(CivitaiError, match=r"sends us on to 192\.0\.2\.1, which is not https; nothing was fetched"):
+        CivitaiLora(None, 5, lambda: client_of(civitai)).fetch(tmp_path)
+
+
 def test_only_the_apis_own_hosts_are_its_own() -> None:
     addresses = Addresses(PUBLIC)
     own = ["https://civitai.com/api", "https://CIVITAI.com:443/", "https://civitai.red"]
