@@ -51,7 +51,7 @@ def index_lora(
     open_lora: Callable[[], LoraFile]
     if str(lora_source) == "civitai":
         wanted = CivitaiLora(model_id, version_id, CivitaiClient.from_environment)
-        found = None if overwrite else _known_version(db, wanted.version_id)
+        found = None if overwrite else _known(db, db.id_of_version(wanted.version_id))
         open_lora = partial(_fetched, wanted, Path(download_directory) if download_directory else paths.loras_directory())
     else:
         open_lora = partial(read_lora_file, lora_source)
@@ -94,15 +94,6 @@ def index_lora(
 
 def _fetched(wanted: CivitaiLora, folder: Path) -> LoraFile:
     return read_lora_file(wanted.fetch(folder, at_hand=sorted(folder.glob("*.safetensors"))))
-
-
-def _known_version(db: MetricsDatabase, version_id: int) -> IndexingResult | None:
-    found = _known(db, str(version_id))
-    column = db.column("version_id")
-    if found is None and version_id in column:
-        # A row that was written before its version was known keeps its id.
-        found = _known(db, db.column("lora_id")[column.index(version_id)])
-    return found
 
 
 def _known(db: MetricsDatabase, lora_id: str) -> IndexingResult | None:

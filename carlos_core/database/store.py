@@ -108,6 +108,11 @@ class MetricsDatabase:
         position = self._position.get(lora_id)
         return None if position is None else self.row_at(position)
 
+    def id_of_version(self, version_id: int) -> str:
+        """lora_id of the row of a CivitAI version: `str(version_id)`, unless its row was written before the version was known."""
+        lora_id, versions = str(version_id), self.column("version_id")
+        return lora_id if lora_id in self or version_id not in versions else self.column("lora_id")[versions.index(version_id)]
+
     def row_at(self, position: int) -> dict[str, Any]:
         """All columns of the row at a place in the table."""
         return schema.row_of(self._table, position)

@@ -101,7 +101,8 @@ class Session:
     def known_version(self, version_id: int) -> Outcome | None:
         """The outcome for a LoRA of CivitAI that need not be measured, so that its file need not be there; None if it must be."""
         database = load_database(self.database_path)
-        row, covering = self._covering(database, str(version_id))
+        lora_id = database.id_of_version(version_id)
+        row, covering = self._covering(database, lora_id)
         if row is None or covering is None:
             return None
         lora = LoraFile(
@@ -110,7 +111,7 @@ class Session:
             sha256=row["sha256"] or "",
             base_model=row["base_model"],
             trigger_words=tuple(row["trigger_words"] or ()),
-            sidecar=Sidecar(version_id=version_id),
+            sidecar=Sidecar(version_id=version_id if lora_id == str(version_id) else None),
         )
         return self._known(database, lora, row, covering)
 
