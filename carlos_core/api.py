@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from . import paths
+from .civitai import CivitaiClient, CivitaiLora
 from .database import MetricsDatabase
 from .embedding import Encoder, load_encoder
 from .errors import GenerationError, IndexingError
@@ -15,7 +18,7 @@ from .indexing.plan import all_shots
 from .indexing.protocol import TRIGGERS_ON_LORA_SIDE, shared_seed_rule
 from .indexing.sweep import sweep_lora
 from .indexing.work import OnProgress
-from .loras import read_lora_file
+from .loras import LoraFile, read_lora_file
 from .prompts import PromptSet, default_index_prompts
 from .types import IndexingResult, LoraVector
 
@@ -28,6 +31,7 @@ def index_lora(
     version_id: str | int | None = None,
     overwrite: bool = False,
     working_directory: str | Path | None = None,
+    download_directory: str | Path | None = None,
     generator: Generator | None = None,
     encoder: Encoder | None = None,
     prompts: PromptSet | None = None,
@@ -41,21 +45,21 @@ def index_lora(
 ) -> IndexingResult:
     """Measure a LoRA and put the row into `db` (which is not saved: `db.save_parquet`).
 
-    A LoRA that `db` knows already is not measured again unless `overwrite`; its row is returned. lora_source: path of a LoRA
-    file, or "civitai" with `model_id` and `version_id`. generator: what makes the pictures. working_directory: where finished
-    pictures' features are kept (default: CARLOS_HOME/cache). scale_sweep: also measure the strength curve and suggest a weight.
-    Raises IndexingError, GenerationError, LoraError, DatabaseError.
+    A LoRA that `db` knows already is neither fetched nor measured again unless `overwrite`; its row is returned. lora_source:
+    path of a LoRA file, or "civitai" with `version_id`, or with `model_id` for that model's newest version.
+    download_directory: where LoRAs from CivitAI go (default: CARLOS_HOME/loras). generator: what makes the pictures.
+    working_directory: where finished pictures' features are kept (default: CARLOS_HOME/cache).
+    scale_sweep: also measure the strength curve and suggest a weight.
+    Raises IndexingError, GenerationError, LoraError, DatabaseError, CivitaiError.
     """
+    open_lora: Callable[[], LoraFile]
     if str(lora_source) == "civitai":
-        found = _known(db, str(version_id)) if not overwrite else None
-        if found is not None:
-            return found
-        raise IndexingError(
-            f"LoRAs cannot be fetched from CivitAI yet (model {model_id}, version {version_id}).",
-            "Download the file and pass its path as lora_source.",
-        )
-    lora = read_lora_file(lora_source)
-    found = _known(db, lora.lora_id) if not overwrite else None
+        wanted = CivitaiLora(model_id, version_id, CivitaiClient.from_environment)
+        found = None if overwrite else _known(db, db.id_of_version(wanted.version_id))
+        open_lora = partial(_fetched, wanted, Path(download_directory) if download_directory else paths.loras_directory())
+    else:
+        open_lora = partial(read_lora_file, lora_source)
+        found = None if overwrite else _known(db, open_lora().lora_id)
     if found is not None:
         return found
     if db.read_only:
@@ -70,6 +74,7 @@ def index_lora(
     prompts = prompts or default_index_prompts()
     shots = all_shots(prompts, seeds=seeds, first_seed=first_seed, max_prompts=max_prompts)
     folder = Path(working_directory) if working_directory else paths.cache_directory()
+    lora = open_lora()
     measurement = measure_lora(
         lora,
         generator=generator,
@@ -106,6 +111,10 @@ def index_lora(
     row = db.row(lora.lora_id)
     assert row is not None, "the row was just written"
     return IndexingResult(lora.lora_id, row, record.vector, is_new=True)
+
+
+def _fetched(wanted: CivitaiLora, folder: Path) -> LoraFile:
+    return read_lora_file(wanted.fetch(folder, at_hand=sorted(folder.glob("*.safetensors"))))
 
 
 def _known(db: MetricsDatabase, lora_id: str) -> IndexingResult | None:

@@ -47,3 +47,11 @@ class BrokenPictureError(GenerationError):
 
 class IndexingError(CarlosError):
     """A LoRA could not be indexed or its results could not be kept."""
+
+
+class CivitaiError(CarlosError):
+    """CivitAI cannot be reached, refuses, or sends something else than what was asked for."""
+
+
+class CivitaiNotFound(CivitaiError):
+    """CivitAI does not have what was asked for, or not any more."""

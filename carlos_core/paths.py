@@ -15,5 +15,9 @@ def encoders_directory() -> Path:
     return home() / "encoders"
 
 
+def loras_directory() -> Path:
+    return home() / "loras"
+
+
 def cache_directory() -> Path:
     return home() / "cache"

@@ -111,6 +111,7 @@ class LoraRecord:
     trigger_words: tuple[str, ...] = field(default=())
     nsfw_level: int | None = None
     download_count: int | None = None
+    preview_url: str | None = None
     n_images: int | None = None
     n_prompts: int | None = None
     alignment: float | None = None

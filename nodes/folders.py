@@ -145,6 +145,26 @@ def library_file() -> Path:
     return Path(folder_paths.get_user_directory()) / "carlos" / "loras.sqlite"
 
 
+def loras_folder() -> Path:
+    """Where new LoRAs go: the first folder that ComfyUI lists."""
+    return Path(folder_paths.get_folder_paths("loras")[0])
+
+
+def listed_loras() -> dict[Path, str]:
+    """Path of each listed LoRA -> its name in the list."""
+    return {path: name for name, path in _paths_of(lora_names())}
+
+
+def refresh_loras() -> None:
+    """Make ComfyUI look into the folders again when its list of LoRAs is next asked for."""
+    folder_paths.filename_list_cache.pop("loras", None)
+
+
+def civitai_key_file() -> Path:
+    """Where the user may put the key for CivitAI."""
+    return Path(folder_paths.get_user_directory()) / "carlos" / "civitai_key.txt"
+
+
 def check_choice(value: str, choices: Iterable[str], noun: str) -> None:
     """Combo values arrive unchecked: raises CarlosError for one that the combo does not offer."""
     if value not in choices:

@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 
 from ..carlos_core import database as databases
 from ..carlos_core.errors import IndexingError
-from . import folders, indexing
+from . import civitai, folders, indexing
 from .report import number, report, table
 from .sockets import CarlosDb
 
@@ -46,8 +46,12 @@ class CarlosLoraIndexer(io.ComfyNode):
                     default=next(iter(folders.lora_names()), CIVITAI),
                     tooltip="The LoRA to measure.",
                 ),
-                io.String.Input("civitai_model_id", default="", tooltip="With lora_name = CivitAI."),
-                io.String.Input("civitai_version_id", default="", tooltip="With lora_name = CivitAI."),
+                io.String.Input(
+                    "civitai_model_id", default="", tooltip="lora_name = CivitAI: the model, for its newest version."
+                ),
+                io.String.Input(
+                    "civitai_version_id", default="", tooltip="lora_name = CivitAI: the version. It is fetched into models/loras."
+                ),
                 *indexing.settings_inputs("standard"),
             ],
             outputs=_outputs(),
@@ -58,15 +62,14 @@ class CarlosLoraIndexer(io.ComfyNode):
         from ..carlos_core.indexing.estimate import estimate_lora
 
         session = indexing.session_of(**settings)
-        if lora_name == CIVITAI:
-            raise IndexingError(
-                "LoRAs cannot be fetched from CivitAI yet.", "Put the file into models/loras and choose it in lora_name."
-            )
-        lora = folders.read_lora(folders.lora_path(lora_name), lora_name)
         progress = indexing.NodeProgress(cls.hidden.unique_id)
         plan = indexing.plan_lines(session)
-        progress.say(f"{plan[0]}; {estimate_lora(session, lora)}")
-        outcome = session.index(lora, progress)
+        if lora_name == CIVITAI:
+            outcome = civitai.index_version(session, civitai_model_id, civitai_version_id, progress)
+        else:
+            lora = folders.read_lora(folders.lora_path(lora_name), lora_name)
+            progress.say(f"{plan[0]}; {estimate_lora(session, lora)}")
+            outcome = session.index(lora, progress)
         text = report([*_lines(outcome), *plan], indexing.facts_of(outcome))
         database = databases.load_database(session.database_path)
         return io.NodeOutput(database, text, outcome.contact_sheet, ui=ui.PreviewText(text))

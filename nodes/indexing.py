@@ -205,6 +205,10 @@ class NodeProgress:
         if server is not None and self._node_id and hasattr(server, "send_progress_text"):
             server.send_progress_text(f"{self._title()}{text}", self._node_id)
 
+    def count(self, done: int, total: int) -> None:
+        """Move the bar without a picture."""
+        self._bar.update_absolute(done, max(total, 1))
+
     def __call__(self, progress: Progress) -> None:
         from ..carlos_core.indexing.contact_sheet import picture_of
 

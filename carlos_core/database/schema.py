@@ -41,6 +41,7 @@ def column_types(dimension: int) -> dict[str, pa.DataType]:
         "trigger_words": pa.list_(pa.string()),
         "nsfw_level": pa.int32(),
         "download_count": pa.int64(),
+        "preview_url": pa.string(),
         "direction": pa.list_(pa.float32(), dimension),
         "strength": pa.float64(),
         "consistency": pa.float64(),

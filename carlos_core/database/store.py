@@ -108,6 +108,11 @@ class MetricsDatabase:
         position = self._position.get(lora_id)
         return None if position is None else self.row_at(position)
 
+    def id_of_version(self, version_id: int) -> str:
+        """lora_id of the row of a CivitAI version: `str(version_id)`, unless its row was written before the version was known."""
+        lora_id, versions = str(version_id), self.column("version_id")
+        return lora_id if lora_id in self or version_id not in versions else self.column("lora_id")[versions.index(version_id)]
+
     def row_at(self, position: int) -> dict[str, Any]:
         """All columns of the row at a place in the table."""
         return schema.row_of(self._table, position)
@@ -148,15 +153,24 @@ class MetricsDatabase:
 
     def set_value(self, lora_id: str, column: str, value: Any) -> None:
         """Change one cell that is not a metric, e.g. the name of a file that moved. Raises DatabaseError as `upsert`."""
+        self.set_values(column, {lora_id: value})
+
+    def set_values(self, column: str, values: Mapping[str, Any]) -> None:
+        """Change cells of one column that is not a metric: lora_id -> value. Raises DatabaseError as `upsert`."""
         import pyarrow as pa
 
-        position = self._position.get(lora_id)
-        if self.read_only or position is None or column not in self._table.column_names:
-            raise DatabaseError(f"{column} of {lora_id} cannot be changed in {self.name}.", "Check the id, use a writable copy.")
-        values = self._table[column].to_pylist()
-        values[position] = value
+        cells = self.column(column) if column in self._table.column_names else None
+        for lora_id, value in values.items():
+            position = self._position.get(lora_id)
+            if self.read_only or position is None or cells is None:
+                raise DatabaseError(
+                    f"{column} of {lora_id} cannot be changed in {self.name}.", "Check the id, use a writable copy."
+                )
+            cells[position] = value
+        if not values:
+            return
         field = self._table.schema.field(column)
-        self._replace(self._table.set_column(self._table.schema.get_field_index(column), field, pa.array(values, field.type)))
+        self._replace(self._table.set_column(self._table.schema.get_field_index(column), field, pa.array(cells, field.type)))
 
     def set_curve(self, lora_id: str, curve: Sequence[CurvePoint], suggested_weight: float | None) -> None:
         """Add to a row what a scale sweep by its protocol has found. Raises DatabaseError as `upsert`."""

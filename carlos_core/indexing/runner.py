@@ -182,6 +182,7 @@ def _record(
         trigger_words=lora.trigger_words,
         nsfw_level=lora.sidecar.nsfw_level,
         download_count=lora.sidecar.download_count,
+        preview_url=lora.sidecar.preview_url,
         n_images=metrics.n_images,
         n_prompts=metrics.n_prompts,
         alignment=metrics.alignment if decision is None else decision.alignment,

@@ -16,6 +16,7 @@ from ..embedding.encoder import Encoder
 from ..errors import CarlosError, DatabaseError
 from ..generation.base import Generator
 from ..loras.file import LoraFile, read_lora_file
+from ..loras.sidecar import Sidecar
 from .plan import Shot
 from .protocol import Protocol, protocol_covers
 from .runner import kept_contact_sheet, measure_lora
@@ -83,10 +84,7 @@ class Session:
         Raises what `runner.measure_lora` raises, and DatabaseError when the row cannot be saved.
         """
         database = load_database(self.database_path)
-        row = database.row(lora.lora_id)
-        covering = None
-        if row is not None and not self.overwrite:
-            covering = protocol_covers(row, database.protocols, self.protocol, len(self.shots))
+        row, covering = self._covering(database, lora.lora_id)
         if row is not None and covering is not None:
             return self._swept(self._known(database, lora, row, covering), on_progress)
         measurement = measure_lora(
@@ -115,6 +113,23 @@ class Session:
             measurement.contact_sheet,
         )
         return self._swept(outcome, on_progress)
+
+    def known_version(self, version_id: int) -> Outcome | None:
+        """The outcome for a LoRA of CivitAI that need not be measured, so that its file need not be there; None if it must be."""
+        database = load_database(self.database_path)
+        lora_id = database.id_of_version(version_id)
+        row, covering = self._covering(database, lora_id)
+        if row is None or covering is None:
+            return None
+        lora = LoraFile(
+            path=Path(row["file_name"] or ""),
+            name=row["file_name"] or "",
+            sha256=row["sha256"] or "",
+            base_model=row["base_model"],
+            trigger_words=tuple(row["trigger_words"] or ()),
+            sidecar=Sidecar(version_id=version_id if lora_id == str(version_id) else None),
+        )
+        return self._known(database, lora, row, covering)
 
     def index_all(
         self, files: Iterable[tuple[str, Path]], on_progress: Callable[[str], OnProgress | None]
@@ -173,6 +188,13 @@ class Session:
     @cached_property
     def _encoder(self) -> Encoder:
         return self.load_encoder(str(load_database(self.database_path).encoder_id))
+
+    def _covering(self, database: MetricsDatabase, lora_id: str) -> tuple[Mapping[str, Any] | None, str | None]:
+        """A LoRA's row, and the preset that makes measuring it again superfluous; None if there is none."""
+        row = database.row(lora_id)
+        if row is None or self.overwrite:
+            return row, None
+        return row, protocol_covers(row, database.protocols, self.protocol, len(self.shots))
 
     def _known(self, database: MetricsDatabase, lora: LoraFile, row: Mapping[str, Any], covering: str) -> Outcome:
         if row["file_name"] != lora.name and not self._is_still_at(row["file_name"], lora):

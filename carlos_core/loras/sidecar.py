@@ -28,6 +28,7 @@ class Sidecar:
     trigger_words: tuple[str, ...] = ()
     nsfw_level: int | None = None
     download_count: int | None = None
+    preview_url: str | None = None
 
 
 def read_sidecar(lora: Path) -> Sidecar:
@@ -54,9 +55,10 @@ def _civitai_info(content: Mapping[str, Any]) -> Sidecar:
         model_id=_number(content.get("modelId")),
         model_name=_text(model.get("name")),
         base_model=_text(content.get("baseModel")),
-        trigger_words=_words(content.get("trainedWords")),
+        trigger_words=words_of(content.get("trainedWords")),
         nsfw_level=_number(content.get("nsfwLevel")),
         download_count=_number(_mapping(content.get("stats")).get("downloadCount")),
+        preview_url=_first_picture(content.get("images")),
     )
 
 
@@ -71,6 +73,7 @@ def _metadata_json(content: Mapping[str, Any]) -> Sidecar:
         trigger_words=civitai.trigger_words,
         nsfw_level=civitai.nsfw_level,
         download_count=civitai.download_count,
+        preview_url=civitai.preview_url,
     )
 
 
@@ -79,13 +82,21 @@ def _webui_json(content: Mapping[str, Any]) -> Sidecar:
     activation = _text(content.get("activation text")) or ""
     return Sidecar(
         base_model=_text(content.get("sd version")),
-        trigger_words=_words(re.split(r"\s*,\s*", activation.strip(" ,"))) if activation else (),
+        trigger_words=words_of(re.split(r"\s*,\s*", activation.strip(" ,"))) if activation else (),
     )
 
 
-def _words(value: Any) -> tuple[str, ...]:
+def words_of(value: Any) -> tuple[str, ...]:
+    """Trigger words of a list, without blanks, commas at the ends and repetitions."""
     words = (str(word).strip().strip(",").strip() for word in value) if isinstance(value, list) else ()
     return tuple(dict.fromkeys(word for word in words if word))
+
+
+def _first_picture(images: Any) -> str | None:
+    """Address of the first of CivitAI's pictures that is no film."""
+    pictures = map(_mapping, images if isinstance(images, list) else ())
+    stills = (_text(picture.get("url")) for picture in pictures if picture.get("type") in (None, "image"))
+    return next(filter(None, stills), None)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

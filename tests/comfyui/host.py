@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -129,17 +129,18 @@ class Host:
 
 
 @contextmanager
-def running(folder: Path, base: Path, *extra: str) -> Iterator[Host]:
-    """Start ComfyUI on the CPU on a free port, wait until it answers, stop it afterwards."""
+def running(folder: Path, base: Path, *extra: str, environment: Mapping[str, str] | None = None) -> Iterator[Host]:
+    """Start ComfyUI on the CPU on a free port, wait until it answers, stop it afterwards. environment: variables to add."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = base / "comfyui.log"
     command = [str(comfyui_python(folder)), str(folder / "main.py"), "--cpu", "--port", str(port), "--base-directory", str(base)]
     command += ["--disable-auto-launch", *extra]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    variables = {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    process_environment = {**os.environ, **variables, **(environment or {})}
     with log.open("ab") as sink:
-        process = subprocess.Popen(command, cwd=folder, stdout=sink, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(command, cwd=folder, stdout=sink, stderr=subprocess.STDOUT, env=process_environment)
     host = Host(f"http://127.0.0.1:{port}", base, log, process)
     try:
         end = time.monotonic() + _START_TIMEOUT_S

@@ -120,7 +120,7 @@ def test_a_bad_query_is_refused_with_the_way_out(host: Host, good: Path, setting
         ({"lora_name": "../checkpoints/miniworld.safetensors"}, "not in (the )?list"),
         ({"preset": "fastest"}, "preset"),
         ({"preset": "paper"}, "Load an SDXL checkpoint, or choose 'standard'"),
-        ({"lora_name": "CivitAI", "civitai_version_id": "1"}, "Put the file into models/loras"),
+        ({"lora_name": "CivitAI"}, "a model id, a version id, or both"),
         ({"width": 100}, "multiples of 8"),
     ],
 )

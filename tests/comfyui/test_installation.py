@@ -11,7 +11,14 @@ from pathlib import Path
 import host as hosts
 import pytest
 
-NODES = {"CarlosMetricsDBLoader", "CarlosLoraRetriever", "CarlosApplyLoras", "CarlosLoraIndexer", "CarlosIndexLibrary"}
+NODES = {
+    "CarlosMetricsDBLoader",
+    "CarlosLoraRetriever",
+    "CarlosApplyLoras",
+    "CarlosLoraIndexer",
+    "CarlosIndexLibrary",
+    "CarlosRefreshMetadata",
+}
 
 _LOAD_AS_COMFYUI_DOES = """
 import asyncio, importlib.util, json, logging, socket, sys

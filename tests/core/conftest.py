@@ -12,8 +12,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import civitai_server
 import mini
 from bench import Bench
+from civitai_server import CivitaiServer
 
 from carlos_core import retrieval
 from carlos_core.database import MetricsDatabase, load_database
@@ -96,3 +98,10 @@ def database() -> MetricsDatabase:
 @pytest.fixture
 def bench(tmp_path: Path, encoder: OpenClipEncoder) -> Bench:
     return Bench(tmp_path, encoder)
+
+
+@pytest.fixture
+def civitai() -> Iterator[CivitaiServer]:
+    """An imitation of CivitAI with nothing published yet."""
+    with civitai_server.serving() as server:
+        yield server

@@ -109,12 +109,6 @@ def test_a_published_lora_is_found_by_its_civitai_version(version_id: str | int)
     assert result.vector.strength == db.column("strength")[db.column("version_id").index(244808)]
 
 
-def test_a_lora_from_civitai_that_is_not_known_is_a_clear_error() -> None:
-    with pytest.raises(IndexingError, match="version 99") as caught:
-        carlos.index_lora(carlos.load_bundled_database(), lora_source="civitai", model_id=1, version_id=99)
-    assert "lora_source" in caught.value.hint
-
-
 def test_without_a_generator_a_new_lora_is_a_clear_error(tmp_path: Path, empty_database: carlos.MetricsDatabase) -> None:
     with pytest.raises(GenerationError, match="no text-to-image model") as caught:
         carlos.index_lora(empty_database, lora_source=str(lora_file(tmp_path / "red.safetensors")))

@@ -29,7 +29,9 @@ from pathlib import Path
 from lora_files import listed
 from carlos_core.loras import library
 library._SAVE_EVERY_S = 0.02
-found = library.scan(listed(Path(sys.argv[1])), Path(sys.argv[2]))
+# Slow enough to be caught in the middle, where somebody wants that.
+pause = float(sys.argv[4])
+found = library.scan(listed(Path(sys.argv[1])), Path(sys.argv[2]), lambda done, total: time.sleep(pause))
 print(len(found.entries), sum(entry.sha256 is not None for entry in found.entries))
 """
 
@@ -45,8 +47,8 @@ class Library:
     def scan(self, *, hash_files: bool = True) -> LoraLibrary:
         return scan(listed(self.folder), self.index, hash_files=hash_files)
 
-    def scan_in_another_process(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", _SCAN, str(self.folder), str(self.index), str(Path(__file__).parent)]
+    def scan_in_another_process(self, pause_s: float = 0.0) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", _SCAN, str(self.folder), str(self.index), str(Path(__file__).parent), str(pause_s)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def n_kept(self) -> int:
@@ -332,7 +334,7 @@ def test_two_processes_may_scan_at_once(big: Library, tmp_path: Path) -> None:
 def test_a_killed_scan_loses_at_most_the_last_moment(big: Library, tmp_path: Path) -> None:
     for attempt in range(3):
         big.index = tmp_path / f"{attempt}.sqlite"
-        process = big.scan_in_another_process()
+        process = big.scan_in_another_process(pause_s=0.001)
         while not big.index.exists() or big.index.stat().st_size < 4096 * (4 + 20 * attempt):
             assert process.poll() is None
             time.sleep(0.001)

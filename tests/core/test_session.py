@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from bench import Bench
 from drawn import EVALUATIONS, DrawingGenerator, lora_file
 
-from carlos_core.database import MetricsDatabase, load_database
+from carlos_core.database import MetricsDatabase, change_database, load_database
 from carlos_core.embedding import OpenClipEncoder
 from carlos_core.errors import DatabaseError, IndexingError
 from carlos_core.indexing.journal import Journal
@@ -216,3 +217,25 @@ def test_a_database_that_cannot_be_saved_is_refused(kind: str) -> None:
     database.read_only = kind == "bundled"
     with pytest.raises(DatabaseError, match="create_as"):
         check_writable(database)
+
+
+@pytest.mark.parametrize("is_id", [True, False])
+def test_a_version_that_the_database_has_needs_no_file(bench: Bench, is_id: bool) -> None:
+    lora = bench.lora()
+    if is_id:
+        lora.path.with_suffix(".civitai.info").write_text('{"id": 5}')
+        lora = read_lora_file(lora.path)
+    session = session_of(bench, DrawingGenerator())
+    assert session.known_version(5) is None
+    measured = session.index(lora)
+    if not is_id:
+        # Found out later, as refreshing metadata does.
+        change_database(session.database_path, lambda database: database.set_value(lora.lora_id, "version_id", 5))
+    lora.path.unlink()
+    known = session.known_version(5)
+    assert known is not None
+    assert (known.status, known.lora.lora_id, known.lora.name) == (ALREADY_INDEXED, lora.lora_id, "red.safetensors")
+    assert known.row["strength"] == measured.row["strength"]
+    assert torch.equal(known.contact_sheet, measured.contact_sheet)
+    assert replace(session, overwrite=True).known_version(5) is None
+    assert session_of(bench, DrawingGenerator(), protocol=replace(session.protocol, preset="paper")).known_version(5) is None

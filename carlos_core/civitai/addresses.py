@@ -1,0 +1,111 @@
+"""Which addresses may be asked: CivitAI's own, and where it sends us on to."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from ..errors import CivitaiError
+
+DEFAULT_BASES = ("https://civitai.com", "https://civitai.red")
+"""The site, and the one that also shows what the first hides."""
+
+URL_VARIABLE = "CARLOS_CIVITAI_URL"
+
+_PORTS = {"http": 80, "https": 443}
+# 198.18.0.0/15 is not here: some proxies give all public hosts addresses of that range.
+_PRIVATE = [
+    ipaddress.ip_network(network)
+    for network in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"),
+        *("::/127", "fc00::/7", "fe80::/10"),
+    )
+]
+
+Origin = tuple[str, str, int]
+
+
+class Addresses:
+    """The API's base URLs, the first one first, and what follows from them.
+
+    Everything is https, to public hosts. Only if all base URLs are on this machine (a test) is this machine allowed, with http.
+    """
+
+    def __init__(self, bases: Sequence[str]) -> None:
+        """Raises CivitaiError for a base URL that is neither https nor on this machine."""
+        self.bases = tuple(base.strip().rstrip("/") for base in bases)
+        self._own = frozenset(map(origin_of, self.bases))
+        self._is_local = all(_is_loopback_name(host) for _, host, _ in self._own)
+        for base in self.bases:
+            if origin_of(base)[0] != "https" and not self._is_local:
+                raise CivitaiError(f"The address {base} is not https.", f"Correct the environment variable {URL_VARIABLE}.")
+
+    def is_own(self, url: str) -> bool:
+        """Whether a URL is the API's own: the key goes nowhere else."""
+        return origin_of(url) in self._own
+
+    def elsewhere(self, url: str) -> list[str]:
+        """The same page of the API at each base URL, beginning with `url` itself; `url` alone if it is not the API's."""
+        if not self.is_own(url):
+            return [url]
+        parts = urlsplit(url)
+        page = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        others = [base + page for base in self.bases if origin_of(base) != origin_of(url)]
+        return [url, *others]
+
+    def check(self, url: str) -> None:
+        """Raises CivitaiError for an address that CivitAI may not send us to: not https, or not public."""
+        scheme, host, _ = origin_of(url)
+        if self.is_own(url):
+            return
+        if scheme != "https" and not (self._is_local and _is_loopback_name(host)):
+            raise _refused(host, "which is not https")
+        if not self._is_local and any(_is_private(address) for address in _addresses_of(host)):
+            raise _refused(host, "which is not a public address")
+
+
+def bases_from_environment() -> tuple[str, ...]:
+    """The base URLs of CARLOS_CIVITAI_URL, separated by commas, else CivitAI's."""
+    listed = tuple(base.strip() for base in os.environ.get(URL_VARIABLE, "").split(",") if base.strip())
+    return listed or DEFAULT_BASES
+
+
+def origin_of(url: str) -> Origin:
+    """Scheme, host and port. Raises CivitaiError for what is no web address."""
+    try:
+        parts = urlsplit(url)
+        scheme, host, port = parts.scheme.lower(), (parts.hostname or "").lower(), parts.port
+    except ValueError:
+        scheme, host, port = "", "", None
+    if scheme not in _PORTS or not host:
+        raise CivitaiError("CivitAI's answer names something that is no web address.", "Try again later.")
+    return scheme, host, port or _PORTS[scheme]
+
+
+def _refused(host: str, why: str) -> CivitaiError:
+    return CivitaiError(f"CivitAI sends us on to {host}, {why}; nothing was fetched.", "Check your network's DNS and proxy.")
+
+
+def _is_loopback_name(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _addresses_of(host: str) -> list[str]:
+    """IP addresses of a host; empty if it is not known here (a proxy may know it)."""
+    try:
+        return [str(entry[4][0]) for entry in socket.getaddrinfo(host, None)]
+    except (OSError, UnicodeError):
+        return []
+
+
+def _is_private(address: str) -> bool:
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None)
+    ip = mapped or ip
+    return any(ip in network for network in _PRIVATE if network.version == ip.version)

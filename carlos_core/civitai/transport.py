@@ -1,0 +1,200 @@
+"""HTTP with CivitAI: who gets the key, where redirects may lead, when to wait and ask again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from requests.auth import AuthBase
+
+from .. import __version__
+from ..errors import CivitaiError
+from .addresses import Addresses, origin_of
+from .keys import ApiKey
+
+logger = logging.getLogger(__name__)
+
+_MAX_REDIRECTS = 10
+_LOOK_S = 0.25
+_TOO_MANY_REQUESTS = 429
+
+OnWait = Callable[[str, float], None]
+"""Called about four times a second while waiting: why, and how many seconds are left. It may raise, to cancel."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How often to ask and how long to wait. attempts: requests for one answer, all in all. first_wait_s: before the second one,
+    twice as long before each further one. longest_wait_s: the longest wait that a server may ask for."""
+
+    attempts: int = 5
+    first_wait_s: float = 1.0
+    longest_wait_s: float = 120.0
+
+
+class Broken(Exception):
+    """A connection that could not be made or broke off; the text is a few words for people."""
+
+
+class LoginWanted(Exception):
+    """The site sends us to its login page."""
+
+
+class Transport:
+    """Requests to CivitAI and to where it sends us."""
+
+    def __init__(
+        self,
+        bases: Sequence[str],
+        key: ApiKey | None = None,
+        *,
+        timeouts: tuple[float, float] = (10.0, 30.0),
+        patience: Patience | None = None,
+        on_wait: OnWait | None = None,
+    ) -> None:
+        """timeouts: seconds to connect, and between two pieces of an answer."""
+        self.addresses = Addresses(bases)
+        self.key = key
+        self.patience = patience or Patience()
+        self._timeouts = timeouts
+        self._on_wait = on_wait
+        self._session = _Session()
+        self._session.headers["User-Agent"] = f"carlos-loras/{__version__}"
+
+    def ask(
+        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, json: Any = None, stream: bool = False
+    ) -> requests.Response:
+        """The answer, after redirects; busy servers and broken connections are tried again as `patience` says.
+
+        Raises CivitaiError if that does not help, and LoginWanted.
+        """
+        for attempt in range(1, self.patience.attempts + 1):
+            wait_s: float | None = None
+            try:
+                response = self._follow(method, url, dict(headers or {}), json, stream)
+            except Broken as broken:
+                problem = CivitaiError(
+                    f"There is no answer from {origin_of(url)[1]}: {broken}.", "Check your network, then try again."
+                )
+            else:
+                if not (response.status_code == _TOO_MANY_REQUESTS or response.status_code >= 500):
+                    return response
+                wait_s = _retry_after(response)
+                problem = self._busy(response, wait_s)
+                response.close()
+                if wait_s is not None and wait_s > self.patience.longest_wait_s:
+                    break
+            if attempt < self.patience.attempts:
+                self.wait(problem.what, self.backoff(attempt) if wait_s is None else wait_s)
+        raise problem
+
+    def backoff(self, attempt: int) -> float:
+        """Seconds to wait after the given attempt, counted from 1."""
+        return min(self.patience.first_wait_s * 2 ** (attempt - 1), self.patience.longest_wait_s)
+
+    def wait(self, reason: str, seconds: float) -> None:
+        """Sleep, and tell how long it takes."""
+        logger.info("carlos: %s Trying again in %.0f s", reason, seconds)
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if self._on_wait is not None:
+                self._on_wait(reason, left)
+            time.sleep(min(left, _LOOK_S))
+
+    def text_of(self, response: requests.Response) -> str:
+        """The body as text, in which no key stands, whatever the server repeats."""
+        text = response.content.decode("utf-8", "replace")
+        return text if self.key is None else self.key.redacted(text)
+
+    def _follow(self, method: str, url: str, headers: dict[str, str], json: Any, stream: bool) -> requests.Response:
+        for _ in range(_MAX_REDIRECTS):
+            self.addresses.check(url)
+            response = self._send(method, url, headers, json, stream)
+            if not response.is_redirect:
+                return response
+            response.close()
+            url = self._redirected(url, response.headers["Location"])
+            if self.addresses.is_own(url) and urlsplit(url).path.strip("/").split("/")[0] == "login":
+                raise LoginWanted
+        raise CivitaiError("CivitAI sends us round in circles.", "Try again later.")
+
+    def _redirected(self, url: str, location: str) -> str:
+        try:
+            target = urljoin(url, location)
+        except ValueError:
+            target = ""
+        if not target or (self.key is not None and self.key.redacted(target) != target):
+            raise CivitaiError("CivitAI sends us on to something that is no usable web address.", "Try again later.")
+        return target
+
+    def _send(self, method: str, url: str, headers: dict[str, str], json: Any, stream: bool) -> requests.Response:
+        """One request. Raises Broken, outside of the handler: requests' exceptions carry the request with its headers."""
+        auth = _Authorisation(self.key if self.addresses.is_own(url) else None)
+        try:
+            return self._session.request(
+                method, url, headers=headers, json=json, stream=stream, timeout=self._timeouts, auth=auth, allow_redirects=False
+            )
+        except requests.RequestException as error:
+            words = words_for(error)
+        raise Broken(words)
+
+    def _busy(self, response: requests.Response, wait_s: float | None) -> CivitaiError:
+        host = origin_of(response.url)[1]
+        if response.status_code != _TOO_MANY_REQUESTS:
+            return CivitaiError(f"{host} has trouble of its own (HTTP {response.status_code}).", "Try again later.")
+        if wait_s is not None and wait_s > self.patience.longest_wait_s:
+            return CivitaiError(
+                f"{host} takes no more requests for {wait_s / 60:.0f} minutes (its rate limit).", "Run again after that time."
+            )
+        return CivitaiError(f"{host} takes no more requests for now (its rate limit).", "Run again in some minutes.")
+
+
+class _Session(requests.Session):
+    """A session that leaves redirects alone, also broken ones."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
+class _Authorisation(AuthBase):
+    """The key, or nothing: given with every request, so that requests does not look for a password in the user's .netrc."""
+
+    def __init__(self, key: ApiKey | None) -> None:
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._key is not None:
+            request.headers["Authorization"] = self._key.authorization
+        return request
+
+
+def words_for(error: Exception) -> str:
+    """What went wrong with a connection, without addresses and headers."""
+    kinds: tuple[tuple[type[Exception], str], ...] = (
+        (requests.exceptions.SSLError, "its certificate is not accepted"),
+        (requests.exceptions.ProxyError, "the proxy refuses"),
+        (requests.Timeout, "it takes too long"),
+        (requests.exceptions.ChunkedEncodingError, "the connection broke off"),
+        (requests.ConnectionError, "no connection"),
+    )
+    return next((words for kind, words in kinds if isinstance(error, kind)), type(error).__name__)
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    """Seconds to wait as the server asks, in seconds or as a date (RFC 9110, 10.2.3); None if it does not."""
+    value = response.headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, TypeError):
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
