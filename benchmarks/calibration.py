@@ -355,7 +355,8 @@ def main() -> None:
     worlds = [load_world("mini_clip", options.miniworld, options.miniworld, "reference_metrics.parquet", prompts)]
     if options.plain:
         worlds.append(load_world("mini_clip_plain", options.plain, options.miniworld, "reference_metrics_plain.parquet", prompts))
-    print(f"# Calibrated scores\n\n{len(default_effect_bank())} phrases in the bank. Shares are in per cent.")
+    print("# Calibrated scores\n\n`python benchmarks/calibration.py MINIWORLD --plain MINIWORLD/plain --pool POOL*.npz`.", end=" ")
+    print(f"{len(default_effect_bank())} phrases in the bank. Shares are in per cent.")
     print(RANKING_TEXT)
     for world in worlds:
         report_ranking(world, queries)

@@ -44,7 +44,10 @@ class _PromptState:
 
 
 class SignatureCache:
-    """Signatures and prompt features, in memory and, if a folder is given, on disk. Not for use by several threads at once."""
+    """Signatures and prompt features, in memory and, if a folder is given, on disk; backgrounds made of them in memory.
+
+    Not for use by several threads at once.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
