@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .calibration import CalibratedRows, calibrated_rows, confidences
 from .errors import RetrievalError
-from .types import LoraVector, Match, Matches
+from .types import Confidence, LoraVector, Match, Matches
 
 if TYPE_CHECKING:
+    from .calibration import Background
     from .database import MetricsDatabase
+    from .database.store import RankingArrays
     from .embedding import Encoder, OpenClipEncoder, SignatureCache
+    from .embedding.signature import OnPhrase
     from .prompts import PromptSet
 
 MAX_STRENGTH = 9.8
@@ -23,6 +27,10 @@ MIN_CONSISTENCY = 0.041
 
 _PUBLISHED_IMAGES = 4480
 """Pictures behind a published row: the full protocol (arXiv 2512.08826)."""
+
+PUBLISHED, CALIBRATED = "published", "calibrated"
+RANKINGS = (PUBLISHED, CALIBRATED)
+"""By the cosine of the published formula, or by how far a row stands out of its own background (`calibration`)."""
 
 _FLOAT32_SLACK = 1e-5
 _ANY_CONSISTENCY = -1.0
@@ -39,11 +47,13 @@ def rank(
     min_consistency: float = MIN_CONSISTENCY,
     norms: Tensor | None = None,
     keep: Tensor | None = None,
+    z: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The `top_k` rows within the limits whose directions have the highest cosine with `signature`, best first.
 
     directions: [R, D] float32. signature: [D]. strength, consistency: [R]; NaN consistency (undefined) is below every limit
     but -1. norms: [R], the lengths of the directions, if they are at hand. keep: [R] bool, rows that may be chosen at all.
+    z: [R], values to order the rows by instead, highest first; the scores stay cosines.
     Returns indices [K] and scores [K] float32 with K <= top_k: rows outside the limits and rows without a direction never
     appear. Equal scores are ordered by index. Raises RetrievalError for top_k < 1, a zero signature, or shapes that do not fit.
 
@@ -62,10 +72,11 @@ def rank(
         raise RetrievalError("The query changes nothing in the encoder's eyes.", "Use other words.")
     if norms is None:
         norms = torch.linalg.vector_norm(directions, dim=1)
-    allowed = (norms > 0) & (strength <= max_strength)
-    allowed &= torch.nan_to_num(consistency, nan=_ANY_CONSISTENCY) >= min_consistency
-    if keep is not None:
-        allowed &= keep
+    allowed = _allowed(norms, strength, consistency, max_strength, min_consistency, keep)
+    if z is not None:
+        rows = torch.nonzero(allowed).squeeze(1)
+        chosen = rows[torch.sort(z[rows], descending=True, stable=True).indices[:top_k]]
+        return chosen, _cosines(directions[chosen], signature).float()
     unit = (signature.double() / signature_norm).to(directions.dtype)
     scores = torch.where(allowed, (directions @ unit) / norms, -torch.inf)
     k = min(top_k, int(allowed.sum()))
@@ -73,10 +84,25 @@ def rank(
         return torch.zeros(0, dtype=torch.long), torch.zeros(0)
     least = torch.topk(scores, k).values[-1]
     candidates = torch.nonzero(scores >= least - _FLOAT32_SLACK).squeeze(1)
-    rows = directions[candidates].double()
-    exact = (rows * (signature.double() / signature_norm)).sum(1) / (rows * rows).sum(1).sqrt()
+    exact = _cosines(directions[candidates], signature)
     order = torch.sort(exact, descending=True, stable=True).indices[:k]
     return candidates[order], exact[order].float()
+
+
+def _allowed(
+    norms: Tensor, strength: Tensor, consistency: Tensor, max_strength: float, min_consistency: float, keep: Tensor | None
+) -> Tensor:
+    """Which rows have a direction, are within the limits and may be chosen at all. [R] bool."""
+    allowed = (norms > 0) & (strength <= max_strength)
+    allowed &= torch.nan_to_num(consistency, nan=_ANY_CONSISTENCY) >= min_consistency
+    return allowed if keep is None else allowed & keep
+
+
+def _cosines(directions: Tensor, signature: Tensor) -> Tensor:
+    """The published score in float64. directions: [K, D], none zero; signature: [D], not zero. [K]."""
+    rows = directions.double()
+    unit = signature.double() / torch.linalg.vector_norm(signature.double())
+    return (rows * unit).sum(1) / (rows * rows).sum(1).sqrt()
 
 
 def retrieve(
@@ -93,6 +119,8 @@ def retrieve(
     prompts: PromptSet | None = None,
     encoder: Encoder | None = None,
     cache: SignatureCache | None = None,
+    ranking: str = PUBLISHED,
+    on_phrase: OnPhrase | None = None,
 ) -> list[Match]:
     """The LoRAs of `db` whose measured effect fits `query` best.
 
@@ -101,10 +129,15 @@ def retrieve(
     it does not say; one of fewer pictures goes: it has no figure because they told nothing about its direction.
     base_model: keep rows that fit this family (`loras.fits`), and rows whose family is not known. installed: lora_id -> file
     name of the LoRAs at hand; `installed_only` keeps no others. prompts: prompt set of the signature (default: the built-in
-    one). encoder: default is the one the rows were measured with, loaded once. Raises RetrievalError for an empty query or
-    top_k < 1, EncoderError when the encoder is missing or is not the rows' own.
+    one). encoder: default is the one the rows were measured with, loaded once. ranking: "published" by cosine, "calibrated" by
+    z-score, where every match also says how sure it is and on_phrase is that of `background_for`. Raises RetrievalError for an
+    empty query, top_k < 1 or another ranking, EncoderError when the encoder is missing or is not the rows' own.
     """
+    check_ranking(ranking)
     signature = signature_for(db, query, prompts=prompts, encoder=encoder, cache=cache)
+    background = None
+    if ranking == CALIBRATED:
+        background = background_for(db, prompts=prompts, encoder=encoder, cache=cache, on_phrase=on_phrase)
     matches = find_matches(
         db,
         query,
@@ -116,6 +149,8 @@ def retrieve(
         base_model=base_model,
         installed=installed,
         installed_only=installed_only,
+        ranking=ranking,
+        background=background,
     )
     return list(matches.items)
 
@@ -132,11 +167,22 @@ def find_matches(
     base_model: str | None = None,
     installed: Mapping[str, str] | None = None,
     installed_only: bool = False,
+    ranking: str = PUBLISHED,
+    background: Background | None = None,
 ) -> Matches:
-    """`retrieve` for a signature that is known, with the reason when nothing is found."""
+    """`retrieve` for a signature that is known, with the reason when nothing is found.
+
+    background: of the same encoder and prompts as the signature; with it every match says how sure it is, whatever the
+    ranking. Raises RetrievalError as `retrieve`, and for the calibrated ranking without a background.
+    """
+    check_ranking(ranking)
+    if ranking == CALIBRATED and background is None:
+        raise RetrievalError("The calibrated ranking needs a background.", "Pass the one of background_for.")
     arrays = db.ranking_arrays
     keep = _selected(db, base_model, (installed or {}) if installed_only else None)
     aligned = _aligned(db, min_alignment)
+    chosen = aligned if keep is None else keep if aligned is None else keep & aligned
+    z = _calibrated(arrays, background).z_scores(signature) if background is not None else None
     indices, scores = rank(
         arrays.directions,
         signature,
@@ -146,13 +192,19 @@ def find_matches(
         max_strength=max_strength,
         min_consistency=min_consistency,
         norms=arrays.norms,
-        keep=aligned if keep is None else keep if aligned is None else keep & aligned,
+        keep=chosen,
+        z=z if ranking == CALIBRATED else None,
     )
+    sure: list[Confidence | None] = [None] * len(indices)
+    if z is not None:
+        allowed = _allowed(arrays.norms, arrays.strength, arrays.consistency, max_strength, min_consistency, chosen)
+        sure = list(confidences(z[indices], int(allowed.sum())))
     items = []
-    for place, (index, score) in enumerate(zip(indices.tolist(), scores.tolist(), strict=True), start=1):
+    for place, (index, score, confidence) in enumerate(zip(indices.tolist(), scores.tolist(), sure, strict=True), start=1):
         row = db.row_at(int(arrays.rows[index]))
         vector = LoraVector(row["direction"], row["strength"], row["consistency"])
-        items.append(Match(place, row["lora_id"], score, row, vector, (installed or {}).get(row["lora_id"])))
+        file = (installed or {}).get(row["lora_id"])
+        items.append(Match(place, row["lora_id"], score, row, vector, file, confidence))
     reason = "" if items else _why_nothing(len(db), keep, max_strength, min_consistency, min_alignment)
     return Matches(query=query.strip(), encoder_id=str(db.encoder_id), items=tuple(items), reason=reason)
 
@@ -182,6 +234,40 @@ def signature_for(
     if known is not None:
         return known
     return cache.signature(encoder or (load or _default_encoder)(encoder_id), prompts, query)
+
+
+def background_for(
+    db: MetricsDatabase,
+    *,
+    prompts: PromptSet | None = None,
+    bank: PromptSet | None = None,
+    encoder: Encoder | None = None,
+    cache: SignatureCache | None = None,
+    load: Callable[[str], Encoder] | None = None,
+    on_phrase: OnPhrase | None = None,
+) -> Background:
+    """What unrelated effects look like to the encoder of the rows of `db`, for `find_matches`.
+
+    The bank (default: the built-in one) is encoded once for each encoder and prompt set and kept; on_phrase hears of it, and
+    what it raises ends the work, which goes on from there the next time. load: encoder id -> encoder, called only if
+    something is missing and there is no `encoder`. Raises EncoderError as `retrieve`.
+    """
+    from .prompts import default_effect_bank, default_signature_prompts
+
+    encoder_id = db.check_encoder(encoder.encoder_id if encoder is not None else None)
+    prompts = prompts or default_signature_prompts()
+    bank = bank or default_effect_bank()
+    cache = cache or _default_cache()
+    known = cache.known_background(encoder_id, prompts, bank)
+    if known is not None:
+        return known
+    return cache.background(encoder or (load or _default_encoder)(encoder_id), prompts, bank, on_phrase)
+
+
+def check_ranking(ranking: str) -> None:
+    """Raises RetrievalError for a ranking that does not exist."""
+    if ranking not in RANKINGS:
+        raise RetrievalError(f"There is no ranking {ranking!r}.", f"Choose {' or '.join(RANKINGS)}.")
 
 
 def _selected(db: MetricsDatabase, base_model: str | None, installed: Mapping[str, str] | None) -> Tensor | None:
@@ -221,6 +307,11 @@ def _why_nothing(n_rows: int, keep: Tensor | None, max_strength: float, min_cons
     if min_alignment > 0:
         limits += f", alignment >= {min_alignment:g}"
     return f"None of the {left} LoRAs has {limits} and an effect: loosen the limits."
+
+
+@lru_cache(maxsize=2)
+def _calibrated(arrays: RankingArrays, background: Background) -> CalibratedRows:
+    return calibrated_rows(arrays.directions, background)
 
 
 @lru_cache(maxsize=1)

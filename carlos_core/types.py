@@ -41,11 +41,36 @@ class CurvePoint:
     alignment: float | None
 
 
+CONFIDENCE_WORDS = ("none", "weak", "likely", "clear")
+"""From no better than chance to certain; `calibration` says which p-values they stand for."""
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """How sure a match is. z: standard deviations above what unrelated phrases reach with this LoRA. p_value: how often the
+    best of the LoRAs to choose from would look this good for an effect that none of them has, in [0, 1]. word: one of
+    CONFIDENCE_WORDS."""
+
+    z: float
+    p_value: float
+    word: str
+
+    def reaches(self, word: str) -> bool:
+        """Whether this is at least as sure as `word`."""
+        return CONFIDENCE_WORDS.index(self.word) >= CONFIDENCE_WORDS.index(word)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the LoRA does what was asked for, by the usual standard of one false alarm in 20."""
+        return self.reaches("likely")
+
+
 @dataclass(frozen=True, eq=False)
 class Match:
     """One row found for a query: `rank` counts from 1, `score` is the cosine with the query's signature.
 
     row: every column of the database row. file: name of the installed LoRA file as in ComfyUI's list, None if not installed.
+    confidence: None if no background was at hand.
     """
 
     rank: int
@@ -54,6 +79,7 @@ class Match:
     row: Mapping[str, Any]
     vector: LoraVector
     file: str | None = None
+    confidence: Confidence | None = None
 
     @property
     def version_id(self) -> str | None:

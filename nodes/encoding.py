@@ -1,4 +1,4 @@
-"""The encoder of a database and the cache of signatures, shared by the nodes of one ComfyUI process."""
+"""The encoder of a database, its background and the cache of signatures, shared by the nodes of one ComfyUI process."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 
 import comfy.utils
 
+from ..carlos_core import retrieval
 from ..carlos_core.embedding import SignatureCache
 from . import folders
 
 if TYPE_CHECKING:
+    from ..carlos_core.calibration import Background
+    from ..carlos_core.database import MetricsDatabase
     from ..carlos_core.embedding.comfy import ComfyEncoder
+    from ..carlos_core.prompts import PromptSet
 
 
 def load_encoder(encoder_id: str) -> ComfyEncoder:
@@ -23,6 +27,18 @@ def load_encoder(encoder_id: str) -> ComfyEncoder:
 def signature_cache() -> SignatureCache:
     """Signatures made before, in this process or an earlier one."""
     return SignatureCache(folders.cache_folder() / "signatures")
+
+
+def background(database: MetricsDatabase, prompts: PromptSet) -> Background:
+    """What unrelated effects look like to the encoder of a database. The first time shows a progress bar and can be cancelled."""
+    bar = comfy.utils.ProgressBar(1)
+    return retrieval.background_for(
+        database,
+        prompts=prompts,
+        cache=signature_cache(),
+        load=load_encoder,
+        on_phrase=bar.update_absolute,
+    )
 
 
 @lru_cache(maxsize=1)

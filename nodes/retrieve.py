@@ -15,6 +15,8 @@ from .sockets import CarlosDb, CarlosMatches
 
 ANY_BASE_MODEL = "any"
 
+_DOUBT = "Probably nothing fits: for an effect that none of these LoRAs has, the best would look this good {:.0%} of the time."
+
 
 class CarlosLoraRetriever(io.ComfyNode):
     @classmethod
@@ -70,6 +72,14 @@ class CarlosLoraRetriever(io.ComfyNode):
                     optional=True,
                     tooltip="Leave out LoRAs whose direction is known less well than this cosine says. 0: no limit.",
                 ),
+                io.Combo.Input(
+                    "ranking",
+                    options=list(retrieval.RANKINGS),
+                    default=retrieval.PUBLISHED,
+                    optional=True,
+                    tooltip="By the published score, or by how far a LoRA stands out of what it has in common with any sentence, "
+                    "with a word for how sure that is.",
+                ),
             ],
             outputs=[
                 CarlosMatches.Output(display_name="matches"),
@@ -96,14 +106,13 @@ class CarlosLoraRetriever(io.ComfyNode):
         installed_only: bool,
         prompts: str,
         min_alignment: float = 0.0,
+        ranking: str = retrieval.PUBLISHED,
     ) -> io.NodeOutput:
         folders.check_choice(base_model, (ANY_BASE_MODEL, *FAMILIES), "base model")
+        folders.check_choice(ranking, retrieval.RANKINGS, "ranking")
+        signature_prompts = folders.prompt_set(prompts, default_signature_prompts())
         signature = retrieval.signature_for(
-            database,
-            query,
-            prompts=folders.prompt_set(prompts, default_signature_prompts()),
-            cache=encoding.signature_cache(),
-            load=encoding.load_encoder,
+            database, query, prompts=signature_prompts, cache=encoding.signature_cache(), load=encoding.load_encoder
         )
         resolved = folders.lora_library().resolve(database.identities)
         matches = retrieval.find_matches(
@@ -117,6 +126,8 @@ class CarlosLoraRetriever(io.ComfyNode):
             base_model=None if base_model == ANY_BASE_MODEL else base_model,
             installed={lora_id: found.name for lora_id, found in resolved.items() if found.name is not None},
             installed_only=installed_only,
+            ranking=ranking,
+            background=encoding.background(database, signature_prompts) if ranking == retrieval.CALIBRATED else None,
         )
         text = report([*_table(matches), *_notes(matches, resolved)], _facts(matches, resolved))
         if not matches.installed:
@@ -129,14 +140,18 @@ class CarlosLoraRetriever(io.ComfyNode):
 def _table(matches: Matches) -> list[str]:
     if not matches.items:
         return [f"Nothing fits {matches.query!r}. {matches.reason}"]
-    header = ("rank", "score", "strength", "consistency", "installed", "base model", "LoRA")
-    return [f"LoRAs for {matches.query!r}:", *table(header, [_cells(match) for match in matches.items])]
+    best = matches.items[0].confidence
+    doubt = [] if best is None or best.fits else [_DOUBT.format(best.p_value)]
+    confidence = () if best is None else ("confidence",)
+    header = ("rank", "score", *confidence, "strength", "consistency", "installed", "base model", "LoRA")
+    return [f"LoRAs for {matches.query!r}:", *doubt, *table(header, [_cells(match) for match in matches.items])]
 
 
 def _cells(match: Match) -> tuple[str, ...]:
     return (
         str(match.rank),
         number(match.score),
+        *(() if match.confidence is None else (match.confidence.word,)),
         number(match.vector.strength, 2),
         number(match.vector.consistency),
         "yes" if match.file else "no",
@@ -172,10 +187,17 @@ def _facts(matches: Matches, resolved: Mapping[str, Resolved]) -> dict[str, obje
                 "consistency": match.vector.consistency,
                 "installed": match.file is not None,
                 "found_by": resolved[match.lora_id].by if match.file is not None else None,
+                **_confidence(match),
             }
             for match in matches.items
         ],
     }
+
+
+def _confidence(match: Match) -> dict[str, object]:
+    if match.confidence is None:
+        return {}
+    return {"confidence": match.confidence.word, "p_value": match.confidence.p_value}
 
 
 NODES = [CarlosLoraRetriever]

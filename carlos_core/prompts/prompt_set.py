@@ -105,3 +105,13 @@ def default_index_prompts() -> PromptSet:
 def default_signature_prompts() -> PromptSet:
     """The 280 prompts of query signatures: the same sub-categories, none of the index prompts."""
     return load_prompt_set(_DATA / "signature.json")
+
+
+@lru_cache(maxsize=1)
+def default_effect_bank() -> PromptSet:
+    """561 short phrases for effects of every kind: what unrelated queries look like, for `calibration`.
+
+    A prompt set by its form; its texts stand in the place of a query, not of a prompt. The list is fixed: a change of it
+    changes every z-score and p-value.
+    """
+    return load_prompt_set(_DATA / "effects.json")

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from carlos_core.errors import PromptSetError
-from carlos_core.prompts import PromptSet, default_index_prompts, default_signature_prompts, load_prompt_set
+from carlos_core.prompts import (
+    PromptSet,
+    default_effect_bank,
+    default_index_prompts,
+    default_signature_prompts,
+    load_prompt_set,
+)
 
 NESTED = {"name": "mine", "prompts": {"a": {"x": ["ax1", "ax2", "ax3"], "y": ["ay1"]}, "b": {"x": ["bx1", "bx2"]}}}
 
@@ -34,6 +40,19 @@ def test_the_default_sets_cover_the_same_sub_categories_with_other_prompts() -> 
     assert not {text.lower() for text in index.texts} & {text.lower() for text in signature.texts}
     assert {(p.topic, p.sub_category) for p in index.prompts} == {(p.topic, p.sub_category) for p in signature.prompts}
     assert index.content_hash != signature.content_hash
+
+
+def test_the_bank_of_effects_is_large_varied_and_says_nothing_twice() -> None:
+    bank = default_effect_bank()
+    assert len({" ".join(sorted(text.lower().split())) for text in bank.texts}) == len(bank) >= 300
+    sizes = Counter((prompt.topic, prompt.sub_category) for prompt in bank.prompts)
+    assert len(sizes) >= 30
+    assert max(sizes.values()) <= len(bank) / 10
+    assert all(len(text.split()) <= 8 for text in bank.texts)
+
+
+def test_the_bank_of_effects_is_the_one_that_results_were_measured_with() -> None:
+    assert default_effect_bank().content_hash == "bd99ae87618b131e"
 
 
 @pytest.mark.parametrize("prompts", [default_index_prompts(), default_signature_prompts()], ids=["index", "signature"])
