@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MAX_STRENGTH = 9.8
 MIN_CONSISTENCY = 0.041
 """The published limits (arXiv 2512.08826): stronger LoRAs break the picture, less consistent ones do no one thing."""
+
+NO_NSFW_LIMIT = 32
+"""CivitAI's highest level. A model's level is the sum of the levels of its pictures: 1, 2, 4, 8, 16, 32."""
 
 _FLOAT32_SLACK = 1e-5
 _ANY_CONSISTENCY = -1.0
@@ -123,10 +126,24 @@ def find_matches(
     base_model: str | None = None,
     installed: Mapping[str, str] | None = None,
     installed_only: bool = False,
+    max_nsfw_level: int = NO_NSFW_LIMIT,
+    min_downloads: int = 0,
+    exclude: Collection[str] = (),
 ) -> Matches:
-    """`retrieve` for a signature that is known, with the reason when nothing is found."""
+    """`retrieve` for a signature that is known, with the reason when nothing is found.
+
+    max_nsfw_level: the highest level that a LoRA's own pictures on CivitAI may have. min_downloads: on CivitAI. Rows of which
+    these are not known stay. exclude: ids that are not to be found.
+    """
     arrays = db.ranking_arrays
-    keep = _selected(db, base_model, (installed or {}) if installed_only else None)
+    keep = selected(
+        db,
+        base_model=base_model,
+        installed=(installed or {}) if installed_only else None,
+        max_nsfw_level=max_nsfw_level,
+        min_downloads=min_downloads,
+        exclude=exclude,
+    )
     indices, scores = rank(
         arrays.directions,
         signature,
@@ -138,13 +155,21 @@ def find_matches(
         norms=arrays.norms,
         keep=keep,
     )
+    items = matches_at(db, indices.tolist(), scores.tolist(), installed or {})
+    reason = "" if items else why_nothing(len(db), keep, max_strength, min_consistency)
+    return Matches(query=query.strip(), encoder_id=str(db.encoder_id), items=items, reason=reason, signature=signature)
+
+
+def matches_at(
+    db: MetricsDatabase, indices: Sequence[int], scores: Sequence[float], installed: Mapping[str, str]
+) -> tuple[Match, ...]:
+    """Matches for rows in ranking order, best first."""
     items = []
-    for place, (index, score) in enumerate(zip(indices.tolist(), scores.tolist(), strict=True), start=1):
-        row = db.row_at(int(arrays.rows[index]))
+    for place, (index, score) in enumerate(zip(indices, scores, strict=True), start=1):
+        row = db.row_at(int(db.ranking_arrays.rows[index]))
         vector = LoraVector(row["direction"], row["strength"], row["consistency"])
-        items.append(Match(place, row["lora_id"], score, row, vector, (installed or {}).get(row["lora_id"])))
-    reason = "" if items else _why_nothing(len(db), keep, max_strength, min_consistency)
-    return Matches(query=query.strip(), encoder_id=str(db.encoder_id), items=tuple(items), reason=reason)
+        items.append(Match(place, row["lora_id"], score, row, vector, installed.get(row["lora_id"])))
+    return tuple(items)
 
 
 def signature_for(
@@ -174,27 +199,43 @@ def signature_for(
     return cache.signature(encoder or (load or _default_encoder)(encoder_id), prompts, query)
 
 
-def _selected(db: MetricsDatabase, base_model: str | None, installed: Mapping[str, str] | None) -> Tensor | None:
-    """Which rows may be chosen at all, in ranking order. [R] bool, None for all."""
-    if base_model is None and installed is None:
+def selected(
+    db: MetricsDatabase,
+    *,
+    base_model: str | None = None,
+    installed: Mapping[str, str] | None = None,
+    max_nsfw_level: int = NO_NSFW_LIMIT,
+    min_downloads: int = 0,
+    exclude: Collection[str] = (),
+) -> Tensor | None:
+    """Which rows may be chosen at all, in ranking order. [R] bool, None for all. See `find_matches`."""
+    if base_model is None and installed is None and max_nsfw_level >= NO_NSFW_LIMIT and min_downloads <= 0 and not exclude:
         return None
     from .loras.family import family_of_name
 
     ids = db.column("lora_id")
-    families = db.column("base_model")
+    families, levels, downloads = db.column("base_model"), db.column("nsfw_level"), db.column("download_count")
     keep = [
-        (installed is None or ids[row] in installed)
+        ids[row] not in exclude
+        and (installed is None or ids[row] in installed)
         and (base_model is None or family_of_name(families[row]) in (None, base_model))
+        and (max_nsfw_level >= NO_NSFW_LIMIT or _highest_level(levels[row] or 0) <= max_nsfw_level)
+        and (downloads[row] is None or downloads[row] >= min_downloads)
         for row in db.ranking_arrays.rows.tolist()
     ]
     return torch.tensor(keep, dtype=torch.bool)
 
 
-def _why_nothing(n_rows: int, keep: Tensor | None, max_strength: float, min_consistency: float) -> str:
+def _highest_level(levels: int) -> int:
+    return 1 << (levels.bit_length() - 1) if levels > 0 else 0
+
+
+def why_nothing(n_rows: int, keep: Tensor | None, max_strength: float, min_consistency: float) -> str:
+    """Why no row was found, and the way out."""
     if n_rows == 0:
         return "The database is empty: index some LoRAs first."
     if keep is not None and not bool(keep.any()):
-        return f"None of the {n_rows} LoRAs in the database is installed and of the chosen base model."
+        return f"None of the {n_rows} LoRAs in the database is installed, of the chosen base model and within the other filters."
     left = n_rows if keep is None else int(keep.sum())
     return (
         f"None of the {left} LoRAs has strength <= {max_strength:g}, consistency >= {min_consistency:g} and an effect: "

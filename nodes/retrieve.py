@@ -1,17 +1,13 @@
 """Nodes that find LoRAs for a sentence."""
 
-from comfy_api.latest import io, ui
-from comfy_execution.graph_utils import ExecutionBlocker
+from typing import Any
+
+from comfy_api.latest import io
 
 from ..carlos_core import retrieval
-from ..carlos_core.loras import FAMILIES, installed_files
 from ..carlos_core.prompts import default_signature_prompts
-from ..carlos_core.types import Match, Matches
-from . import encoding, folders
-from .report import number, report, table
-from .sockets import CarlosDb, CarlosMatches
-
-ANY_BASE_MODEL = "any"
+from . import encoding, folders, found
+from .sockets import CarlosDb
 
 
 class CarlosLoraRetriever(io.ComfyNode):
@@ -29,63 +25,27 @@ class CarlosLoraRetriever(io.ComfyNode):
                     multiline=True,
                     tooltip='What the LoRA should do, e.g. "snowfall, cold winter scene, visible breath".',
                 ),
-                io.Int.Input("top_k", default=5, min=1, max=100, tooltip="How many LoRAs to list."),
-                io.Float.Input(
-                    "max_strength",
-                    default=retrieval.MAX_STRENGTH,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="Leave out LoRAs that change pictures more than this: they tend to break them.",
-                ),
-                io.Float.Input(
-                    "min_consistency",
-                    default=retrieval.MIN_CONSISTENCY,
-                    min=-1.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Leave out LoRAs whose effect differs more than this from picture to picture.",
-                ),
-                io.Combo.Input(
-                    "base_model",
-                    options=[ANY_BASE_MODEL, *FAMILIES],
-                    default=ANY_BASE_MODEL,
-                    tooltip="Only LoRAs for this family of models; those of unknown family stay in the list.",
-                ),
-                io.Boolean.Input("installed_only", default=False, tooltip="Only LoRAs whose file is in models/loras."),
+                found.top_k_input(),
+                *found.effect_inputs(optional=False),
+                *found.file_inputs(optional=False),
                 io.Combo.Input(
                     "prompts",
                     options=[folders.DEFAULT_PROMPTS, *folders.prompt_set_names()],
                     default=folders.DEFAULT_PROMPTS,
                     tooltip="Prompt set behind the query's signature: built in, or a file in models/carlos/prompts.",
                 ),
+                *found.civitai_inputs(),
             ],
-            outputs=[
-                CarlosMatches.Output(display_name="matches"),
-                io.AnyType.Output(display_name="lora_name", tooltip="Best installed match: wire it into Load LoRA."),
-                io.Float.Output(display_name="score", tooltip="Its score, a cosine; 0 if none is installed."),
-                io.String.Output(display_name="report"),
-            ],
+            outputs=found.outputs(),
         )
 
     @classmethod
     def fingerprint_inputs(cls, **_inputs: object) -> str:
-        # A LoRA that was installed or removed since changes the answer, though no input does.
-        return str(hash(tuple(folders.lora_names())))
+        return found.fingerprint()
 
     @classmethod
-    def execute(
-        cls,
-        database,
-        query: str,
-        top_k: int,
-        max_strength: float,
-        min_consistency: float,
-        base_model: str,
-        installed_only: bool,
-        prompts: str,
-    ) -> io.NodeOutput:
-        folders.check_choice(base_model, (ANY_BASE_MODEL, *FAMILIES), "base model")
+    def execute(cls, database, query: str, prompts: str, **limits: Any) -> io.NodeOutput:
+        found.base_model_of(limits["base_model"])
         signature = retrieval.signature_for(
             database,
             query,
@@ -93,61 +53,7 @@ class CarlosLoraRetriever(io.ComfyNode):
             cache=encoding.signature_cache(),
             load=encoding.load_encoder,
         )
-        file_names = dict(zip(database.column("lora_id"), database.column("file_name"), strict=True))
-        matches = retrieval.find_matches(
-            database,
-            query,
-            signature,
-            top_k=top_k,
-            max_strength=max_strength,
-            min_consistency=min_consistency,
-            base_model=None if base_model == ANY_BASE_MODEL else base_model,
-            installed=installed_files(file_names, folders.lora_names()),
-            installed_only=installed_only,
-        )
-        text = report(_table(matches), _facts(matches))
-        if not matches.installed:
-            reason = matches.reason or "None of the matches is installed: put one of them into models/loras and index it."
-            return io.NodeOutput(matches, ExecutionBlocker(reason), 0.0, text, ui=ui.PreviewText(text))
-        best = matches.installed[0]
-        return io.NodeOutput(matches, best.file, best.score, text, ui=ui.PreviewText(text))
-
-
-def _table(matches: Matches) -> list[str]:
-    if not matches.items:
-        return [f"Nothing fits {matches.query!r}. {matches.reason}"]
-    header = ("rank", "score", "strength", "consistency", "installed", "base model", "LoRA")
-    return [f"LoRAs for {matches.query!r}:", *table(header, [_cells(match) for match in matches.items])]
-
-
-def _cells(match: Match) -> tuple[str, ...]:
-    return (
-        str(match.rank),
-        number(match.score),
-        number(match.vector.strength, 2),
-        number(match.vector.consistency),
-        "yes" if match.file else "no",
-        match.row.get("base_model") or "unknown",
-        match.name if match.row.get("version_id") is None else f"{match.name} [CivitAI version {match.version_id}]",
-    )
-
-
-def _facts(matches: Matches) -> dict[str, object]:
-    return {
-        "query": matches.query,
-        "matches": [
-            {
-                "rank": match.rank,
-                "lora_id": match.lora_id,
-                "file": match.file.replace("\\", "/") if match.file else match.row.get("file_name"),
-                "score": match.score,
-                "strength": match.vector.strength,
-                "consistency": match.vector.consistency,
-                "installed": match.file is not None,
-            }
-            for match in matches.items
-        ],
-    }
+        return found.node_output(found.find(database, query, signature, **limits))
 
 
 NODES = [CarlosLoraRetriever]
