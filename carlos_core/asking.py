@@ -40,9 +40,10 @@ def like_images(encoder: Encoder, images: Tensor, *, without: Tensor | None = No
 
 
 def combined(signatures: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """One signature for several searches: the weighted sum of the unit signatures. [D] float32, no longer than needed.
+    """One signature for several searches: the weighted sum of the unit signatures. [D] float32.
 
-    A negative weight takes the search away, as `but_not` does; -1 wholly. Raises RetrievalError unless one weight is positive.
+    A negative weight takes the search away, as `but_not` does; -1 wholly. Raises RetrievalError unless one weight is positive
+    and something is left.
     """
     units = [_unit(signature) for signature in signatures]
     wanted = [weight * unit for unit, weight in zip(units, weights, strict=True) if weight > 0]
@@ -59,13 +60,17 @@ def but_not(signature: Tensor, negative: Tensor) -> Tensor:
     """`signature` without its part along `negative`. [D] float32.
 
     LoRAs that do what is unwanted and nothing else then score 0, and not less: "not B" asks for no B, not for its opposite. A
-    signature that points away from the negative stays as it is.
+    signature that points away from the negative stays as it is. Raises RetrievalError if nothing is left.
     """
     return _without(signature.double(), _unit(negative), 1.0).float()
 
 
 def _without(aim: Tensor, unit: Tensor, share: float) -> Tensor:
-    return aim - share * torch.clamp(aim @ unit, min=0.0) * unit
+    left = aim - share * torch.clamp(aim @ unit, min=0.0) * unit
+    # Of a signature without itself only rounding errors are left, and these would rank LoRAs by chance.
+    if torch.linalg.vector_norm(left) <= 1e-5 * torch.linalg.vector_norm(aim):
+        raise RetrievalError("What is to be avoided is all that was looked for.", "Look for something else, or avoid less.")
+    return left
 
 
 def _unit(signature: Tensor) -> Tensor:

@@ -11,7 +11,18 @@ from pathlib import Path
 import host as hosts
 import pytest
 
-NODES = {"CarlosMetricsDBLoader", "CarlosLoraRetriever", "CarlosApplyLoras", "CarlosLoraIndexer", "CarlosIndexLibrary"}
+NODES = {
+    "CarlosApplyLoras",
+    "CarlosCombineSearches",
+    "CarlosDuplicateLoras",
+    "CarlosIndexLibrary",
+    "CarlosLoraIndexer",
+    "CarlosLoraRetriever",
+    "CarlosLorasByName",
+    "CarlosLorasLikeImage",
+    "CarlosMetricsDBLoader",
+    "CarlosSimilarLoras",
+}
 
 _LOAD_AS_COMFYUI_DOES = """
 import asyncio, importlib.util, json, logging, socket, sys

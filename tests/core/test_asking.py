@@ -82,7 +82,15 @@ def test_what_is_left_of_a_query_knows_nothing_of_the_negative() -> None:
             np.testing.assert_allclose(abs(gone @ negative.numpy()), np.linalg.norm(gone) * np.linalg.norm(negative), rtol=1e-5)
         else:
             torch.testing.assert_close(left, signature)
-    torch.testing.assert_close(but_not(signature, signature), torch.zeros(16), atol=1e-6, rtol=0)
+
+
+def test_nothing_is_found_by_the_rounding_errors_of_a_query_without_itself() -> None:
+    signature = torch.randn(16, generator=torch.Generator().manual_seed(2))
+    with pytest.raises(RetrievalError, match="all that was looked for"):
+        but_not(signature, 3 * signature)
+    with pytest.raises(RetrievalError, match="all that was looked for"):
+        combined([signature, signature], [1.0, -1.0])
+    assert float(combined([signature, signature], [1.0, -0.5]) @ signature) > 0
 
 
 def test_only_negative_or_empty_searches_are_refused() -> None:
