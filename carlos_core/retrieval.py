@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,9 @@ _PUBLISHED_IMAGES = 4480
 PUBLISHED, CALIBRATED = "published", "calibrated"
 RANKINGS = (PUBLISHED, CALIBRATED)
 """By the cosine of the published formula, or by how far a row stands out of its own background (`calibration`)."""
+
+NO_NSFW_LIMIT = 32
+"""CivitAI's highest level. A model's level is the sum of the levels of its pictures: 1, 2, 4, 8, 16, 32."""
 
 _FLOAT32_SLACK = 1e-5
 _ANY_CONSISTENCY = -1.0
@@ -164,22 +167,34 @@ def find_matches(
     max_strength: float,
     min_consistency: float,
     min_alignment: float = 0.0,
-    base_model: str | None = None,
+    base_model: str | Collection[str] | None = None,
     installed: Mapping[str, str] | None = None,
     installed_only: bool = False,
+    max_nsfw_level: int = NO_NSFW_LIMIT,
+    min_downloads: int = 0,
+    exclude: Collection[str] = (),
     ranking: str = PUBLISHED,
     background: Background | None = None,
 ) -> Matches:
     """`retrieve` for a signature that is known, with the reason when nothing is found.
 
-    background: of the same encoder and prompts as the signature; with it every match says how sure it is, whatever the
-    ranking. Raises RetrievalError as `retrieve`, and for the calibrated ranking without a background.
+    max_nsfw_level: the highest level that a LoRA's own pictures on CivitAI may have. min_downloads: on CivitAI. Rows of which
+    these are not known stay. exclude: ids that are not to be found. background: of the same encoder and prompts as the
+    signature; with it every match says how sure it is, whatever the ranking. Raises RetrievalError as `retrieve`, and for the
+    calibrated ranking without a background.
     """
     check_ranking(ranking)
     if ranking == CALIBRATED and background is None:
         raise RetrievalError("The calibrated ranking needs a background.", "Pass the one of background_for.")
     arrays = db.ranking_arrays
-    keep = _selected(db, base_model, (installed or {}) if installed_only else None)
+    keep = selected(
+        db,
+        base_model=base_model,
+        installed=(installed or {}) if installed_only else None,
+        max_nsfw_level=max_nsfw_level,
+        min_downloads=min_downloads,
+        exclude=exclude,
+    )
     aligned = _aligned(db, min_alignment)
     chosen = aligned if keep is None else keep if aligned is None else keep & aligned
     z = _calibrated(arrays, background).z_scores(signature) if background is not None else None
@@ -195,18 +210,30 @@ def find_matches(
         keep=chosen,
         z=z if ranking == CALIBRATED else None,
     )
-    sure: list[Confidence | None] = [None] * len(indices)
+    sure: Sequence[Confidence | None] = [None] * len(indices)
     if z is not None:
         allowed = _allowed(arrays.norms, arrays.strength, arrays.consistency, max_strength, min_consistency, chosen)
         sure = list(confidences(z[indices], int(allowed.sum())))
+    items = matches_at(db, indices.tolist(), scores.tolist(), installed or {}, sure)
+    reason = "" if items else why_nothing(len(db), keep, max_strength, min_consistency, min_alignment)
+    return Matches(query=query.strip(), encoder_id=str(db.encoder_id), items=items, reason=reason, signature=signature)
+
+
+def matches_at(
+    db: MetricsDatabase,
+    indices: Sequence[int],
+    scores: Sequence[float],
+    installed: Mapping[str, str],
+    sure: Sequence[Confidence | None] | None = None,
+) -> tuple[Match, ...]:
+    """Matches for rows in ranking order, best first. sure: the confidence of each, if it is known."""
     items = []
-    for place, (index, score, confidence) in enumerate(zip(indices.tolist(), scores.tolist(), sure, strict=True), start=1):
-        row = db.row_at(int(arrays.rows[index]))
+    for place, (index, score) in enumerate(zip(indices, scores, strict=True), start=1):
+        row = db.row_at(int(db.ranking_arrays.rows[index]))
         vector = LoraVector(row["direction"], row["strength"], row["consistency"])
-        file = (installed or {}).get(row["lora_id"])
-        items.append(Match(place, row["lora_id"], score, row, vector, file, confidence))
-    reason = "" if items else _why_nothing(len(db), keep, max_strength, min_consistency, min_alignment)
-    return Matches(query=query.strip(), encoder_id=str(db.encoder_id), items=tuple(items), reason=reason)
+        confidence = sure[place - 1] if sure is not None else None
+        items.append(Match(place, row["lora_id"], score, row, vector, installed.get(row["lora_id"]), confidence))
+    return tuple(items)
 
 
 def signature_for(
@@ -270,16 +297,28 @@ def check_ranking(ranking: str) -> None:
         raise RetrievalError(f"There is no ranking {ranking!r}.", f"Choose {' or '.join(RANKINGS)}.")
 
 
-def _selected(db: MetricsDatabase, base_model: str | None, installed: Mapping[str, str] | None) -> Tensor | None:
-    """Which rows may be chosen at all, in ranking order. [R] bool, None for all."""
-    if base_model is None and installed is None:
+def selected(
+    db: MetricsDatabase,
+    *,
+    base_model: str | Collection[str] | None = None,
+    installed: Mapping[str, str] | None = None,
+    max_nsfw_level: int = NO_NSFW_LIMIT,
+    min_downloads: int = 0,
+    exclude: Collection[str] = (),
+) -> Tensor | None:
+    """Which rows may be chosen at all, in ranking order. [R] bool, None for all. See `find_matches`."""
+    if base_model is None and installed is None and max_nsfw_level >= NO_NSFW_LIMIT and min_downloads <= 0 and not exclude:
         return None
     from .loras.family import fits
 
     ids = db.column("lora_id")
-    families = db.column("base_model")
+    families, levels, downloads = db.column("base_model"), db.column("nsfw_level"), db.column("download_count")
     keep = [
-        (installed is None or ids[row] in installed) and (base_model is None or fits(families[row], base_model))
+        ids[row] not in exclude
+        and (installed is None or ids[row] in installed)
+        and (base_model is None or fits(families[row], base_model))
+        and (max_nsfw_level >= NO_NSFW_LIMIT or _highest_level(levels[row] or 0) <= max_nsfw_level)
+        and (downloads[row] is None or downloads[row] >= min_downloads)
         for row in db.ranking_arrays.rows.tolist()
     ]
     return torch.tensor(keep, dtype=torch.bool)
@@ -297,11 +336,16 @@ def _aligned(db: MetricsDatabase, min_alignment: float) -> Tensor | None:
     return torch.tensor(keep, dtype=torch.bool)
 
 
-def _why_nothing(n_rows: int, keep: Tensor | None, max_strength: float, min_consistency: float, min_alignment: float) -> str:
+def _highest_level(levels: int) -> int:
+    return 1 << (levels.bit_length() - 1) if levels > 0 else 0
+
+
+def why_nothing(n_rows: int, keep: Tensor | None, max_strength: float, min_consistency: float, min_alignment: float = 0.0) -> str:
+    """Why no row was found, and the way out."""
     if n_rows == 0:
         return "The database is empty: index some LoRAs first."
     if keep is not None and not bool(keep.any()):
-        return f"None of the {n_rows} LoRAs in the database is installed and of the chosen base model."
+        return f"None of the {n_rows} LoRAs in the database is installed, of the chosen base model and within the other filters."
     left = n_rows if keep is None else int(keep.sum())
     limits = f"strength <= {max_strength:g}, consistency >= {min_consistency:g}"
     if min_alignment > 0:

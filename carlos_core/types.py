@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +70,8 @@ class Confidence:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """One row found for a query: `rank` counts from 1, `score` is the cosine with the query's signature.
+    """One row found for a query: `rank` counts from 1, `score` is the cosine with the query's signature (of a search by name:
+    the part of the name that was asked for, in [0, 1]).
 
     row: every column of the database row. file: name of the installed LoRA file as in ComfyUI's list, None if not installed.
     confidence: None if no background was at hand.
@@ -100,12 +104,17 @@ class Match:
 
 @dataclass(frozen=True)
 class Matches:
-    """Answer to one query, best first; empty when nothing fits, and `reason` then says why."""
+    """Answer to one query, best first; empty when nothing fits, and `reason` then says why.
+
+    signature: [D], what was looked for in the encoder's space, of any length; None where nothing was (a search by name without
+    results).
+    """
 
     query: str
     encoder_id: str
     items: tuple[Match, ...]
     reason: str = ""
+    signature: Tensor | None = field(default=None, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.items)

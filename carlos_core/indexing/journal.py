@@ -12,7 +12,7 @@ import logging
 import os
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Journal:
         canonical = json.dumps({**identity, "dimension": dimension}, sort_keys=True).encode()
         self.path = folder / f"{hashlib.sha256(canonical).hexdigest()[:24]}.journal"
         self._dimension = dimension
-        self._record = struct.Struct(f"<{_KEY_BYTES}sI{4 * dimension}sI")
+        self._record = _record_of(dimension)
         self._header = _MAGIC + struct.pack("<I", len(canonical)) + canonical
         self._entries: dict[bytes, Entry] = {}
         self._end = len(self._header)
@@ -169,13 +169,45 @@ class Journal:
     def _read(self, content: bytes) -> int:
         """Take in all whole records; returns where the first damaged one begins."""
         place = len(self._header)
-        while place + self._record.size <= len(content):
-            key, evaluations, values, checksum = self._record.unpack_from(content, place)
-            if zlib.crc32(key + struct.pack("<I", evaluations) + values) != checksum:
-                break
-            self._entries[key] = Entry(np.frombuffer(values, dtype="<f4").astype(np.float32), evaluations)
+        for key, entry in _records(content, place, self._record):
+            self._entries[key] = entry
             place += self._record.size
         return place
+
+
+def mean_features(folder: Path, encoder_id: str) -> np.ndarray | None:
+    """Mean feature of all pictures that an encoder has seen for the journals of a folder; None if there are none.
+
+    [D] float64. Nothing is written, so that an indexing that runs at the same time is not disturbed.
+    """
+    total, n = np.zeros(()), 0
+    for path in sorted(folder.glob("*.journal")):
+        content = path.read_bytes()
+        try:
+            start = len(_MAGIC) + 4
+            end = start + struct.unpack_from("<I", content, len(_MAGIC))[0]
+            identity = json.loads(content[start:end])
+        except (struct.error, ValueError):
+            logger.warning("carlos: %s is no journal of this version", path.name)
+            continue
+        if identity["encoder"] == encoder_id:
+            for _, entry in _records(content, end, _record_of(identity["dimension"])):
+                total, n = total + entry.features.astype(np.float64), n + 1
+    return total / n if n else None
+
+
+def _record_of(dimension: int) -> struct.Struct:
+    return struct.Struct(f"<{_KEY_BYTES}sI{4 * dimension}sI")
+
+
+def _records(content: bytes, place: int, record: struct.Struct) -> Iterator[tuple[bytes, Entry]]:
+    """The whole records from `place` on, up to the first damaged one."""
+    while place + record.size <= len(content):
+        key, evaluations, values, checksum = record.unpack_from(content, place)
+        if zlib.crc32(key + struct.pack("<I", evaluations) + values) != checksum:
+            return
+        yield key, Entry(np.frombuffer(values, dtype="<f4").astype(np.float32), evaluations)
+        place += record.size
 
 
 def picture_key(text: str, seed: int) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 
 FAMILIES = ("SD 1.5", "SD 2", "SDXL", "Pony", "Illustrious", "SD 3", "Flux")
@@ -31,14 +31,16 @@ def family_of_name(base_model: str | None) -> str | None:
     return next((family for family, pattern in _PATTERNS if re.search(pattern, name)), None)
 
 
-def fits(base_model: str | None, wanted: str) -> bool:
-    """Whether a LoRA for `base_model`, as people and files name it, may be used on a model of the family `wanted`.
-
-    A LoRA of unknown family fits everywhere: nobody knows better. "SDXL" takes LoRAs for Pony and Illustrious too, since a
-    model's shapes do not tell these apart; "Pony" and "Illustrious" take their own.
-    """
+def fits(base_model: str | None, wanted: str | Collection[str]) -> bool:
+    """Whether a LoRA for `base_model`, as people and files name it, may be used on a model of the family `wanted`, or of one of
+    several. A LoRA of unknown family fits everywhere: nobody knows better."""
     family = family_of_name(base_model)
-    return family is None or family == wanted or (wanted == "SDXL" and family in _OF_SDXL)
+    return family is None or family in ((wanted,) if isinstance(wanted, str) else wanted)
+
+
+def families_alike(family: str) -> frozenset[str]:
+    """The families that a model of this one cannot be told from by its shapes, itself among them."""
+    return _OF_SDXL if family in _OF_SDXL else frozenset((family,))
 
 
 def family_of_header(metadata: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> str | None:

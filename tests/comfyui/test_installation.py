@@ -12,12 +12,17 @@ import host as hosts
 import pytest
 
 NODES = {
-    "CarlosMetricsDBLoader",
-    "CarlosLoraRetriever",
     "CarlosApplyLoras",
-    "CarlosLoraIndexer",
+    "CarlosCombineSearches",
+    "CarlosDuplicateLoras",
     "CarlosIndexLibrary",
+    "CarlosLoraIndexer",
+    "CarlosLoraRetriever",
+    "CarlosLorasByName",
+    "CarlosLorasLikeImage",
+    "CarlosMetricsDBLoader",
     "CarlosRefreshMetadata",
+    "CarlosSimilarLoras",
 }
 
 _LOAD_AS_COMFYUI_DOES = """

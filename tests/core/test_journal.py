@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from carlos_core.errors import IndexingError
-from carlos_core.indexing.journal import Journal
+from carlos_core.indexing.journal import Journal, mean_features
 
 IDENTITY = {"generator": "model-1", "encoder": "clip", "weight": 0.75}
 DIMENSION = 5
@@ -192,3 +192,19 @@ def test_a_folder_that_cannot_be_made_is_an_error_with_a_way_out(tmp_path: Path)
     with pytest.raises(IndexingError, match="cannot be used") as caught:
         opened(tmp_path / "file" / "base")
     assert "permissions" in caught.value.hint
+
+
+def test_the_mean_feature_is_that_of_all_pictures_of_an_encoder_whatever_made_them(tmp_path: Path) -> None:
+    assert mean_features(tmp_path, "clip") is None
+    filled(tmp_path)
+    other_model = Journal(tmp_path, {**IDENTITY, "generator": "model-2"}, DIMENSION)
+    other_model.append([("a prompt", 0, np.full(DIMENSION, 10, np.float32), 1)])
+    Journal(tmp_path, {**IDENTITY, "encoder": "another"}, 3).append([("a prompt", 0, np.ones(3, np.float32), 1)])
+    (tmp_path / "foreign.journal").write_bytes(b"CARLOSJ1")
+    with other_model.path.open("ab") as file:
+        file.write(b"torn")
+    size = other_model.path.stat().st_size
+    # Means of the four kept: 1.5 .. 2.5; together with the one of tens: (4 * that + 10) / 5.
+    np.testing.assert_allclose(mean_features(tmp_path, "clip"), (4 * np.linspace(1.5, 2.5, DIMENSION) + 10) / 5, rtol=1e-6)
+    assert other_model.path.stat().st_size == size
+    assert mean_features(tmp_path, "unknown") is None

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from carlos_core.errors import LoraError
-from carlos_core.loras import FAMILIES, family_of_name, fits, read_lora_file
+from carlos_core.loras import FAMILIES, families_alike, family_of_name, fits, read_lora_file
 from carlos_core.loras.family import family_of_header
 from carlos_core.loras.header import read_header
 
@@ -156,7 +156,7 @@ def test_loras_fit_their_family_and_unknown_ones_fit_everywhere() -> None:
     expected = {
         "SD 1.5": {"SD 1.5"},
         "SD 2": {"SD 2.1"},
-        "SDXL": {"SDXL 1.0", "Pony", "Illustrious", "NoobAI"},
+        "SDXL": {"SDXL 1.0"},
         "Pony": {"Pony"},
         "Illustrious": {"Illustrious", "NoobAI"},
         "SD 3": {"SD 3.5"},
@@ -165,6 +165,10 @@ def test_loras_fit_their_family_and_unknown_ones_fit_everywhere() -> None:
     assert expected.keys() == set(FAMILIES)
     for family, own in expected.items():
         assert {name for name in names if fits(name, family)} == own | {"Kolors", None}
+    # What a model's shapes tell: SDXL or one of those made from it.
+    alike = {name for name in names if fits(name, families_alike("SDXL"))}
+    assert alike == {"SDXL 1.0", "Pony", "Illustrious", "NoobAI", "Kolors", None}
+    assert families_alike("Flux") == {"Flux"}
 
 
 @pytest.mark.parametrize("name", mini.labels())

@@ -179,6 +179,8 @@ def test_a_base_model_keeps_its_family_and_rows_that_do_not_say() -> None:
     found = find_matches(database, "q", X, top_k=10, base_model="Pony", **LIMITS)
     assert set(ids(found.items)) == {"pony", "silent", "never heard of"}
     found = find_matches(database, "q", X, top_k=10, base_model="SDXL", **LIMITS)
+    assert set(ids(found.items)) == {"sdxl", "sdxl 1.0", "silent", "never heard of"}
+    found = find_matches(database, "q", X, top_k=10, base_model=("SDXL", "Pony"), **LIMITS)
     assert set(ids(found.items)) == {"sdxl", "sdxl 1.0", "pony", "silent", "never heard of"}
     assert len(find_matches(database, "q", X, top_k=10, **LIMITS)) == 6
 
@@ -239,3 +241,36 @@ def test_the_limit_on_alignment_adds_to_the_others_and_is_named_when_nothing_is_
     assert "None of the 1 LoRAs has strength <= 9.8, consistency >= 0.041, alignment >= 0.95" in matches.reason
     installed = find_matches(database, "q", X, top_k=3, min_alignment=0.95, installed={"b": "b"}, installed_only=True, **LIMITS)
     assert ids(installed.items) == ["b"]
+
+
+def test_levels_and_downloads_keep_rows_of_which_nothing_is_known() -> None:
+    database = made_up_database(
+        ("for all ages", {"nsfw_level": 1, "download_count": 10}),
+        # The sum of the levels of its pictures: 1 + 4, so that some are R.
+        ("some r", {"nsfw_level": 5, "download_count": 999}),
+        ("some xxx", {"nsfw_level": 31, "download_count": 1000}),
+        ("blocked", {"nsfw_level": 63, "download_count": 0}),
+        ("silent", {}),
+    )
+
+    def found(**choice: int) -> set[str]:
+        return set(ids(find_matches(database, "q", X, top_k=10, **LIMITS, **choice).items))
+
+    everything = {"for all ages", "some r", "some xxx", "blocked", "silent"}
+    assert found() == found(max_nsfw_level=32, min_downloads=0) == everything
+    assert found(max_nsfw_level=16) == everything - {"blocked"}
+    assert found(max_nsfw_level=4) == {"for all ages", "some r", "silent"}
+    assert found(max_nsfw_level=1) == {"for all ages", "silent"}
+    assert found(min_downloads=1000) == {"some xxx", "silent"}
+    assert found(max_nsfw_level=8, min_downloads=11) == {"some r", "silent"}
+
+
+def test_excluded_rows_are_not_found() -> None:
+    database = made_up_database(("a", {}), ("b", {}), ("c", {}))
+    assert ids(find_matches(database, "q", X, top_k=10, exclude={"b"}, **LIMITS).items) == ["a", "c"]
+    assert "other filters" in find_matches(database, "q", X, top_k=10, exclude={"a", "b", "c"}, **LIMITS).reason
+
+
+def test_matches_carry_what_was_looked_for() -> None:
+    matches = find_matches(made_up_database(("a", {})), "q", X, top_k=1, **LIMITS)
+    assert matches.signature is X
