@@ -30,6 +30,9 @@ sqrt(1 + 1/9) - 1 = 0.054; what brings less is hardly part of the query."""
 MAX_OVERDRIVE = 1.5
 """Highest weight of a LoRA in a composition, in units of the weight it has alone: effects are not measured beyond that."""
 
+LEAST_SHARE = 0.5
+"""Least part of an equal share that a LoRA gets which is to be applied in any case."""
+
 _POOL = 12
 _EXACT_SIZE = 3
 
@@ -117,6 +120,32 @@ class _Limits:
 
     def weights(self, rows: list[int], shares: np.ndarray) -> np.ndarray:
         return scaled(shares, min(self.budget, float(self.base[rows].sum())), self.tops[rows])
+
+
+def weighed(
+    directions: np.ndarray,
+    signature: np.ndarray,
+    *,
+    strength: np.ndarray,
+    strength_budget: float,
+    max_strength: float = MAX_STRENGTH,
+    base_weights: np.ndarray,
+    is_equal: bool = False,
+) -> np.ndarray:
+    """Weights for LoRAs that are all to be applied. [K] > 0, limited as in `compose`.
+
+    They are the least squares ones for the signature, but each gets at least LEAST_SHARE of an equal share: what was asked for
+    is not left out because another LoRA points the same way. is_equal: in proportion to the base weights instead.
+    """
+    from scipy.optimize import nnls
+
+    shares = base_weights
+    if not is_equal and len(directions) > 1:
+        shares, _ = nnls(directions.T, signature / np.linalg.norm(signature))
+        total = float(shares.sum())
+        shares = np.maximum(shares, LEAST_SHARE * total / len(shares)) if total > 0 else base_weights
+    tops = np.minimum(MAX_OVERDRIVE * base_weights, max_strength / np.maximum(strength, 1e-12))
+    return scaled(shares, min(strength_budget, float(base_weights.sum())), tops)
 
 
 def scaled(shares: np.ndarray, total: float, tops: np.ndarray) -> np.ndarray:

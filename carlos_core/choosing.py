@@ -1,0 +1,205 @@
+"""From a sentence to LoRAs with weights, or to "nothing fits"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .asking import combined
+from .composition import BEST_ONE, MAX_LIKENESS, MODES, TOP_K_EQUAL, compose, weighed
+from .errors import RetrievalError
+from .types import CONFIDENCE_WORDS, Match, Matches
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ANY = "any"
+CONFIDENCES = (ANY, *CONFIDENCE_WORDS[1:])
+"""How sure a match must be to be taken; "any" takes the best whatever it is."""
+
+CANDIDATES = 12
+"""How many matches of a search are looked at."""
+
+_SEPARATORS = re.compile(r"\s*[,;+&\n]\s*|\s+(?:and|with|plus)\s+", re.IGNORECASE)
+
+Search = Callable[[str], Matches]
+"""Text -> its best matches, with `signature` and, unless everything is taken, with confidences."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pick:
+    """A LoRA to apply. weight: for model and CLIP. score: cosine of its direction with the signature of the whole query.
+    part: of the query, that it was taken for."""
+
+    match: Match
+    weight: float
+    score: float
+    part: str
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What to apply for a query. Empty when nothing fits; reason says why, or how it was chosen."""
+
+    query: str
+    picks: tuple[Pick, ...]
+    reason: str
+
+
+def parts_of(query: str) -> tuple[str, ...]:
+    """The effects that a query asks for: what stands between commas, "and" and "with"."""
+    return tuple(part.strip() for part in _SEPARATORS.split(query.strip()) if part.strip())
+
+
+def choose(
+    query: str,
+    search: Search,
+    *,
+    mode: str,
+    max_loras: int,
+    strength_budget: float,
+    min_confidence: str,
+    max_strength: float,
+    takes_suggested: bool = True,
+) -> Selection:
+    """The LoRAs for a query.
+
+    A query of several parts fits if all of its parts do, or if it does as a whole: the signature of two effects at once looks
+    less sure than either. mode "best one": the best LoRA for the whole. "composed": the best LoRA of each part, with
+    weights whose predicted joint direction comes closest to the parts' signatures; of a query of one part `composition.compose`
+    of the LoRAs that fit. "top k equal": the same LoRAs and then the next best, all at their own weight.
+
+    strength_budget: what the weights may add up to. takes_suggested: a LoRA's own weight is its `suggested_weight`, else 1.
+    Near-duplicates (cosine above composition.MAX_LIKENESS) are not put together. Equal inputs give equal answers.
+    Raises RetrievalError for values that make no sense, and what `search` raises.
+    """
+    if mode not in MODES or min_confidence not in CONFIDENCES:
+        wrong, choices = (mode, MODES) if mode not in MODES else (min_confidence, CONFIDENCES)
+        raise RetrievalError(f"{wrong!r} is no way to choose LoRAs.", f"Choose one of {', '.join(choices)}.")
+    if max_loras < 1 or not strength_budget > 0:
+        raise RetrievalError(f"{max_loras} LoRAs with a budget of {strength_budget:g}.", "Allow at least 1 LoRA and some weight.")
+    whole = search(query)
+    if not whole.items:
+        return Selection(whole.query, (), whole.reason)
+    texts = parts_of(query)
+    parts = [search(text) for text in texts] if len(texts) > 1 else []
+    fitting = _fitting(whole, min_confidence)
+    leaders = _leaders(parts, min_confidence)
+    if not fitting and len(leaders) < len(parts or [whole]):
+        return Selection(whole.query, (), _why_not(whole, parts, min_confidence))
+    if mode == BEST_ONE or max_loras == 1:
+        chosen = [(fitting or whole.items)[0]]
+    elif parts and len(leaders) == len(parts):
+        # If these are more than may be used, the surest are, in the order of the query.
+        unlike = _unlike(leaders, len(leaders))
+        surest = sorted(unlike, key=lambda match: (_p_value(match), unlike.index(match)))[:max_loras]
+        chosen = [match for match in unlike if match in surest]
+        if mode == TOP_K_EQUAL:
+            chosen = _unlike([*chosen, *fitting], max_loras)
+    elif mode == TOP_K_EQUAL:
+        chosen = _unlike(fitting, max_loras)
+    else:
+        chosen = _composed(fitting, whole, max_loras, strength_budget, max_strength, takes_suggested)
+    taken = {match.lora_id for match in chosen}
+    aims = [part for part in parts if part.items and part.items[0].lora_id in taken] or [whole]
+    weights = weighed(
+        _directions(chosen),
+        combined([_signature(aim) for aim in aims], [1.0] * len(aims)).numpy(),
+        strength=np.array([match.vector.strength for match in chosen]),
+        strength_budget=strength_budget,
+        max_strength=max_strength,
+        base_weights=_own_weights(chosen, takes_suggested),
+        is_equal=mode == TOP_K_EQUAL,
+    )
+    names = {part.items[0].lora_id: part.query for part in reversed(parts) if part.items}
+    signature = _signature(whole).double().numpy()
+    picks = tuple(
+        Pick(match, round(float(weight), 3), _cosine(match.vector.direction, signature), names.get(match.lora_id, whole.query))
+        for match, weight in zip(chosen, weights, strict=True)
+    )
+    return Selection(whole.query, picks, _why(chosen[0], parts, fitting))
+
+
+def _composed(
+    fitting: Sequence[Match], whole: Matches, max_loras: int, strength_budget: float, max_strength: float, takes_suggested: bool
+) -> list[Match]:
+    """The best match, and others that together with it come closer to the query."""
+    composition = compose(
+        _directions(fitting),
+        _signature(whole).double().numpy(),
+        ids=[match.lora_id for match in fitting],
+        strength=np.array([match.vector.strength for match in fitting]),
+        max_loras=max_loras,
+        strength_budget=strength_budget,
+        max_strength=max_strength,
+        base_weights=_own_weights(fitting, takes_suggested),
+    )
+    rows = sorted(each.index for each in composition.chosen)
+    return [fitting[row] for row in rows] if 0 in rows else [fitting[0]]
+
+
+def _fitting(matches: Matches, min_confidence: str) -> list[Match]:
+    """Those that are sure enough, best first."""
+    if min_confidence == ANY:
+        return list(matches.items)
+    return [match for match in matches.items if match.confidence is not None and match.confidence.reaches(min_confidence)]
+
+
+def _leaders(parts: Sequence[Matches], min_confidence: str) -> list[Match]:
+    """The best match of each part, if it is sure enough."""
+    found = [_fitting(part, min_confidence) for part in parts]
+    return [fitting[0] for fitting in found if fitting]
+
+
+def _unlike(matches: Sequence[Match], n: int) -> list[Match]:
+    """The first `n` of which none does the same as an earlier one."""
+    kept: list[Match] = []
+    for match in matches:
+        likest = max((_cosine(match.vector.direction, other.vector.direction) for other in kept), default=-1.0)
+        if len(kept) < n and likest <= MAX_LIKENESS:
+            kept.append(match)
+    return kept
+
+
+def _why_not(whole: Matches, parts: Sequence[Matches], min_confidence: str) -> str:
+    best = whole.items[0]
+    words = {part.query: part.items[0].confidence for part in parts if part.items}
+    missing = [repr(text) for text, sure in words.items() if sure is not None and not sure.reaches(min_confidence)]
+    if len(words) > len(missing) > 0:
+        return f"Nothing fits {' nor '.join(missing)} of {whole.query!r}: ask for the rest alone, or lower min_confidence."
+    chance = "" if best.confidence is None else f" ({_p_value(best):.0%} of unrelated queries find one that looks as good)"
+    return f"Nothing fits {whole.query!r}: the best, {best.name}, is not {min_confidence}{chance}."
+
+
+def _why(best: Match, parts: Sequence[Matches], fitting: Sequence[Match]) -> str:
+    if parts and not fitting:
+        return "Each part of the query has a LoRA that fits."
+    return "" if best.confidence is None else f"The best match is {best.confidence.word}."
+
+
+def _p_value(match: Match) -> float:
+    return match.confidence.p_value if match.confidence is not None else 0.0
+
+
+def _directions(matches: Sequence[Match]) -> np.ndarray:
+    return np.stack([match.vector.direction for match in matches]).astype(np.float64)
+
+
+def _own_weights(matches: Sequence[Match], takes_suggested: bool) -> np.ndarray:
+    """The weight of each LoRA when it is applied alone. [K]"""
+    return np.array([(takes_suggested and match.row.get("suggested_weight")) or 1.0 for match in matches])
+
+
+def _signature(matches: Matches) -> Tensor:
+    if matches.signature is None:
+        raise RetrievalError(f"The search for {matches.query!r} has no signature.", "Search by an effect, not by a name.")
+    return matches.signature
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    lengths = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a.astype(np.float64) @ b / lengths) if lengths > 0 else 0.0
