@@ -1,8 +1,10 @@
 """Nodes that put LoRAs onto a model."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from comfy_api.latest import io
 
-from ..carlos_core.types import Match
 from . import folders
 from .sockets import CarlosMatches, LoraStack
 
@@ -43,27 +45,41 @@ class CarlosApplyLoras(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, matches, max_loras: int, weight: float, clip=None, weights: str = AS_GIVEN) -> io.NodeOutput:
-        from ..carlos_core.generation import comfy as generation
-        from ..carlos_core.generation.conditioning import escape_emphasis
-
         folders.check_choice(weights, (AS_GIVEN, SUGGESTED), "choice of weights")
-        stack = []
-        words: dict[str, None] = {}
+        loras = []
         for match in matches.installed[:max_loras]:
-            path = folders.lora_path(match.file)
             suggested = match.row.get("suggested_weight") if weights == SUGGESTED else None
             own = weight if suggested is None else weight * suggested
-            model, clip, _ = generation.apply_lora(model, clip, generation.load_lora(path), path.name, own, own)
-            stack.append((match.file, own, own))
-            words.update(dict.fromkeys(_trigger_words(match)))
-        trigger_words = ", ".join(escape_emphasis(word) for word in words)
-        return io.NodeOutput(model, clip, trigger_words, stack)
+            known = None if match.row.get("trigger_words") is None else match.trigger_words
+            loras.append((match.file, own, trigger_words(match.file, known)))
+        return io.NodeOutput(*applied(model, clip, loras))
 
 
-def _trigger_words(match: Match) -> tuple[str, ...]:
-    """The row's, or the file's own if the row does not know, as the published rows do not."""
-    entry = folders.lora_library().entry(match.file) if match.file and match.row.get("trigger_words") is None else None
-    return match.trigger_words if entry is None else entry.trigger_words
+def applied(
+    model: Any, clip: Any, loras: Sequence[tuple[str, float, tuple[str, ...]]]
+) -> tuple[Any, Any, str, list[tuple[str, float, float]]]:
+    """Model and CLIP with listed LoRAs (file, weight, trigger words) on them, the words for a prompt, and the LoRA stack.
+
+    Raises LoraError for a LoRA that does not fit, is not listed or cannot be read.
+    """
+    from ..carlos_core.generation import comfy as generation
+    from ..carlos_core.generation.conditioning import escape_emphasis
+
+    words: dict[str, None] = {}
+    for file, weight, of_file in loras:
+        path = folders.lora_path(file)
+        model, clip, _ = generation.apply_lora(model, clip, generation.load_lora(path), path.name, weight, weight)
+        words.update(dict.fromkeys(of_file))
+    in_prompt = ", ".join(escape_emphasis(word) for word in words)
+    return model, clip, in_prompt, [(file, weight, weight) for file, weight, _ in loras]
+
+
+def trigger_words(file: str, known: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Those that the database knows, or the file's own if it does not say, as the published rows do not."""
+    if known is not None:
+        return known
+    entry = folders.lora_library().entry(file)
+    return () if entry is None else entry.trigger_words
 
 
 NODES = [CarlosApplyLoras]

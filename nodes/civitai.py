@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import comfy.model_management
@@ -13,7 +14,7 @@ from .report import report, table
 from .sockets import CarlosDb
 
 if TYPE_CHECKING:
-    from ..carlos_core.civitai import CivitaiClient
+    from ..carlos_core.civitai import CivitaiClient, CivitaiLora
     from ..carlos_core.civitai.download import DownloadProgress, OnProgress
     from ..carlos_core.civitai.refresh import RefreshedRow
     from ..carlos_core.indexing.session import Outcome, Session
@@ -31,12 +32,25 @@ def index_version(session: Session, model_id: str, version_id: str, progress: in
     known = session.known_version(wanted.version_id)
     if known is not None:
         return known
+    path, name = _fetched(wanted, progress)
+    lora = folders.read_lora(path, name)
+    progress.say(f"{indexing.plan_lines(session)[0]}; {estimate_lora(session, lora)}")
+    return session.index(lora, progress)
+
+
+def fetch_version(model_id: int | None, version_id: int, node_id: str | None) -> str:
+    """Fetch a LoRA into ComfyUI's first folder of LoRAs, unless it is at hand. Returns its name in the list."""
+    from ..carlos_core.civitai import CivitaiLora
+
+    progress = indexing.NodeProgress(node_id)
+    return _fetched(CivitaiLora(model_id, version_id, lambda: _client(progress)), progress)[1]
+
+
+def _fetched(wanted: CivitaiLora, progress: indexing.NodeProgress) -> tuple[Path, str]:
     listed = folders.listed_loras()
     path = wanted.fetch(folders.loras_folder(), at_hand=listed, on_progress=_in_megabytes(progress))
     folders.refresh_loras()
-    lora = folders.read_lora(path, listed.get(path, path.name))
-    progress.say(f"{indexing.plan_lines(session)[0]}; {estimate_lora(session, lora)}")
-    return session.index(lora, progress)
+    return path, listed.get(path, path.name)
 
 
 class CarlosRefreshMetadata(io.ComfyNode):

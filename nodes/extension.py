@@ -2,14 +2,15 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import apply, civitai, combine, database, image, index, name, retrieve, similar
+from . import apply, auto, choice_in_pictures, civitai, combine, database, image, index, name, retrieve, similar
 from .folders import register_folders
 
-_FAMILIES = (database, retrieve, similar, image, name, combine, apply, index, civitai)
+_FAMILIES = (database, auto, retrieve, similar, image, name, combine, apply, index, civitai)
 
 
 class CarlosExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         # Not in on_load, which ComfyUI 0.3 never calls; and before any node lists the folders' files.
         register_folders()
+        choice_in_pictures.register()
         return [node for family in _FAMILIES for node in family.NODES]

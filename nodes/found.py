@@ -24,6 +24,15 @@ def top_k_input() -> io.Input:
     return io.Int.Input("top_k", default=5, min=1, max=100, tooltip="How many LoRAs to list.")
 
 
+def prompts_input() -> io.Input:
+    return io.Combo.Input(
+        "prompts",
+        options=[folders.DEFAULT_PROMPTS, *folders.prompt_set_names()],
+        default=folders.DEFAULT_PROMPTS,
+        tooltip="Prompt set behind the query's signature: built in, or a file in models/carlos/prompts.",
+    )
+
+
 def effect_inputs(*, optional: bool) -> list[io.Input]:
     """Limits on what was measured."""
     return [
@@ -62,17 +71,21 @@ def file_inputs(*, optional: bool) -> list[io.Input]:
     ]
 
 
+def nsfw_input(*, optional: bool) -> io.Input:
+    return io.Int.Input(
+        "max_nsfw_level",
+        default=retrieval.NO_NSFW_LIMIT,
+        min=1,
+        max=retrieval.NO_NSFW_LIMIT,
+        optional=optional,
+        tooltip="Highest level of the LoRA's pictures on CivitAI: 1 for all ages, 2 PG-13, 4 R, 8 X, 16 XXX, 32 no limit.",
+    )
+
+
 def civitai_inputs() -> list[io.Input]:
     """Limits on what CivitAI says; LoRAs of which it says nothing stay."""
     return [
-        io.Int.Input(
-            "max_nsfw_level",
-            default=retrieval.NO_NSFW_LIMIT,
-            min=1,
-            max=retrieval.NO_NSFW_LIMIT,
-            optional=True,
-            tooltip="Highest level of the LoRA's pictures on CivitAI: 1 for all ages, 2 PG-13, 4 R, 8 X, 16 XXX, 32 no limit.",
-        ),
+        nsfw_input(optional=True),
         io.Int.Input(
             "min_downloads", default=0, min=0, max=100_000_000, optional=True, tooltip="Least number of downloads on CivitAI."
         ),

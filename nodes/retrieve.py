@@ -28,12 +28,7 @@ class CarlosLoraRetriever(io.ComfyNode):
                 found.top_k_input(),
                 *found.effect_inputs(optional=False),
                 *found.file_inputs(optional=False),
-                io.Combo.Input(
-                    "prompts",
-                    options=[folders.DEFAULT_PROMPTS, *folders.prompt_set_names()],
-                    default=folders.DEFAULT_PROMPTS,
-                    tooltip="Prompt set behind the query's signature: built in, or a file in models/carlos/prompts.",
-                ),
+                found.prompts_input(),
                 io.Float.Input(
                     "min_alignment",
                     default=0.0,

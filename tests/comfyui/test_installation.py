@@ -13,6 +13,7 @@ import pytest
 
 NODES = {
     "CarlosApplyLoras",
+    "CarlosAutoLora",
     "CarlosCombineSearches",
     "CarlosDuplicateLoras",
     "CarlosIndexLibrary",

@@ -1,0 +1,85 @@
+"""A choice of LoRAs as text: what Auto LoRA reports, and takes back."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ..carlos_core.errors import LoraError
+from . import apply, folders, found
+
+_MAX_LORAS = 50
+_MAX_WEIGHT = 100.0
+
+
+@dataclass(frozen=True)
+class Locked:
+    """A LoRA to apply. file: as in ComfyUI's list. weight: for model and CLIP. score: of the query it was chosen for."""
+
+    lora_id: str
+    file: str
+    weight: float
+    score: float | None
+    trigger_words: tuple[str, ...]
+
+    @property
+    def posix(self) -> str:
+        return self.file.replace("\\", "/")
+
+    def facts(self) -> dict[str, Any]:
+        return {"lora_id": self.lora_id, "file": self.posix, "weight": self.weight, "score": self.score}
+
+
+def read_choice(text: str, database: Any) -> list[Locked]:
+    """LoRAs of a choice: a JSON array of {"lora_id", "file", "weight"}, or a whole report's last line.
+
+    A LoRA is found by its row, wherever its file is by now; without a row by the file's name. Raises LoraError for text that is
+    no choice and for a LoRA that is not at hand.
+    """
+    files = found.installed(database)
+    return [_locked(entry, database, files) for entry in _entries(text)]
+
+
+def _entries(text: str) -> list[dict[str, Any]]:
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise LoraError(f"choice is no JSON ({error}).", 'Paste the array behind "choice" of an earlier report.') from error
+    entries = parsed.get("choice") if isinstance(parsed, dict) else parsed
+    if not isinstance(entries, list) or len(entries) > _MAX_LORAS or not all(_is_entry(entry) for entry in entries):
+        raise LoraError(
+            "choice is no list of LoRAs with their weights.",
+            'Each needs "lora_id" or "file", and a "weight", as in an earlier report.',
+        )
+    return entries
+
+
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    named = [entry.get(key) for key in ("lora_id", "file") if entry.get(key) is not None]
+    weight = entry.get("weight")
+    is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+    return bool(named) and all(isinstance(name, str) for name in named) and is_number and _is_sane(weight)
+
+
+def _is_sane(weight: Any) -> bool:
+    return math.isfinite(weight) and abs(weight) <= _MAX_WEIGHT
+
+
+def _locked(entry: dict[str, Any], database: Any, files: dict[str, str]) -> Locked:
+    lora_id, wanted = entry.get("lora_id") or "", entry.get("file")
+    file = files.get(lora_id)
+    if file is None and wanted is not None:
+        file = next((name for name in folders.lora_names() if name.replace("\\", "/") == wanted), None)
+    if file is None:
+        raise LoraError(
+            f"The LoRA {wanted or lora_id!r} of the choice is not installed.", "Put it back into models/loras, or empty choice."
+        )
+    row = database.row(lora_id)
+    words = None if row is None or row.get("trigger_words") is None else tuple(row["trigger_words"])
+    score = entry.get("score")
+    is_number = isinstance(score, (int, float)) and not isinstance(score, bool) and math.isfinite(score)
+    return Locked(lora_id, file, float(entry["weight"]), score if is_number else None, apply.trigger_words(file, words))
