@@ -249,8 +249,15 @@ class ComfyGenerator:
         half = (len(jobs) + 1) // 2
         logger.warning("carlos: out of memory with %d pictures at a time, going on with %d", len(jobs), half)
         comfy.model_management.soft_empty_cache()
-        self._max_batch = half
-        return torch.cat([self._sampled(jobs[:half], report), self._sampled(jobs[half:], report)])
+        self._max_batch = limit = half
+        parts: list[Tensor] = []
+        place = 0
+        while place < len(jobs):
+            # A part may find that even this is too much; the next ones, and later batches, need not find it out again.
+            limit = min(limit, self._max_batch)
+            parts.append(self._sampled(jobs[place : place + limit], report))
+            place += limit
+        return torch.cat(parts)
 
     def _sampled_together(self, jobs: Sequence[Job], report: Callable[[int], None]) -> Tensor:
         side = self._side(jobs[0].loras)
