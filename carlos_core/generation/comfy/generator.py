@@ -244,7 +244,7 @@ class ComfyGenerator:
             if len(jobs) == 1:
                 raise GenerationError(
                     f"There is too little memory for one picture of {self.width} x {self.height}.",
-                    "Choose a smaller width and height, or close other programs that use the GPU.",
+                    "Choose a smaller width and height, or close other programs.",
                 ) from error
         half = (len(jobs) + 1) // 2
         logger.warning("carlos: out of memory with %d pictures at a time, going on with %d", len(jobs), half)
