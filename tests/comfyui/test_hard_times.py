@@ -30,7 +30,7 @@ FEW_STEPS = {"prompts": "miniworld-index", "steps": 1, "cfg": 1.0}
 """For what does not depend on how good the pictures are: one evaluation each, of at most 64 prompts."""
 
 _SMALL_DISKS = """
-mount -t tmpfs -o size=2m tmpfs "$0/user/carlos" && mount -t tmpfs -o size=20m tmpfs "$0/models/carlos" &&
+mount -t tmpfs -o size=8m tmpfs "$0/user/carlos" && mount -t tmpfs -o size=20m tmpfs "$0/models/carlos" &&
 cp -r "$0/whole/." "$0/models/carlos" && exec "$@"
 """
 
