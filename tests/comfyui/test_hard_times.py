@@ -45,9 +45,9 @@ def test_batch_size_and_repetition_do_not_change_the_direction(host: Host, base:
     rows = {}
     for name, batch in (("one", 1), ("eight", 8), ("eight-again", 8)):
         shutil.rmtree(base / "user" / "carlos" / "cache", ignore_errors=True)
-        settings = {"prompts": "miniworld-index", "max_prompts": 16, "steps": 4, "batch_size": batch}
+        settings = {"prompts": "miniworld-index", "max_prompts": 8, "steps": 2, "batch_size": batch}
         facts = facts_of(host.run(workflows.index(NAME, f"batch-{name}", **settings)), "index")
-        assert facts["base_model_evaluations"] == facts["model_evaluations"] == 16 * 4 * 2
+        assert facts["base_model_evaluations"] == facts["model_evaluations"] == 8 * 2 * 2
         rows[name] = row_of(base, f"batch-{name}", facts["lora_id"])
     one, eight, again = (rows[name]["direction"] for name in ("one", "eight", "eight-again"))
     assert miniworld.cosine(one.astype(np.float64), eight.astype(np.float64)) >= 0.9999
@@ -80,15 +80,13 @@ def test_a_library_run_goes_on_past_nan_pictures_and_a_lora_that_is_gone(host: H
         shutil.rmtree(folder)
     assert entry["status"]["status_str"] == "success"
     facts = facts_of(entry["outputs"], "index")
-    assert [Path(name).name for name in facts["indexed"]] == ["b-good.safetensors", "d-good.safetensors"]
+    assert [Path(indexed["file"]).name for indexed in facts["indexed"]] == ["b-good.safetensors", "d-good.safetensors"]
     reasons = {Path(failure["file"]).name: failure["reason"] for failure in facts["failed"]}
     assert set(reasons) == {"a-nan.safetensors", "c-gone.safetensors"}
     assert re.search(
         r"picture of '.+' with seed 0 is broken \(NaN\)\. Run the model in higher precision", reasons["a-nan.safetensors"]
     )
-    assert reasons["c-gone.safetensors"] == (
-        "The LoRA c-gone.safetensors cannot be read: No such file or directory. Check that the file is still there."
-    )
+    assert reasons["c-gone.safetensors"].startswith("The LoRA c-gone.safetensors is not there.")
     report = entry["outputs"]["index"]["text"][0]
     assert all(f"failed: hard times/{name}: {reason}" in report for name, reason in reasons.items())
     database = load_database(base / "models" / "carlos" / "hard-times.parquet")
