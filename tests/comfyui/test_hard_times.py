@@ -86,7 +86,7 @@ def test_a_library_run_goes_on_past_nan_pictures_and_a_lora_that_is_gone(host: H
     assert re.search(
         r"picture of '.+' with seed 0 is broken \(NaN\)\. Run the model in higher precision", reasons["a-nan.safetensors"]
     )
-    assert reasons["c-gone.safetensors"].startswith("The LoRA c-gone.safetensors is not there.")
+    assert reasons["c-gone.safetensors"] == "The LoRA c-gone.safetensors is not there. Check that it was not moved or deleted."
     report = entry["outputs"]["index"]["text"][0]
     assert all(f"failed: hard times/{name}: {reason}" in report for name, reason in reasons.items())
     database = load_database(base / "models" / "carlos" / "hard-times.parquet")
