@@ -7,8 +7,10 @@ Writes what it found to WORK/found.json.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
+import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,12 @@ def main() -> None:
         same.append(torch.equal(prepared.generate(jobs(*loras)).images, expected))
     note("generated after preparing")
     found["same pictures"] = same
+    gc.collect()
+    gc.disable()
+    freed = weakref.ref(prepared)
+    del prepared
+    found["freed without the garbage collector"] = freed() is None
+    gc.enable()
     found["pictures differ"] = [not torch.equal(a, b) for a, b in ((without, with_lora), (with_lora, with_both))]
     (Path(WORK) / "found.json").write_text(json.dumps(found))
 
