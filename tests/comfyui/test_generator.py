@@ -44,8 +44,9 @@ def test_checking_a_lora_and_generating_with_it_load_its_file_once(found: dict[s
 
 def test_pictures_are_the_same_whether_texts_were_encoded_ahead_or_not(found: dict[str, Any]) -> None:
     assert found["same pictures"] == [True, True, True]
-    # The texts themselves, under two text encoders; the negative comes with the first picture.
+    # The texts themselves, under two text encoders; the empty negative comes with the first picture.
     assert [found[f"prepared, {side}"].get(ENCODED, 0) for side in range(3)] == [2, 0, 2]
+    assert [found[f"generated, {side}"].get(ENCODED, 0) for side in range(3)] == [1, 0, 1]
 
 
 def test_a_generator_that_is_done_is_freed_at_once(found: dict[str, Any]) -> None:
