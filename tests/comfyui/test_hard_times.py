@@ -64,7 +64,7 @@ def test_a_library_run_goes_on_past_nan_pictures_and_a_lora_that_is_gone(host: H
         up = next(name for name in sorted(weights) if name.endswith("lora_up.weight"))
         weights[up] = np.full_like(weights[up], np.nan)
         save_file(weights, folder / "a-nan.safetensors")
-        for copy, original in (("b-good", "pixel_art"), ("c-gone", "sepia_toned"), ("d-good", "mystery_08")):
+        for copy, original in (("b-good", "pixel_art"), ("c-gone", "sepia_toned"), ("d-good", "dark_vignette")):
             shutil.copy(MINIWORLD / "loras" / f"{original}.safetensors", folder / f"{copy}.safetensors")
         workflow = workflows.index_library(
             "hard times/*", "hard-times", **FEW_STEPS, preset="custom", max_prompts=8, batch_size=4
@@ -180,7 +180,7 @@ def test_a_full_disk_under_the_database_leaves_the_old_file_whole(poor: Host, ha
         pytest.skip("A small file system cannot be mounted here (unshare -rm): the full disk is NOT tested.")
     path = _seen_by(poor) / "models" / "carlos" / "poor.parquet"
     before, rows = path.read_bytes(), len(load_database(path))
-    workflow = workflows.index("mystery_08.safetensors", "poor", **FEW_STEPS, max_prompts=4)
+    workflow = workflows.index("dark_vignette.safetensors", "poor", **FEW_STEPS, max_prompts=4)
     with _full(path.parent):
         with pytest.raises(Failed, match="poor.parquet could not be saved .*old file is untouched. Free some disk space"):
             poor.run(workflow)
