@@ -129,10 +129,7 @@ def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise DatabaseError(
-            f"{path.name} could not be saved ({error.strerror or error}); the old file is untouched.",
-            "Free some disk space or check the folder's permissions.",
-        ) from error
+        raise _not_saved(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -153,14 +150,16 @@ def _sync_folder(folder: Path) -> None:
 def _locked(path: Path) -> Iterator[None]:
     import filelock
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT_S)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout as error:
         raise DatabaseError(
             f"Another process has been writing {path.name} for {_LOCK_TIMEOUT_S} s.", "Wait for it, then run again."
         ) from error
+    except OSError as error:
+        raise _not_saved(path, error) from error
     try:
         # Nobody else writes now: temporary files are left by a process that was killed.
         for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
@@ -168,6 +167,13 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _not_saved(path: Path, error: OSError) -> DatabaseError:
+    return DatabaseError(
+        f"{path.name} could not be saved ({error.strerror or error}); the old file is untouched.",
+        "Free some disk space or check the folder's permissions.",
+    )
 
 
 def _first_line(error: BaseException) -> str:

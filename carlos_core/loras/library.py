@@ -216,7 +216,7 @@ def _read(state: FileState, now: KnownFile | None, to_hash: bool) -> LibraryEntr
     """now: what is known of the file's present content."""
     path = Path(state.path)
     if state.size < 0:
-        return _entry(state, None, NO_FACTS, f"The LoRA {path.name} is not there.")
+        return _entry(state, None, NO_FACTS, f"The LoRA {path.name} is not there. Check that it was not moved or deleted.")
     try:
         facts = now.facts if now is not None and now.sidecars == state.sidecars else read_facts(path)
         sha256 = sha256_of(path) if to_hash else now.sha256 if now is not None else None

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -129,13 +129,27 @@ class Host:
 
 
 @contextmanager
-def running(folder: Path, base: Path, *extra: str, environment: Mapping[str, str] | None = None) -> Iterator[Host]:
-    """Start ComfyUI on the CPU on a free port, wait until it answers, stop it afterwards. environment: variables to add."""
+def running(
+    folder: Path, base: Path, *extra: str, environment: Mapping[str, str] | None = None, under: Sequence[str] = ()
+) -> Iterator[Host]:
+    """Start ComfyUI on the CPU on a free port, wait until it answers, stop it afterwards.
+
+    environment: variables to add. under: a command that prepares something and becomes the command that follows it.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = base / "comfyui.log"
-    command = [str(comfyui_python(folder)), str(folder / "main.py"), "--cpu", "--port", str(port), "--base-directory", str(base)]
+    command = [
+        *under,
+        str(comfyui_python(folder)),
+        str(folder / "main.py"),
+        "--cpu",
+        "--port",
+        str(port),
+        "--base-directory",
+        str(base),
+    ]
     command += ["--disable-auto-launch", *extra]
     variables = {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     process_environment = {**os.environ, **variables, **(environment or {})}

@@ -186,3 +186,9 @@ def test_an_unknown_layout_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatabaseError, match="no layout 'csv'"):
         MetricsDatabase.empty("some encoder", dimension=4).save_parquet(tmp_path / "a.parquet", layout="csv")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_used_is_said_as_such(tmp_path: Path) -> None:
+    (tmp_path / "a file").write_text("no folder")
+    with pytest.raises(DatabaseError, match=r"new\.parquet could not be saved .*Free some disk space or check the folder"):
+        create_database(MetricsDatabase.empty("some encoder", 4), tmp_path / "a file" / "new.parquet")

@@ -93,6 +93,14 @@ class _Side:
     texts: _Texts = field(default_factory=_Texts)
 
 
+@dataclass
+class _Count:
+    """Forward passes of the diffusion model. Apart from the generator: a model that held it would be freed only by the garbage
+    collector, in no order, and ComfyUI then takes it for a leak and collects garbage at every load from there on."""
+
+    evaluations: int = 0
+
+
 class ComfyGenerator:
     """The Generator of ComfyUI's MODEL, CLIP and VAE. The three are cloned before anything is hung on them.
 
@@ -126,7 +134,7 @@ class ComfyGenerator:
             )
         self._sides: dict[tuple[LoraUse, ...], _Side] = {}
         self._max_batch: int | None = None
-        self._evaluations = 0
+        self._count = _Count()
 
     @property
     def steps(self) -> int:
@@ -201,7 +209,7 @@ class ComfyGenerator:
         """Make pictures; see `Generator`. Raises LoraError for a LoRA that does not fit; on_step's errors pass through."""
         jobs = list(jobs)
         images: list[Tensor | None] = [None] * len(jobs)
-        self._evaluations = 0
+        self._count.evaluations = 0
         done = 0
         for indices in self._groups(jobs):
             group = [jobs[index] for index in indices]
@@ -213,11 +221,11 @@ class ComfyGenerator:
 
             sampled = self._sampled(group, report)
             if len(group) == len(jobs):
-                return Generated(sampled, self._evaluations)
+                return Generated(sampled, self._count.evaluations)
             for index, image in zip(indices, sampled, strict=True):
                 images[index] = image
             done += len(group) * self._steps
-        return Generated(torch.stack([image for image in images if image is not None]), self._evaluations)
+        return Generated(torch.stack([image for image in images if image is not None]), self._count.evaluations)
 
     def _groups(self, jobs: Sequence[Job]) -> Iterator[list[int]]:
         """Indices of jobs that can share a sampler call: same LoRAs, conditionings of one form."""
@@ -244,13 +252,20 @@ class ComfyGenerator:
             if len(jobs) == 1:
                 raise GenerationError(
                     f"There is too little memory for one picture of {self.width} x {self.height}.",
-                    "Choose a smaller width and height, or close other programs that use the GPU.",
+                    "Choose a smaller width and height, or close other programs.",
                 ) from error
         half = (len(jobs) + 1) // 2
         logger.warning("carlos: out of memory with %d pictures at a time, going on with %d", len(jobs), half)
         comfy.model_management.soft_empty_cache()
-        self._max_batch = half
-        return torch.cat([self._sampled(jobs[:half], report), self._sampled(jobs[half:], report)])
+        self._max_batch = limit = half
+        parts: list[Tensor] = []
+        place = 0
+        while place < len(jobs):
+            # A part may find that even this is too much; the next ones, and later batches, need not find it out again.
+            limit = min(limit, self._max_batch)
+            parts.append(self._sampled(jobs[place : place + limit], report))
+            place += limit
+        return torch.cat(parts)
 
     def _sampled_together(self, jobs: Sequence[Job], report: Callable[[int], None]) -> Tensor:
         side = self._side(jobs[0].loras)
@@ -281,17 +296,6 @@ class ComfyGenerator:
             images = images[:, 0]
         return images
 
-    def _counting(self, inner: Any) -> Callable[[Any, dict[str, Any]], Any]:
-        """A model function that counts forward passes, around the one that the user's model may have already."""
-
-        def counted(apply_model: Any, arguments: dict[str, Any]) -> Any:
-            self._evaluations += int(arguments["input"].shape[0])
-            if inner is not None:
-                return inner(apply_model, arguments)
-            return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
-
-        return counted
-
     def _encoded(self, side: _Side, text: str) -> Conditioning:
         """Conditioning of a text under a side's text encoder."""
         conditioning = side.texts.get(text)
@@ -316,7 +320,7 @@ class ComfyGenerator:
                 model, clip, fit = apply_lora(model, clip, load_lora(lora.path), lora.path.name, lora.weight, lora.weight)
                 fits.append(fit)
             model = model.clone()
-            model.set_model_unet_function_wrapper(self._counting(model.model_options.get("model_function_wrapper")))
+            model.set_model_unet_function_wrapper(_counting(model.model_options.get("model_function_wrapper"), self._count))
             side = _Side(model, clip, tuple(fits))
             if loras and clip is self._clip:
                 side.texts = self._side(()).texts
@@ -338,6 +342,18 @@ class ComfyGenerator:
         if self._scheduler == LEADING:
             return _leading_sigmas(sampling, self._steps)
         return comfy.samplers.calculate_sigmas(sampling, self._scheduler, self._steps)
+
+
+def _counting(inner: Any, count: _Count) -> Callable[[Any, dict[str, Any]], Any]:
+    """A model function that counts forward passes, around the one that the user's model may have already."""
+
+    def counted(apply_model: Any, arguments: dict[str, Any]) -> Any:
+        count.evaluations += int(arguments["input"].shape[0])
+        if inner is not None:
+            return inner(apply_model, arguments)
+        return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
+
+    return counted
 
 
 def _evictable_memory(device: torch.device) -> int:

@@ -1,0 +1,54 @@
+"""The generator on ComfyUI's own code: nothing is loaded or encoded twice, and encoding ahead changes no picture."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import host as hosts
+import pytest
+
+ENCODED, LOADED = "texts encoded", "files loaded"
+
+
+@pytest.fixture(scope="module")
+def found(comfyui: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    work = tmp_path_factory.mktemp("generator")
+    command = [hosts.comfyui_python(comfyui), Path(__file__).with_name("generator_run.py"), comfyui, checkpoint, work]
+    run = subprocess.run([str(part) for part in command], cwd=comfyui, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return json.loads((work / "found.json").read_text())
+
+
+def test_each_text_is_encoded_once_with_the_negative(found: dict[str, Any]) -> None:
+    # Two different texts and the empty negative.
+    assert found["base side"] == {ENCODED: 3}
+    assert found["base side again"] == {}
+
+
+def test_a_lora_that_leaves_the_text_encoder_alone_shares_the_base_sides_texts(found: dict[str, Any]) -> None:
+    assert ENCODED not in found["a LoRA that leaves the text encoder alone"]
+
+
+def test_a_lora_with_a_part_for_the_text_encoder_has_texts_of_its_own(found: dict[str, Any]) -> None:
+    assert found["a LoRA with a part for the text encoder"][ENCODED] == 3
+    assert found["pictures differ"] == [True, True]
+
+
+def test_checking_a_lora_and_generating_with_it_load_its_file_once(found: dict[str, Any]) -> None:
+    for name in ("a LoRA that leaves the text encoder alone", "a LoRA with a part for the text encoder"):
+        assert found[name][LOADED] == 1
+
+
+def test_pictures_are_the_same_whether_texts_were_encoded_ahead_or_not(found: dict[str, Any]) -> None:
+    assert found["same pictures"] == [True, True, True]
+    # The texts themselves, under two text encoders; the empty negative comes with the first picture.
+    assert [found[f"prepared, {side}"].get(ENCODED, 0) for side in range(3)] == [2, 0, 2]
+    assert [found[f"generated, {side}"].get(ENCODED, 0) for side in range(3)] == [1, 0, 1]
+
+
+def test_a_generator_that_is_done_is_freed_at_once(found: dict[str, Any]) -> None:
+    # ComfyUI takes models that only the garbage collector frees for a leak, and collects garbage at every load then.
+    assert found["freed without the garbage collector"]
