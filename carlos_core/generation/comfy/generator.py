@@ -93,6 +93,17 @@ class _Side:
     texts: _Texts = field(default_factory=_Texts)
 
 
+@dataclass
+class _Count:
+    """Forward passes so far.
+
+    The models count here and do not hold their generator: in a cycle they would be freed together with the models that they are
+    clones of, and ComfyUI, which then cannot tell what is loaded, would collect garbage at every load from then on.
+    """
+
+    n: int = 0
+
+
 class ComfyGenerator:
     """The Generator of ComfyUI's MODEL, CLIP and VAE. The three are cloned before anything is hung on them.
 
@@ -126,7 +137,7 @@ class ComfyGenerator:
             )
         self._sides: dict[tuple[LoraUse, ...], _Side] = {}
         self._max_batch: int | None = None
-        self._evaluations = 0
+        self._evaluations = _Count()
 
     @property
     def steps(self) -> int:
@@ -201,7 +212,7 @@ class ComfyGenerator:
         """Make pictures; see `Generator`. Raises LoraError for a LoRA that does not fit; on_step's errors pass through."""
         jobs = list(jobs)
         images: list[Tensor | None] = [None] * len(jobs)
-        self._evaluations = 0
+        self._evaluations.n = 0
         done = 0
         for indices in self._groups(jobs):
             group = [jobs[index] for index in indices]
@@ -213,11 +224,11 @@ class ComfyGenerator:
 
             sampled = self._sampled(group, report)
             if len(group) == len(jobs):
-                return Generated(sampled, self._evaluations)
+                return Generated(sampled, self._evaluations.n)
             for index, image in zip(indices, sampled, strict=True):
                 images[index] = image
             done += len(group) * self._steps
-        return Generated(torch.stack([image for image in images if image is not None]), self._evaluations)
+        return Generated(torch.stack([image for image in images if image is not None]), self._evaluations.n)
 
     def _groups(self, jobs: Sequence[Job]) -> Iterator[list[int]]:
         """Indices of jobs that can share a sampler call: same LoRAs, conditionings of one form."""
@@ -281,17 +292,6 @@ class ComfyGenerator:
             images = images[:, 0]
         return images
 
-    def _counting(self, inner: Any) -> Callable[[Any, dict[str, Any]], Any]:
-        """A model function that counts forward passes, around the one that the user's model may have already."""
-
-        def counted(apply_model: Any, arguments: dict[str, Any]) -> Any:
-            self._evaluations += int(arguments["input"].shape[0])
-            if inner is not None:
-                return inner(apply_model, arguments)
-            return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
-
-        return counted
-
     def _encoded(self, side: _Side, text: str) -> Conditioning:
         """Conditioning of a text under a side's text encoder."""
         conditioning = side.texts.get(text)
@@ -316,7 +316,7 @@ class ComfyGenerator:
                 model, clip, fit = apply_lora(model, clip, load_lora(lora.path), lora.path.name, lora.weight, lora.weight)
                 fits.append(fit)
             model = model.clone()
-            model.set_model_unet_function_wrapper(self._counting(model.model_options.get("model_function_wrapper")))
+            model.set_model_unet_function_wrapper(_counting(self._evaluations, model.model_options.get("model_function_wrapper")))
             side = _Side(model, clip, tuple(fits))
             if loras and clip is self._clip:
                 side.texts = self._side(()).texts
@@ -338,6 +338,18 @@ class ComfyGenerator:
         if self._scheduler == LEADING:
             return _leading_sigmas(sampling, self._steps)
         return comfy.samplers.calculate_sigmas(sampling, self._scheduler, self._steps)
+
+
+def _counting(count: _Count, inner: Any) -> Callable[[Any, dict[str, Any]], Any]:
+    """A model function that counts forward passes, around the one that the user's model may have already."""
+
+    def counted(apply_model: Any, arguments: dict[str, Any]) -> Any:
+        count.n += int(arguments["input"].shape[0])
+        if inner is not None:
+            return inner(apply_model, arguments)
+        return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
+
+    return counted
 
 
 def _evictable_memory(device: torch.device) -> int:
