@@ -27,6 +27,7 @@ MINIWORLD = {
     "CheckpointLoaderSimple": {"ckpt_name": "miniworld.safetensors"},
     "CarlosMetricsDBLoader": {"database": "empty", "encoder": "mini_clip"},
     "CarlosLoraRetriever": {"query": "painted in oil on canvas", "base_model": "any", "prompts": "miniworld-signature"},
+    "CarlosAutoLora": {"query": "painted in oil on canvas", "prompts": "miniworld-signature"},
     "CarlosLoraIndexer": {
         "lora_name": "pencil_sketch.safetensors",
         "prompts": "miniworld-short",
@@ -86,7 +87,7 @@ def errors_of(frontend: Frontend) -> list[str]:
 
 
 def test_there_is_an_example_for_each_story():
-    assert NAMES == ["index_a_lora", "retrieve_and_render", "retriever_into_load_lora"]
+    assert NAMES == ["auto_lora", "index_a_lora", "retrieve_and_render", "retriever_into_load_lora"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -127,6 +128,26 @@ def test_retrieve_and_render(frontend: Frontend, host: Host):
     (prompt,) = outputs[str(node_of(graph, "PreviewAny", "Final prompt"))]["text"]
     assert prompt == "a wooden cabin at the edge of a forest, zorvex"
     frontend.wait_for_text(node_of(graph, "PreviewAny", "Report"), "mystery_06.safetensors")
+    assert errors_of(frontend) == []
+
+
+def test_auto_lora(frontend: Frontend, host: Host):
+    graph = open_and_adapt(frontend, "auto_lora")
+    outputs = run(frontend, host)
+    picture = saved_picture(outputs, graph, host)
+    assert picture.size == (128, 128)
+    (chosen,) = facts_shown(outputs, graph)["choice"]
+    assert (chosen["file"], chosen["weight"]) == ("mystery_06.safetensors", 1.0)
+    # The frontend's own request must lead to the entry too, with the node's id as the workflow has it.
+    entry = json.loads(picture.info["carlos"])[str(node_of(graph, "CarlosAutoLora"))]
+    assert entry == {"query": "painted in oil on canvas", "choice": [chosen]}
+    (prompt,) = outputs[str(node_of(graph, "PreviewAny", "Final prompt"))]["text"]
+    assert prompt == "a wooden cabin at the edge of a forest, zorvex"
+    frontend.wait_for_text(node_of(graph, "PreviewAny", "Report"), "mystery_06.safetensors")
+    # Pasted back, the choice gives the same picture.
+    frontend.set_widgets(node_of(graph, "CarlosAutoLora"), choice=json.dumps([chosen]), query="")
+    again = saved_picture(run(frontend, host), graph, host)
+    assert again.tobytes() == picture.tobytes()
     assert errors_of(frontend) == []
 
 
