@@ -90,12 +90,13 @@ def choose(
     fitting = _fitting(whole, min_confidence)
     leaders = _leaders(parts, min_confidence)
     if not fitting and len(leaders) < len(parts or [whole]):
-        return Selection(whole.query, (), _why_not(whole, parts, min_confidence))
+        return Selection(whole.query, (), _why_not(whole, parts, leaders, min_confidence))
+    is_by_parts = bool(parts) and len(leaders) == len(parts) and mode != BEST_ONE and max_loras > 1
     if mode == BEST_ONE or max_loras == 1:
         chosen = [(fitting or whole.items)[0]]
-    elif parts and len(leaders) == len(parts):
+    elif is_by_parts:
         # If these are more than may be used, the surest are, in the order of the query.
-        unlike = _unlike(leaders, len(leaders))
+        unlike = _unlike([match for _, match in leaders], len(leaders))
         surest = sorted(unlike, key=lambda match: (_p_value(match), unlike.index(match)))[:max_loras]
         chosen = [match for match in unlike if match in surest]
         if mode == TOP_K_EQUAL:
@@ -105,7 +106,7 @@ def choose(
     else:
         chosen = _composed(fitting, whole, max_loras, strength_budget, max_strength, takes_suggested)
     taken = {match.lora_id for match in chosen}
-    aims = [part for part in parts if part.items and part.items[0].lora_id in taken] or [whole]
+    aims = [part for part, match in leaders if match.lora_id in taken] if is_by_parts else [whole]
     weights = weighed(
         _directions(chosen),
         combined([_signature(aim) for aim in aims], [1.0] * len(aims)).numpy(),
@@ -115,7 +116,7 @@ def choose(
         base_weights=_own_weights(chosen, takes_suggested),
         is_equal=mode == TOP_K_EQUAL,
     )
-    names = {part.items[0].lora_id: part.query for part in reversed(parts) if part.items}
+    names = {match.lora_id: part.query for part, match in reversed(leaders)} if is_by_parts else {}
     signature = _signature(whole).double().numpy()
     picks = tuple(
         Pick(match, round(float(weight), 3), _cosine(match.vector.direction, signature), names.get(match.lora_id, whole.query))
@@ -149,10 +150,10 @@ def _fitting(matches: Matches, min_confidence: str) -> list[Match]:
     return [match for match in matches.items if match.confidence is not None and match.confidence.reaches(min_confidence)]
 
 
-def _leaders(parts: Sequence[Matches], min_confidence: str) -> list[Match]:
-    """The best match of each part, if it is sure enough."""
-    found = [_fitting(part, min_confidence) for part in parts]
-    return [fitting[0] for fitting in found if fitting]
+def _leaders(parts: Sequence[Matches], min_confidence: str) -> list[tuple[Matches, Match]]:
+    """The parts that something fits, each with the best that is sure enough."""
+    found = [(part, _fitting(part, min_confidence)) for part in parts]
+    return [(part, fitting[0]) for part, fitting in found if fitting]
 
 
 def _unlike(matches: Sequence[Match], n: int) -> list[Match]:
@@ -165,11 +166,11 @@ def _unlike(matches: Sequence[Match], n: int) -> list[Match]:
     return kept
 
 
-def _why_not(whole: Matches, parts: Sequence[Matches], min_confidence: str) -> str:
+def _why_not(whole: Matches, parts: Sequence[Matches], leaders: Sequence[tuple[Matches, Match]], min_confidence: str) -> str:
     best = whole.items[0]
-    words = {part.query: part.items[0].confidence for part in parts if part.items}
-    missing = [repr(text) for text, sure in words.items() if sure is not None and not sure.reaches(min_confidence)]
-    if len(words) > len(missing) > 0:
+    led = {part.query for part, _ in leaders}
+    missing = [repr(part.query) for part in parts if part.query not in led]
+    if led and missing:
         return f"Nothing fits {' nor '.join(missing)} of {whole.query!r}: ask for the rest alone, or lower min_confidence."
     chance = "" if best.confidence is None else f" ({_p_value(best):.0%} of unrelated queries find one that looks as good)"
     return f"Nothing fits {whole.query!r}: the best, {best.name}, is not {min_confidence}{chance}."
