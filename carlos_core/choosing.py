@@ -69,9 +69,10 @@ def choose(
     """The LoRAs for a query.
 
     A query of several parts fits if all of its parts do, or if it does as a whole: the signature of two effects at once looks
-    less sure than either. mode "best one": the best LoRA for the whole. "composed": the best LoRA of each part, with
-    weights whose predicted joint direction comes closest to the parts' signatures; of a query of one part `composition.compose`
-    of the LoRAs that fit. "top k equal": the same LoRAs and then the next best, all at their own weight.
+    less sure than either. mode "best one": the best LoRA for the whole; if none fits it, that of the surest part. "composed":
+    the best LoRA of each part, with weights whose predicted joint direction comes closest to the parts' signatures; of a query
+    of one part `composition.compose` of the LoRAs that fit. "top k equal": the same LoRAs and then the next best, all at their
+    own weight.
 
     strength_budget: what the weights may add up to. takes_suggested: a LoRA's own weight is its `suggested_weight`, else 1.
     Near-duplicates (cosine above composition.MAX_LIKENESS) are not put together. Equal inputs give equal answers.
@@ -91,20 +92,21 @@ def choose(
     leaders = _leaders(parts, min_confidence)
     if not fitting and len(leaders) < len(parts or [whole]):
         return Selection(whole.query, (), _why_not(whole, parts, leaders, min_confidence))
-    is_by_parts = bool(parts) and len(leaders) == len(parts) and mode != BEST_ONE and max_loras > 1
-    if mode == BEST_ONE or max_loras == 1:
-        chosen = [(fitting or whole.items)[0]]
-    elif is_by_parts:
+    n = 1 if mode == BEST_ONE else max_loras
+    is_by_parts = bool(parts) and len(leaders) == len(parts) and (n > 1 or not fitting)
+    if is_by_parts:
         # If these are more than may be used, the surest are, in the order of the query.
         unlike = _unlike([match for _, match in leaders], len(leaders))
-        surest = sorted(unlike, key=lambda match: (_p_value(match), unlike.index(match)))[:max_loras]
+        surest = sorted(unlike, key=lambda match: (_p_value(match), unlike.index(match)))[:n]
         chosen = [match for match in unlike if match in surest]
         if mode == TOP_K_EQUAL:
-            chosen = _unlike([*chosen, *fitting], max_loras)
+            chosen = _unlike([*chosen, *fitting], n)
+    elif n == 1:
+        chosen = fitting[:1]
     elif mode == TOP_K_EQUAL:
-        chosen = _unlike(fitting, max_loras)
+        chosen = _unlike(fitting, n)
     else:
-        chosen = _composed(fitting, whole, max_loras, strength_budget, max_strength, takes_suggested)
+        chosen = _composed(fitting, whole, n, strength_budget, max_strength, takes_suggested)
     taken = {match.lora_id for match in chosen}
     aims = [part for part, match in leaders if match.lora_id in taken] if is_by_parts else [whole]
     weights = weighed(

@@ -149,6 +149,22 @@ def test_best_one_takes_the_best_for_the_whole_query() -> None:
     assert weights(chosen("snow, pencil", together, mode="composed")) == {"snow": 1.0, "pencil": 1.0}
 
 
+def test_best_one_is_sure_enough_also_where_nothing_fits_the_whole() -> None:
+    # For the whole the best is HALF, with a cosine of 0.73 that is too weak; the parts have theirs at 0.89, 0.97 and 1.
+    rows = searcher(library(("snow", SNOW), ("pencil", PENCIL), ("oil", OIL), ("half", [1, 1, 0, -1])))
+    for query, expected in (
+        ("wet snow, pencil", "pencil"),
+        ("snow and soft pencil", "snow"),
+        ("wet snow, soft pencil", "pencil"),
+    ):
+        for choice in ({"mode": "best one"}, {"max_loras": 1}):
+            selection = chosen(query, rows, **choice)
+            assert weights(selection) == {expected: 1.0}
+            assert selection.picks[0].match.confidence is not None
+            assert selection.picks[0].match.confidence.fits
+            assert expected in selection.picks[0].part
+
+
 def test_top_k_equal_takes_the_parts_and_then_the_next_best_all_alike() -> None:
     together = searcher(library(("snow", SNOW), ("pencil", PENCIL), ("both", [1, 1, 0, 0]), ("oil", OIL)))
     assert weights(chosen("snow, pencil", together, mode="top k equal", max_loras=4)) == {
