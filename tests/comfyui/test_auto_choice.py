@@ -232,6 +232,15 @@ def test_a_locked_lora_is_found_by_its_content_under_another_name_and_without_it
     np.testing.assert_array_equal(run(host, locked).picture, first.picture)
 
 
+def test_asking_after_indexing_loads_the_encoder_once(host: Host, rows: MetricsDatabase) -> None:
+    # ComfyUI complains, and collects all garbage, on each load after the indexer's model with a LoRA on it has gone.
+    host.run(workflows.index(SNOW, "hashes", max_prompts=2, steps=2))
+    complaints = host.log.read_text(errors="replace").count("Potential memory leak")
+    query = ", ".join(f"a picture made in the year {year}" for year in range(1990, 2000))
+    host.run(workflows.auto_lora(query, DATABASE))
+    assert host.log.read_text(errors="replace").count("Potential memory leak") <= complaints + 3
+
+
 def lora_id(rows: MetricsDatabase, file: str) -> str:
     return next(row["lora_id"] for row in rows.table.to_pylist() if row["file_name"] == file)
 
