@@ -69,9 +69,10 @@ def choose(
     """The LoRAs for a query.
 
     A query of several parts fits if all of its parts do, or if it does as a whole: the signature of two effects at once looks
-    less sure than either. mode "best one": the best LoRA for the whole. "composed": the best LoRA of each part, with
-    weights whose predicted joint direction comes closest to the parts' signatures; of a query of one part `composition.compose`
-    of the LoRAs that fit. "top k equal": the same LoRAs and then the next best, all at their own weight.
+    less sure than either. mode "best one": the best LoRA for the whole; if none fits it, that of the surest part. "composed":
+    the best LoRA of each part, with weights whose predicted joint direction comes closest to the parts' signatures; of a query
+    of one part `composition.compose` of the LoRAs that fit. "top k equal": the same LoRAs and then the next best, all at their
+    own weight.
 
     strength_budget: what the weights may add up to. takes_suggested: a LoRA's own weight is its `suggested_weight`, else 1.
     Near-duplicates (cosine above composition.MAX_LIKENESS) are not put together. Equal inputs give equal answers.
@@ -90,22 +91,24 @@ def choose(
     fitting = _fitting(whole, min_confidence)
     leaders = _leaders(parts, min_confidence)
     if not fitting and len(leaders) < len(parts or [whole]):
-        return Selection(whole.query, (), _why_not(whole, parts, min_confidence))
-    if mode == BEST_ONE or max_loras == 1:
-        chosen = [(fitting or whole.items)[0]]
-    elif parts and len(leaders) == len(parts):
+        return Selection(whole.query, (), _why_not(whole, parts, leaders, min_confidence))
+    n = 1 if mode == BEST_ONE else max_loras
+    is_by_parts = bool(parts) and len(leaders) == len(parts) and (n > 1 or not fitting)
+    if is_by_parts:
         # If these are more than may be used, the surest are, in the order of the query.
-        unlike = _unlike(leaders, len(leaders))
-        surest = sorted(unlike, key=lambda match: (_p_value(match), unlike.index(match)))[:max_loras]
+        unlike = _unlike([match for _, match in leaders], len(leaders))
+        surest = sorted(unlike, key=lambda match: (_p_value(match), unlike.index(match)))[:n]
         chosen = [match for match in unlike if match in surest]
         if mode == TOP_K_EQUAL:
-            chosen = _unlike([*chosen, *fitting], max_loras)
+            chosen = _unlike([*chosen, *fitting], n)
+    elif n == 1:
+        chosen = fitting[:1]
     elif mode == TOP_K_EQUAL:
-        chosen = _unlike(fitting, max_loras)
+        chosen = _unlike(fitting, n)
     else:
-        chosen = _composed(fitting, whole, max_loras, strength_budget, max_strength, takes_suggested)
+        chosen = _composed(fitting, whole, n, strength_budget, max_strength, takes_suggested)
     taken = {match.lora_id for match in chosen}
-    aims = [part for part in parts if part.items and part.items[0].lora_id in taken] or [whole]
+    aims = [part for part, match in leaders if match.lora_id in taken] if is_by_parts else [whole]
     weights = weighed(
         _directions(chosen),
         combined([_signature(aim) for aim in aims], [1.0] * len(aims)).numpy(),
@@ -115,7 +118,7 @@ def choose(
         base_weights=_own_weights(chosen, takes_suggested),
         is_equal=mode == TOP_K_EQUAL,
     )
-    names = {part.items[0].lora_id: part.query for part in reversed(parts) if part.items}
+    names = {match.lora_id: part.query for part, match in reversed(leaders)} if is_by_parts else {}
     signature = _signature(whole).double().numpy()
     picks = tuple(
         Pick(match, round(float(weight), 3), _cosine(match.vector.direction, signature), names.get(match.lora_id, whole.query))
@@ -149,10 +152,10 @@ def _fitting(matches: Matches, min_confidence: str) -> list[Match]:
     return [match for match in matches.items if match.confidence is not None and match.confidence.reaches(min_confidence)]
 
 
-def _leaders(parts: Sequence[Matches], min_confidence: str) -> list[Match]:
-    """The best match of each part, if it is sure enough."""
-    found = [_fitting(part, min_confidence) for part in parts]
-    return [fitting[0] for fitting in found if fitting]
+def _leaders(parts: Sequence[Matches], min_confidence: str) -> list[tuple[Matches, Match]]:
+    """The parts that something fits, each with the best that is sure enough."""
+    found = [(part, _fitting(part, min_confidence)) for part in parts]
+    return [(part, fitting[0]) for part, fitting in found if fitting]
 
 
 def _unlike(matches: Sequence[Match], n: int) -> list[Match]:
@@ -165,11 +168,11 @@ def _unlike(matches: Sequence[Match], n: int) -> list[Match]:
     return kept
 
 
-def _why_not(whole: Matches, parts: Sequence[Matches], min_confidence: str) -> str:
+def _why_not(whole: Matches, parts: Sequence[Matches], leaders: Sequence[tuple[Matches, Match]], min_confidence: str) -> str:
     best = whole.items[0]
-    words = {part.query: part.items[0].confidence for part in parts if part.items}
-    missing = [repr(text) for text, sure in words.items() if sure is not None and not sure.reaches(min_confidence)]
-    if len(words) > len(missing) > 0:
+    led = {part.query for part, _ in leaders}
+    missing = [repr(part.query) for part in parts if part.query not in led]
+    if led and missing:
         return f"Nothing fits {' nor '.join(missing)} of {whole.query!r}: ask for the rest alone, or lower min_confidence."
     chance = "" if best.confidence is None else f" ({_p_value(best):.0%} of unrelated queries find one that looks as good)"
     return f"Nothing fits {whole.query!r}: the best, {best.name}, is not {min_confidence}{chance}."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from ..carlos_core.errors import LoraError
 from . import apply, folders, found
 
 _MAX_LORAS = 50
-_MAX_WEIGHT = 100.0
+_LARGEST = 100.0
 
 
 @dataclass(frozen=True)
@@ -61,12 +60,12 @@ def _is_entry(entry: Any) -> bool:
         return False
     named = [entry.get(key) for key in ("lora_id", "file") if entry.get(key) is not None]
     weight = entry.get("weight")
-    is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-    return bool(named) and all(isinstance(name, str) for name in named) and is_number and _is_sane(weight)
+    return bool(named) and all(isinstance(name, str) for name in named) and _is_number(weight)
 
 
-def _is_sane(weight: Any) -> bool:
-    return math.isfinite(weight) and abs(weight) <= _MAX_WEIGHT
+def _is_number(value: Any) -> bool:
+    """Whether this is a number and no absurd one. NaN is not, nor are the endless whole numbers that JSON may hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _locked(entry: dict[str, Any], database: Any, files: dict[str, str]) -> Locked:
@@ -81,5 +80,5 @@ def _locked(entry: dict[str, Any], database: Any, files: dict[str, str]) -> Lock
     row = database.row(lora_id)
     words = None if row is None or row.get("trigger_words") is None else tuple(row["trigger_words"])
     score = entry.get("score")
-    is_number = isinstance(score, (int, float)) and not isinstance(score, bool) and math.isfinite(score)
-    return Locked(lora_id, file, float(entry["weight"]), score if is_number else None, apply.trigger_words(file, words))
+    known_score = score if _is_number(score) else None
+    return Locked(lora_id, file, float(entry["weight"]), known_score, apply.trigger_words(file, words))

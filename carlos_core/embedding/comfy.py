@@ -26,9 +26,16 @@ class ComfyEncoder(OpenClipEncoder):
         )
 
     def _ready(self) -> torch.device:
-        # Whole or not at all: open_clip's attention holds weights that ComfyUI's partial loading would leave behind.
-        comfy.model_management.load_models_gpu([self._patcher], force_full_load=True)
+        if not self._is_loaded:
+            # Whole or not at all: open_clip's attention holds weights that ComfyUI's partial loading would leave behind.
+            comfy.model_management.load_models_gpu([self._patcher], force_full_load=True)
         return self._patcher.load_device
+
+    @property
+    def _is_loaded(self) -> bool:
+        """Asking ComfyUI to load it again costs a full garbage collection whenever a model with a LoRA on it has gone before."""
+        is_known = any(loaded is self._patcher for loaded in comfy.model_management.loaded_models())
+        return is_known and self._patcher.loaded_size() >= self._patcher.model_size()
 
 
 def load_comfy_encoder(encoder_id: str, folders: Sequence[str | Path], on_bytes: OnBytes | None = None) -> ComfyEncoder:

@@ -81,9 +81,11 @@ class Host:
     def object_info(self) -> dict[str, Any]:
         return requests.get(f"{self.url}/object_info", timeout=60).json()
 
-    def submit(self, workflow: dict[str, Any], client_id: str = "") -> str:
-        """Queue a workflow. Raises Failed with ComfyUI's reasons if it is not accepted."""
-        answer = requests.post(f"{self.url}/prompt", json={"prompt": workflow, "client_id": client_id}, timeout=60).json()
+    def submit(self, workflow: dict[str, Any], client_id: str = "", **further: Any) -> str:
+        """Queue a workflow. further: fields of the request, as a browser adds. Raises Failed with ComfyUI's reasons if it is
+        not accepted."""
+        request = {"prompt": workflow, "client_id": client_id, **further}
+        answer = requests.post(f"{self.url}/prompt", json=request, timeout=60).json()
         if "prompt_id" not in answer or answer.get("node_errors"):
             raise Failed(json.dumps(answer))
         return answer["prompt_id"]
@@ -102,7 +104,10 @@ class Host:
 
     def run(self, workflow: dict[str, Any], timeout_s: float = 900) -> dict[str, Any]:
         """Outputs by node id of a workflow that must succeed. Raises Failed with the node's error otherwise."""
-        entry = self.wait(self.submit(workflow), timeout_s)
+        return self.outputs_of(self.wait(self.submit(workflow), timeout_s))
+
+    def outputs_of(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Outputs by node id of a workflow's history entry. Raises Failed with the node's error."""
         if entry["status"]["status_str"] != "success":
             messages = [message for kind, message in entry["status"]["messages"] if kind == "execution_error"]
             raise Failed(messages[0]["exception_message"].strip() if messages else json.dumps(entry["status"]))

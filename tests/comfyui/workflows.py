@@ -81,6 +81,33 @@ def retrieve(query: str, create_as: str = "mini", **settings: Any) -> Workflow:
     }
 
 
+def auto_lora(query: str, database: str, **settings: Any) -> Workflow:
+    """Auto LoRA behind the checkpoint, and its report; `settings` change inputs of the node."""
+    inputs = {
+        "negative_query": "",
+        "mode": "composed",
+        "max_loras": 2,
+        "strength_budget": 2.0,
+        "weight": "suggested",
+        "base_model": "auto",
+        "min_confidence": "likely",
+        "max_nsfw_level": 32,
+        "allow_download": False,
+        "choice": "",
+        "max_strength": 9.8,
+        "min_consistency": 0.041,
+        "prompts": "miniworld-signature",
+        **settings,
+    }
+    model, clip = ["checkpoint", 0], ["checkpoint", 1]
+    return {
+        "checkpoint": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "db": loader(database),
+        "auto": node("CarlosAutoLora", **{"model": model, "clip": clip, "database": ["db", 0], "query": query, **inputs}),
+        "report": node("PreviewAny", source=["auto", 4]),
+    }
+
+
 def load_found_lora() -> dict[str, Any]:
     """ComfyUI's own Load LoRA, with the retriever's `lora_name` wired into it."""
     return node(

@@ -9,7 +9,7 @@ import mini
 import numpy as np
 import pytest
 
-from carlos_core.composition import Composition, compose, scaled
+from carlos_core.composition import Composition, compose, scaled, weighed
 from carlos_core.database import MetricsDatabase
 from carlos_core.embedding import OpenClipEncoder, SignatureCache
 from carlos_core.errors import RetrievalError
@@ -127,6 +127,34 @@ def test_what_is_cut_off_goes_to_the_others_in_their_proportion() -> None:
     np.testing.assert_allclose(scaled(np.array([8.0, 2.0, 1.0]), 3.0, np.array([1.5, 2.0, 2.0])), [1.5, 1.0, 0.5])
     np.testing.assert_allclose(scaled(np.array([8.0, 2.0, 1.0]), 3.0, np.array([1.5, 0.9, 2.0])), [1.5, 0.9, 0.6])
     np.testing.assert_allclose(scaled(np.array([1.0, 1.0]), 3.0, np.array([0.5, 0.7])), [0.5, 0.7])
+
+
+@pytest.mark.parametrize(
+    ("directions", "signature", "facts", "expected"),
+    [
+        # As in a composition: 1 * (1, 0) + 1/2 * (0, 2) = (1, 1).
+        ([[1, 0], [0, 2]], [1, 1], {}, [4 / 3, 2 / 3]),
+        # The length of the signature says nothing.
+        ([[1, 0], [0, 2]], [300, 300], {}, [4 / 3, 2 / 3]),
+        ([[1, 0], [0, 2]], [1, 1], {"strength_budget": 0.9}, [0.6, 0.3]),
+        ([[1, 0], [0, 2]], [1, 1], {"strength": np.array([8.0, 5.0])}, [1.225, 0.775]),
+        ([[1, 0], [0, 2]], [1, 1], {"is_equal": True}, [1.0, 1.0]),
+        ([[1, 0], [0, 2]], [1, 1], {"is_equal": True, "base_weights": np.array([0.8, 0.4]), "strength_budget": 0.6}, [0.4, 0.2]),
+        # Shares of 0.4 : 0 become 0.4 : 0.1 (half of an equal share), 0.8 and 0.2 of the budget of 1.
+        ([[1, 0], [0, 1]], [0.4, 0], {"strength_budget": 1.0}, [0.8, 0.2]),
+        ([[1, 0], [0, 1]], [0.4, -0.9], {"strength_budget": 1.0}, [0.8, 0.2]),
+        # 1.6 of 2 would be more than 1.5 times what the first has alone.
+        ([[1, 0], [0, 1]], [0.4, 0], {}, [1.5, 0.5]),
+        ([[1, 0], [0, 1]], [-1, -1], {"base_weights": np.array([0.5, 1.0])}, [0.5, 1.0]),
+        ([[1, 0]], [0.2, 1], {"base_weights": np.array([0.7])}, [0.7]),
+    ],
+)
+def test_loras_that_are_all_to_be_applied_get_their_share_each(
+    directions: list[list[float]], signature: list[float], facts: dict[str, object], expected: list[float]
+) -> None:
+    rows = np.array(directions, dtype=np.float64)
+    settings = {"strength": np.full(len(rows), 5.0), "strength_budget": 2.0, "base_weights": np.ones(len(rows)), **facts}
+    np.testing.assert_allclose(weighed(rows, np.array(signature, dtype=np.float64), **settings), expected)  # type: ignore[arg-type]
 
 
 def test_nothing_is_chosen_where_nothing_points_that_way() -> None:
