@@ -1,10 +1,10 @@
 """What Auto LoRA's choice is worth: single queries, compound ones, and those that nothing fits.
 
-usage: python benchmarks/choosing.py MINIWORLD QUERIES ENCODER DATABASE [--choices FILE]
+usage: python benchmarks/choosing.py MINIWORLD QUERIES ENCODER DATABASE
 
 MINIWORLD: folder of labels.json and prompts_signature.json. QUERIES: a queries.json (single, compound, nothing_fits). ENCODER:
 folder/name of a local encoder. DATABASE: a parquet with rows of it, measured by the indexer or the reference metrics.
---choices: write each compound query's choice as JSON, for `joint_effects.py`. Intervals: Wilson, 95%.
+Intervals: Wilson, 95%. `composition.py` measures what the choices for compound queries do.
 """
 
 from __future__ import annotations
@@ -26,8 +26,12 @@ from carlos_core.embedding import SignatureCache, load_encoder, local_encoders
 from carlos_core.prompts import load_prompt_set
 from carlos_core.types import Matches
 
+BUDGET = 2.0
+"""What the weights of a choice may add up to."""
+
 
 def interval(k: int, n: int) -> str:
+    """k of n with Wilson's 95% interval."""
     z = 1.96
     centre, half = (k + z * z / 2) / (n + z * z), z * (k * (n - k) / n + z * z / 4) ** 0.5 / (n + z * z)
     return f"{k} of {n} ({k / n:.0%}; {max(0.0, centre - half):.0%} to {min(1.0, centre + half):.0%})"
@@ -61,13 +65,25 @@ def searcher(
     return search
 
 
+def auto_choice(query: str, search: Callable[[str], Matches]) -> Selection:
+    """Up to two LoRAs, as the node Auto LoRA chooses them."""
+    return choose(
+        query,
+        search,
+        mode=COMPOSED,
+        max_loras=2,
+        strength_budget=BUDGET,
+        min_confidence="likely",
+        max_strength=retrieval.MAX_STRENGTH,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("miniworld", type=Path)
     parser.add_argument("queries", type=Path)
     parser.add_argument("encoder", type=Path)
     parser.add_argument("database", type=Path)
-    parser.add_argument("--choices", type=Path)
     options = parser.parse_args()
     labels = json.loads((options.miniworld / "labels.json").read_text())
     queries = json.loads(options.queries.read_text())
@@ -82,39 +98,22 @@ def main() -> None:
     for ranking in retrieval.RANKINGS:
         search = searcher(db, encoder, cache, prompts, ranking)
 
-        def chosen(query: str, search: Callable[[str], Matches] = search) -> Selection:
-            return choose(
-                query,
-                search,
-                mode=COMPOSED,
-                max_loras=2,
-                strength_budget=2.0,
-                min_confidence="likely",
-                max_strength=retrieval.MAX_STRENGTH,
-            )
-
         def files(selection: Selection) -> list[str]:
             return [str(pick.match.row["file_name"]) for pick in selection.picks]
 
         first = alone = silent = pairs = silent_pairs = misfits = 0
         for query in queries["single"]:
-            found, right = files(chosen(query["query"])), alike(query["files"], labels)
+            found, right = files(auto_choice(query["query"], search)), alike(query["files"], labels)
             first += bool(found) and found[0] in right
             alone += bool(found) and set(found) <= right
             silent += not found
-        choices = []
         for query in queries["compound"]:
-            selection = chosen(query["query"])
-            found = files(selection)
+            found = files(auto_choice(query["query"], search))
             each = [alike([file], labels) for file in query["files"]]
             pairs += len(found) == 2 and any(found[0] in a and found[1] in b for a, b in (each, each[::-1]))
             silent_pairs += not found
-            picked = [{"file": name, "weight": pick.weight} for name, pick in zip(found, selection.picks, strict=True)]
-            choices.append({"query": query["query"], "choice": picked})
         for query in queries["nothing_fits"]:
-            misfits += not files(chosen(query["query"] if isinstance(query, dict) else query))
-        if options.choices and ranking == retrieval.CALIBRATED:
-            options.choices.write_text(json.dumps(choices, indent=1))
+            misfits += not files(auto_choice(query["query"] if isinstance(query, dict) else query, search))
         n, m, k = len(queries["single"]), len(queries["compound"]), len(queries["nothing_fits"])
         print(
             f"| {ranking} | {interval(first, n)} | {interval(alone, n)} | {interval(silent, n)} | {interval(pairs, m)} | "

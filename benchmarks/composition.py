@@ -2,10 +2,12 @@
 
 usage: python benchmarks/composition.py COMFYUI_FOLDER CACHE [--prompts 64] [--clip NAME=FOLDER=METRICS.parquet] [--seconds 200]
 
-Runs inside ComfyUI's environment. For each compound query of the mini-world a pair is chosen from the reference metrics; its
-pictures, those of every LoRA alone at 1.0 and those without are made for the prompts of `prompts_index` at one seed, with 12
-steps and guidance 3, and compared through CLIP. Features are kept in CACHE, so that the command can be stopped and run again.
---seconds: make pictures for so long, then print what is known. --rules: which rules to compare, by number.
+Runs inside ComfyUI's environment. For each compound query of the mini-world a pair is chosen from the reference metrics, by
+`compose` for the signature of the whole query or as Auto LoRA does. Its pictures, those of every LoRA alone at 1.0 and those
+without are made for the prompts of `prompts_index` at one seed, with 12 steps and guidance 3, and compared through CLIP.
+Features are kept in CACHE, so that the command can be stopped and run again. --seconds: make pictures for so long, then print
+what is known. --rules: which rules to compare, by number. A query for which no LoRA is chosen counts as a miss; the medians
+are of the others.
 """
 
 from __future__ import annotations
@@ -30,10 +32,13 @@ BATCH = 4
 SEED = 0
 sys.path.insert(0, str(ROOT))
 
-from carlos_core.composition import COMPOSED, TOP_K_EQUAL, Composition, compose
+from choosing import BUDGET, auto_choice, database, interval, searcher
+
+from carlos_core.choosing import Search
+from carlos_core.composition import COMPOSED, TOP_K_EQUAL, Composition, compose, weighed
 from carlos_core.embedding import SignatureCache, load_encoder, local_encoders
 from carlos_core.prompts import load_prompt_set
-from carlos_core.retrieval import MAX_STRENGTH, MIN_CONSISTENCY
+from carlos_core.retrieval import CALIBRATED, MAX_STRENGTH, MIN_CONSISTENCY
 
 Side = tuple[tuple[str, float], ...]
 """LoRA files with their weights, sorted; empty for the base side."""
@@ -49,6 +54,7 @@ class Library:
     directions: np.ndarray
     strength: np.ndarray
     signatures: dict[str, np.ndarray]
+    search: Search
 
     def composed(self, query: str, **choice: Any) -> Composition:
         return compose(self.directions, self.signatures[query], ids=self.files, strength=self.strength, **choice)
@@ -56,6 +62,25 @@ class Library:
     def side(self, query: str, **choice: Any) -> Side:
         found = self.composed(query, **choice).chosen
         return side_of((self.files[each.index], each.weight) for each in found)
+
+    def auto_side(self, query: str) -> Side:
+        """What Auto LoRA applies: nothing, if it is not sure enough."""
+        picks = auto_choice(query, self.search).picks
+        return side_of((str(pick.match.row["file_name"]), pick.weight) for pick in picks)
+
+    def auto_side_for_whole(self, query: str) -> Side:
+        """Auto LoRA's LoRAs with the weights that come closest to the signature of the whole query."""
+        rows = [self.files.index(file) for file, _ in self.auto_side(query)]
+        if not rows:
+            return ()
+        weights = weighed(
+            self.directions[rows],
+            self.signatures[query],
+            strength=self.strength[rows],
+            strength_budget=BUDGET,
+            base_weights=np.ones(len(rows)),
+        )
+        return side_of((self.files[row], float(weight)) for row, weight in zip(rows, weights, strict=True))
 
 
 def side_of(uses: Iterable[tuple[str, float]]) -> Side:
@@ -70,7 +95,9 @@ def library(clip: str, folder: Path, metrics: Path, queries: list[str]) -> Libra
     encoder = load_encoder(local_encoders([folder])[clip].encoder_id, [folder], device="cpu")
     prompts, cache = load_prompt_set(MINIWORLD / "prompts_signature.json"), SignatureCache()
     signatures = {query: cache.signature(encoder, prompts, query).double().numpy() for query in queries}
-    return Library(clip, encoder, list(rows.file_name), np.stack(list(rows.direction)), rows.strength.to_numpy(), signatures)
+    search = searcher(database(metrics, encoder.encoder_id), encoder, cache, prompts, CALIBRATED)
+    directions = np.stack(list(rows.direction))
+    return Library(clip, encoder, list(rows.file_name), directions, rows.strength.to_numpy(), signatures, search)
 
 
 class Pictures:
@@ -139,23 +166,21 @@ RULES: dict[str, Any] = {
     "the same pair at 1.0 + 1.0": lambda lib, query: side_of((file, 1.0) for file, _ in lib.side(query, mode=COMPOSED)),
     "top k equal (1.0 + 1.0)": lambda lib, query: lib.side(query, mode=TOP_K_EQUAL),
     "composed, budget 1.0": lambda lib, query: lib.side(query, mode=COMPOSED, strength_budget=1.0),
+    "Auto LoRA": lambda lib, query: lib.auto_side(query),
+    "Auto LoRA's pair, weighed for the whole": lambda lib, query: lib.auto_side_for_whole(query),
 }
 
 
-def interval(k: int, n: int) -> str:
-    """k of n with Wilson's 95% interval."""
-    z, p = 1.96, k / n
-    middle, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return f"{k} of {n} ({p:.0%}; {(middle - half) / (1 + z * z / n):.0%} to {(middle + half) / (1 + z * z / n):.0%})"
-
-
 def unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector)
+    """At length 1, or zero as it is: no LoRA, no difference."""
+    length = np.linalg.norm(vector)
+    return vector / length if length > 0 else vector
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A composition for one query, as measured. cosines with the query's signature; length: mean length of the differences."""
+    """A composition for one query, as measured. cosines with the query's signature, 0 where no LoRA was chosen; length: mean
+    length of the differences."""
 
     query: str
     side: Side
@@ -197,7 +222,9 @@ def outcome(lib: Library, pictures: Pictures, query: str, side: Side, wanted: se
 def print_rule(clip: str, rule: str, outcomes: list[Outcome]) -> None:
     right = interval(sum(each.is_right for each in outcomes), len(outcomes))
     better = interval(sum(each.cosine > each.best_cosine for each in outcomes), len(outcomes))
-    medians = [float(np.median([getattr(each, name) for each in outcomes])) for name in ("cosine", "best_cosine", "predicted")]
+    taken = [each for each in outcomes if each.side]
+    names = ("cosine", "best_cosine", "predicted")
+    medians = [float(np.median([getattr(each, name) for each in taken])) if taken else np.nan for name in names]
     print(
         f"| {clip} | {rule} | {right} | {better} | "
         + " | ".join(f"{value:.3f}" for value in medians)
