@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 from choosing import BUDGET, auto_choice, database, interval, searcher
 
-from carlos_core.choosing import Search
+from carlos_core.choosing import Search, parts_of
 from carlos_core.composition import COMPOSED, TOP_K_EQUAL, Composition, compose, weighed
 from carlos_core.embedding import SignatureCache, load_encoder, local_encoders
 from carlos_core.prompts import load_prompt_set
@@ -68,14 +68,14 @@ class Library:
         picks = auto_choice(query, self.search).picks
         return side_of((str(pick.match.row["file_name"]), pick.weight) for pick in picks)
 
-    def auto_side_for_whole(self, query: str) -> Side:
-        """Auto LoRA's LoRAs with the weights that come closest to the signature of the whole query."""
+    def auto_side_for_parts(self, query: str) -> Side:
+        """Auto LoRA's LoRAs with the weights that come closest to the sum of the parts' unit signatures."""
         rows = [self.files.index(file) for file, _ in self.auto_side(query)]
         if not rows:
             return ()
         weights = weighed(
             self.directions[rows],
-            self.signatures[query],
+            np.sum([unit(self.search(part).signature.double().numpy()) for part in parts_of(query)], axis=0),
             strength=self.strength[rows],
             strength_budget=BUDGET,
             base_weights=np.ones(len(rows)),
@@ -167,7 +167,7 @@ RULES: dict[str, Any] = {
     "top k equal (1.0 + 1.0)": lambda lib, query: lib.side(query, mode=TOP_K_EQUAL),
     "composed, budget 1.0": lambda lib, query: lib.side(query, mode=COMPOSED, strength_budget=1.0),
     "Auto LoRA": lambda lib, query: lib.auto_side(query),
-    "Auto LoRA's pair, weighed for the whole": lambda lib, query: lib.auto_side_for_whole(query),
+    "Auto LoRA's pair, weighed for its parts": lambda lib, query: lib.auto_side_for_parts(query),
 }
 
 

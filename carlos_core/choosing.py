@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .asking import combined
 from .composition import BEST_ONE, MAX_LIKENESS, MODES, TOP_K_EQUAL, compose, weighed
 from .errors import RetrievalError
 from .types import CONFIDENCE_WORDS, Match, Matches
@@ -70,9 +69,9 @@ def choose(
 
     A query of several parts fits if all of its parts do, or if it does as a whole: the signature of two effects at once looks
     less sure than either. mode "best one": the best LoRA for the whole; if none fits it, that of the surest part. "composed":
-    the best LoRA of each part, with weights whose predicted joint direction comes closest to the parts' signatures; of a query
-    of one part `composition.compose` of the LoRAs that fit. "top k equal": the same LoRAs and then the next best, all at their
-    own weight.
+    the best LoRA of each part, with weights whose predicted joint direction comes closest to the signature of the whole; of a
+    query of one part `composition.compose` of the LoRAs that fit. "top k equal": the same LoRAs and then the next best, all at
+    their own weight.
 
     strength_budget: what the weights may add up to. takes_suggested: a LoRA's own weight is its `suggested_weight`, else 1.
     Near-duplicates (cosine above composition.MAX_LIKENESS) are not put together. Equal inputs give equal answers.
@@ -107,11 +106,9 @@ def choose(
         chosen = _unlike(fitting, n)
     else:
         chosen = _composed(fitting, whole, n, strength_budget, max_strength, takes_suggested)
-    taken = {match.lora_id for match in chosen}
-    aims = [part for part, match in leaders if match.lora_id in taken] if is_by_parts else [whole]
     weights = weighed(
         _directions(chosen),
-        combined([_signature(aim) for aim in aims], [1.0] * len(aims)).numpy(),
+        _signature(whole).double().numpy(),
         strength=np.array([match.vector.strength for match in chosen]),
         strength_budget=strength_budget,
         max_strength=max_strength,
@@ -124,7 +121,7 @@ def choose(
         Pick(match, round(float(weight), 3), _cosine(match.vector.direction, signature), names.get(match.lora_id, whole.query))
         for match, weight in zip(chosen, weights, strict=True)
     )
-    return Selection(whole.query, picks, _why(chosen[0], parts, fitting))
+    return Selection(whole.query, picks, _why(chosen[0], parts, leaders, fitting))
 
 
 def _composed(
@@ -178,10 +175,13 @@ def _why_not(whole: Matches, parts: Sequence[Matches], leaders: Sequence[tuple[M
     return f"Nothing fits {whole.query!r}: the best, {best.name}, is not {min_confidence}{chance}."
 
 
-def _why(best: Match, parts: Sequence[Matches], fitting: Sequence[Match]) -> str:
+def _why(best: Match, parts: Sequence[Matches], leaders: Sequence[tuple[Matches, Match]], fitting: Sequence[Match]) -> str:
     if parts and not fitting:
         return "Each part of the query has a LoRA that fits."
-    return "" if best.confidence is None else f"The best match is {best.confidence.word}."
+    led = {part.query for part, _ in leaders}
+    missing = [repr(part.query) for part in parts if part.query not in led]
+    lacking = f" Nothing fits {' nor '.join(missing)} alone." if missing else ""
+    return lacking.strip() if best.confidence is None else f"The best match is {best.confidence.word}.{lacking}"
 
 
 def _p_value(match: Match) -> float:
