@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import sys
 import weakref
 from collections import OrderedDict
 from typing import Any
@@ -69,10 +70,9 @@ def add_known(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def register() -> None:
-    """Hear of each prompt, where there is a server."""
-    from server import PromptServer
-
-    server = getattr(PromptServer, "instance", None)
+    """Hear of each prompt, where there is a server: then its module is there already."""
+    prompt_server = getattr(sys.modules.get("server"), "PromptServer", None)
+    server = getattr(prompt_server, "instance", None)
     if server is not None and add_known not in server.on_prompt_handlers:
         server.add_on_prompt_handler(add_known)
 
