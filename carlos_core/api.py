@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from . import paths
@@ -52,14 +50,14 @@ def index_lora(
     scale_sweep: also measure the strength curve and suggest a weight.
     Raises IndexingError, GenerationError, LoraError, DatabaseError, CivitaiError.
     """
-    open_lora: Callable[[], LoraFile]
+    lora: LoraFile | CivitaiLora
     if str(lora_source) == "civitai":
-        wanted = CivitaiLora(model_id, version_id, CivitaiClient.from_environment)
-        found = None if overwrite else _known(db, db.id_of_version(wanted.version_id))
-        open_lora = partial(_fetched, wanted, Path(download_directory) if download_directory else paths.loras_directory())
+        lora = CivitaiLora(model_id, version_id, CivitaiClient.from_environment)
     else:
-        open_lora = partial(read_lora_file, lora_source)
-        found = None if overwrite else _known(db, open_lora().lora_id)
+        lora = read_lora_file(lora_source)
+    found = None
+    if not overwrite:
+        found = _known(db, lora.lora_id if isinstance(lora, LoraFile) else db.id_of_version(lora.version_id))
     if found is not None:
         return found
     if db.read_only:
@@ -74,7 +72,8 @@ def index_lora(
     prompts = prompts or default_index_prompts()
     shots = all_shots(prompts, seeds=seeds, first_seed=first_seed, max_prompts=max_prompts)
     folder = Path(working_directory) if working_directory else paths.cache_directory()
-    lora = open_lora()
+    if isinstance(lora, CivitaiLora):
+        lora = _fetched(lora, Path(download_directory) if download_directory else paths.loras_directory())
     measurement = measure_lora(
         lora,
         generator=generator,

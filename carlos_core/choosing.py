@@ -5,16 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .composition import BEST_ONE, MAX_LIKENESS, MODES, TOP_K_EQUAL, compose, weighed
+from .composition import BEST_ONE, MODES, TOP_K_EQUAL, compose, unlike, weighed
 from .errors import RetrievalError
 from .types import CONFIDENCE_WORDS, Match, Matches
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 ANY = "any"
 CONFIDENCES = (ANY, *CONFIDENCE_WORDS[1:])
@@ -90,14 +86,14 @@ def choose(
     fitting = _fitting(whole, min_confidence)
     leaders = _leaders(parts, min_confidence)
     if not fitting and len(leaders) < len(parts or [whole]):
-        return Selection(whole.query, (), _why_not(whole, parts, leaders, min_confidence))
+        return Selection(whole.query, (), _why_not(whole, _lacking(parts, leaders) if leaders else [], min_confidence))
     n = 1 if mode == BEST_ONE else max_loras
     is_by_parts = bool(parts) and len(leaders) == len(parts) and (n > 1 or not fitting)
     if is_by_parts:
         # If these are more than may be used, the surest are, in the order of the query.
-        unlike = _unlike([match for _, match in leaders], len(leaders))
-        surest = sorted(unlike, key=lambda match: (_p_value(match), unlike.index(match)))[:n]
-        chosen = [match for match in unlike if match in surest]
+        chosen = _unlike([match for _, match in leaders], len(leaders))
+        surest = sorted(chosen, key=_p_value)[:n]
+        chosen = [match for match in chosen if match in surest]
         if mode == TOP_K_EQUAL:
             chosen = _unlike([*chosen, *fitting], n)
     elif n == 1:
@@ -106,9 +102,10 @@ def choose(
         chosen = _unlike(fitting, n)
     else:
         chosen = _composed(fitting, whole, n, strength_budget, max_strength, takes_suggested)
+    signature = _signature(whole)
     weights = weighed(
         _directions(chosen),
-        _signature(whole).double().numpy(),
+        signature,
         strength=np.array([match.vector.strength for match in chosen]),
         strength_budget=strength_budget,
         max_strength=max_strength,
@@ -116,12 +113,12 @@ def choose(
         is_equal=mode == TOP_K_EQUAL,
     )
     names = {match.lora_id: part.query for part, match in reversed(leaders)} if is_by_parts else {}
-    signature = _signature(whole).double().numpy()
     picks = tuple(
         Pick(match, round(float(weight), 3), _cosine(match.vector.direction, signature), names.get(match.lora_id, whole.query))
         for match, weight in zip(chosen, weights, strict=True)
     )
-    return Selection(whole.query, picks, _why(chosen[0], parts, leaders, fitting))
+    reason = _why(chosen[0], _lacking(parts, leaders)) if fitting or not parts else "Each part of the query has a LoRA that fits."
+    return Selection(whole.query, picks, reason)
 
 
 def _composed(
@@ -130,7 +127,7 @@ def _composed(
     """The best match, and others that together with it come closer to the query."""
     composition = compose(
         _directions(fitting),
-        _signature(whole).double().numpy(),
+        _signature(whole),
         ids=[match.lora_id for match in fitting],
         strength=np.array([match.vector.strength for match in fitting]),
         max_loras=max_loras,
@@ -157,31 +154,32 @@ def _leaders(parts: Sequence[Matches], min_confidence: str) -> list[tuple[Matche
 
 def _unlike(matches: Sequence[Match], n: int) -> list[Match]:
     """The first `n` of which none does the same as an earlier one."""
-    kept: list[Match] = []
-    for match in matches:
-        likest = max((_cosine(match.vector.direction, other.vector.direction) for other in kept), default=-1.0)
-        if len(kept) < n and likest <= MAX_LIKENESS:
-            kept.append(match)
-    return kept
+    if not matches:
+        return []
+    directions = _directions(matches)
+    units = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    return [matches[place] for place in unlike(range(len(matches)), units, n)]
 
 
-def _why_not(whole: Matches, parts: Sequence[Matches], leaders: Sequence[tuple[Matches, Match]], min_confidence: str) -> str:
-    best = whole.items[0]
+def _lacking(parts: Sequence[Matches], leaders: Sequence[tuple[Matches, Match]]) -> list[str]:
+    """The parts that nothing fits, in quotes."""
     led = {part.query for part, _ in leaders}
-    missing = [repr(part.query) for part in parts if part.query not in led]
-    if led and missing:
-        return f"Nothing fits {' nor '.join(missing)} of {whole.query!r}: ask for the rest alone, or lower min_confidence."
+    return [repr(part.query) for part in parts if part.query not in led]
+
+
+def _why_not(whole: Matches, lacking: Sequence[str], min_confidence: str) -> str:
+    """lacking: some of the query's parts that nothing fits; empty if that is all of them, or if it has but one."""
+    best = whole.items[0]
+    if lacking:
+        return f"Nothing fits {' nor '.join(lacking)} of {whole.query!r}: ask for the rest alone, or lower min_confidence."
     chance = "" if best.confidence is None else f" ({_p_value(best):.0%} of unrelated queries find one that looks as good)"
     return f"Nothing fits {whole.query!r}: the best, {best.name}, is not {min_confidence}{chance}."
 
 
-def _why(best: Match, parts: Sequence[Matches], leaders: Sequence[tuple[Matches, Match]], fitting: Sequence[Match]) -> str:
-    if parts and not fitting:
-        return "Each part of the query has a LoRA that fits."
-    led = {part.query for part, _ in leaders}
-    missing = [repr(part.query) for part in parts if part.query not in led]
-    lacking = f" Nothing fits {' nor '.join(missing)} alone." if missing else ""
-    return lacking.strip() if best.confidence is None else f"The best match is {best.confidence.word}.{lacking}"
+def _why(best: Match, lacking: Sequence[str]) -> str:
+    """Of a query that fits as a whole. lacking: its parts that nothing fits alone."""
+    known = "" if best.confidence is None else f"The best match is {best.confidence.word}. "
+    return f"{known}Nothing fits {' nor '.join(lacking)} alone.".strip() if lacking else known.strip()
 
 
 def _p_value(match: Match) -> float:
@@ -197,10 +195,11 @@ def _own_weights(matches: Sequence[Match], takes_suggested: bool) -> np.ndarray:
     return np.array([(takes_suggested and match.row.get("suggested_weight")) or 1.0 for match in matches])
 
 
-def _signature(matches: Matches) -> Tensor:
+def _signature(matches: Matches) -> np.ndarray:
+    """[D] float64"""
     if matches.signature is None:
         raise RetrievalError(f"The search for {matches.query!r} has no signature.", "Search by an effect, not by a name.")
-    return matches.signature
+    return matches.signature.double().numpy()
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -95,11 +95,11 @@ def compose(
     towards = _by_value(cosines, ids, cosines > 0)
     if not towards:
         return Composition((), 0.0)
-    limits = _Limits(base, np.minimum(MAX_OVERDRIVE * base, max_strength / np.maximum(strength, 1e-12)), strength_budget)
+    limits = _Limits(base, strength, max_strength, strength_budget)
     if mode == BEST_ONE or max_loras == 1:
         rows, shares = towards[:1], np.ones(1)
     elif mode == TOP_K_EQUAL:
-        rows = _unlike(towards, units, max_loras)
+        rows = unlike(towards, units, max_loras)
         shares = base[rows]
     else:
         rows, shares = _closest(directions, units, aim, towards, ids, max_loras, limits)
@@ -112,14 +112,18 @@ def compose(
 
 @dataclass(frozen=True, eq=False)
 class _Limits:
-    """base, tops: [R], the weight of a row alone and its highest."""
+    """base, strength: [R], the weight of a row alone, and its strength at weight 1."""
 
     base: np.ndarray
-    tops: np.ndarray
+    strength: np.ndarray
+    max_strength: float
     budget: float
 
     def weights(self, rows: list[int], shares: np.ndarray) -> np.ndarray:
-        return scaled(shares, min(self.budget, float(self.base[rows].sum())), self.tops[rows])
+        """Weights of rows in proportion to their shares. [K]"""
+        base = self.base[rows]
+        tops = np.minimum(MAX_OVERDRIVE * base, self.max_strength / np.maximum(self.strength[rows], 1e-12))
+        return scaled(shares, min(self.budget, float(base.sum())), tops)
 
 
 def weighed(
@@ -144,8 +148,7 @@ def weighed(
         shares, _ = nnls(directions.T, signature / np.linalg.norm(signature))
         total = float(shares.sum())
         shares = np.maximum(shares, LEAST_SHARE * total / len(shares)) if total > 0 else base_weights
-    tops = np.minimum(MAX_OVERDRIVE * base_weights, max_strength / np.maximum(strength, 1e-12))
-    return scaled(shares, min(strength_budget, float(base_weights.sum())), tops)
+    return _Limits(base_weights, strength, max_strength, strength_budget).weights(list(range(len(shares))), shares)
 
 
 def scaled(shares: np.ndarray, total: float, tops: np.ndarray) -> np.ndarray:
@@ -199,7 +202,7 @@ def _closest(
     first = towards[0]
     left = units @ (aim - (units[first] @ aim) * units[first])
     fillers = _by_value(left, ids, left > 0)
-    pool = sorted({*_unlike(towards, units, _POOL), *_unlike(fillers, units, _POOL)}, key=lambda row: ids[row])
+    pool = sorted({*unlike(towards, units, _POOL), *unlike(fillers, units, _POOL)}, key=lambda row: ids[row])
     # In the space that the pool's directions span, the problem has as many dimensions as the pool has rows.
     basis, coordinates = np.linalg.qr(directions[pool].T)
     target = basis.T @ aim
@@ -236,8 +239,8 @@ def _by_value(values: np.ndarray, ids: Sequence[str], allowed: np.ndarray) -> li
     return sorted(np.flatnonzero(allowed).tolist(), key=lambda row: (-values[row], ids[row]))
 
 
-def _unlike(rows: list[int], units: np.ndarray, n: int) -> list[int]:
-    """The first `n` of the rows of which none does the same as an earlier one."""
+def unlike(rows: Iterable[int], units: np.ndarray, n: int) -> list[int]:
+    """The first `n` of the rows of which none does the same as an earlier one. units: [R, D], directions of length 1."""
     kept: list[int] = []
     for row in rows:
         if len(kept) == n:

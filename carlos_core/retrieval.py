@@ -164,8 +164,8 @@ def find_matches(
     signature: Tensor,
     *,
     top_k: int,
-    max_strength: float,
-    min_consistency: float,
+    max_strength: float = MAX_STRENGTH,
+    min_consistency: float = MIN_CONSISTENCY,
     min_alignment: float = 0.0,
     base_model: str | Collection[str] | None = None,
     installed: Mapping[str, str] | None = None,
@@ -210,10 +210,10 @@ def find_matches(
         keep=chosen,
         z=z if ranking == CALIBRATED else None,
     )
-    sure: Sequence[Confidence | None] = [None] * len(indices)
+    sure = None
     if z is not None:
         allowed = _allowed(arrays.norms, arrays.strength, arrays.consistency, max_strength, min_consistency, chosen)
-        sure = list(confidences(z[indices], int(allowed.sum())))
+        sure = confidences(z[indices], int(allowed.sum()))
     items = matches_at(db, indices.tolist(), scores.tolist(), installed or {}, sure)
     reason = "" if items else why_nothing(len(db), keep, max_strength, min_consistency, min_alignment)
     return Matches(query=query.strip(), encoder_id=str(db.encoder_id), items=items, reason=reason, signature=signature)
@@ -224,7 +224,7 @@ def matches_at(
     indices: Sequence[int],
     scores: Sequence[float],
     installed: Mapping[str, str],
-    sure: Sequence[Confidence | None] | None = None,
+    sure: Sequence[Confidence] | None = None,
 ) -> tuple[Match, ...]:
     """Matches for rows in ranking order, best first. sure: the confidence of each, if it is known."""
     items = []

@@ -1,6 +1,6 @@
 """Nodes that put LoRAs onto a model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -9,6 +9,16 @@ from . import folders
 from .sockets import CarlosMatches, LoraStack
 
 AS_GIVEN, SUGGESTED = "as given", "suggested"
+
+
+def outputs() -> list[io.Output]:
+    """What `applied` gives."""
+    return [
+        io.Model.Output(display_name="model"),
+        io.Clip.Output(display_name="clip"),
+        io.String.Output(display_name="trigger_words", tooltip="To be added to the prompt."),
+        LoraStack.Output(display_name="lora_stack"),
+    ]
 
 
 class CarlosApplyLoras(io.ComfyNode):
@@ -35,12 +45,7 @@ class CarlosApplyLoras(io.ComfyNode):
                     tooltip="suggested: weight times what a scale sweep of LoRA Indexer found for each LoRA, if there was one.",
                 ),
             ],
-            outputs=[
-                io.Model.Output(display_name="model"),
-                io.Clip.Output(display_name="clip"),
-                io.String.Output(display_name="trigger_words", tooltip="To be added to the prompt."),
-                LoraStack.Output(display_name="lora_stack"),
-            ],
+            outputs=outputs(),
         )
 
     @classmethod
@@ -50,8 +55,7 @@ class CarlosApplyLoras(io.ComfyNode):
         for match in matches.installed[:max_loras]:
             suggested = match.row.get("suggested_weight") if weights == SUGGESTED else None
             own = weight if suggested is None else weight * suggested
-            known = None if match.row.get("trigger_words") is None else match.trigger_words
-            loras.append((match.file, own, trigger_words(match.file, known)))
+            loras.append((match.file, own, trigger_words(match.file, match.row)))
         return io.NodeOutput(*applied(model, clip, loras))
 
 
@@ -74,10 +78,10 @@ def applied(
     return model, clip, in_prompt, [(file, weight, weight) for file, weight, _ in loras]
 
 
-def trigger_words(file: str, known: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Those that the database knows, or the file's own if it does not say, as the published rows do not."""
-    if known is not None:
-        return known
+def trigger_words(file: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those that the row knows, or the file's own if it does not say, as the published rows do not."""
+    if row.get("trigger_words") is not None:
+        return tuple(row["trigger_words"])
     entry = folders.lora_library().entry(file)
     return () if entry is None else entry.trigger_words
 

@@ -12,7 +12,7 @@ from ..carlos_core.prompts import default_signature_prompts
 from . import apply, choice_in_pictures, civitai, encoding, folders, found
 from .locked_choice import Locked, read_choice
 from .report import number, report, table
-from .sockets import CarlosDb, LoraStack
+from .sockets import CarlosDb
 
 if TYPE_CHECKING:
     from ..carlos_core.choosing import Selection
@@ -84,13 +84,7 @@ class CarlosAutoLora(io.ComfyNode):
                     tooltip="calibrated: by how far a LoRA stands out of what it has in common with any sentence.",
                 ),
             ],
-            outputs=[
-                io.Model.Output(display_name="model"),
-                io.Clip.Output(display_name="clip"),
-                io.String.Output(display_name="trigger_words", tooltip="To be added to the prompt."),
-                LoraStack.Output(display_name="lora_stack"),
-                io.String.Output(display_name="report"),
-            ],
+            outputs=[*apply.outputs(), io.String.Output(display_name="report")],
         )
 
     @classmethod
@@ -143,18 +137,15 @@ def _selection(
     signature_prompts = folders.prompt_set(prompts, default_signature_prompts())
     needs_background = ranking == retrieval.CALIBRATED or min_confidence != choosing.ANY
     background = encoding.background(database, signature_prompts) if needs_background else None
-    installed = found.installed(database)
+    installed = found.installed(found.resolved(database))
     versions = dict(zip(database.column("lora_id"), database.column("version_id"), strict=True))
     at_reach = {lora_id for lora_id, version in versions.items() if allow_download and version is not None} | set(installed)
-
-    def signature_of(text: str) -> Any:
-        cache, load = encoding.signature_cache(), encoding.load_encoder
-        return retrieval.signature_for(database, text, prompts=signature_prompts, cache=cache, load=load)
+    out_of_reach = versions.keys() - at_reach
 
     def search(text: str) -> Matches:
-        signature = signature_of(text)
+        signature = encoding.signature(database, signature_prompts, text)
         if negative_query.strip():
-            signature = but_not(signature, signature_of(negative_query))
+            signature = but_not(signature, encoding.signature(database, signature_prompts, negative_query))
         return retrieval.find_matches(
             database,
             text,
@@ -165,7 +156,7 @@ def _selection(
             base_model=families,
             installed=installed,
             max_nsfw_level=max_nsfw_level,
-            exclude=versions.keys() - at_reach,
+            exclude=out_of_reach,
             ranking=ranking,
             background=background,
         )
@@ -200,8 +191,7 @@ def _with_files(selection: Selection, node_id: str | None) -> list[Locked]:
         file = pick.match.file
         if file is None:
             file = civitai.fetch_version(row["model_id"], row["version_id"], node_id)
-        words = None if row.get("trigger_words") is None else pick.match.trigger_words
-        chosen.append(Locked(pick.match.lora_id, file, pick.weight, pick.score, apply.trigger_words(file, words)))
+        chosen.append(Locked(pick.match.lora_id, file, pick.weight, pick.score, apply.trigger_words(file, row)))
     return chosen
 
 

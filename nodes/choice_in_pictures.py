@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import sys
 import weakref
 from collections import OrderedDict
 from typing import Any
+
+from . import prompt_server
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +71,8 @@ def add_known(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def register() -> None:
-    """Hear of each prompt, where there is a server: then its module is there already."""
-    prompt_server = getattr(sys.modules.get("server"), "PromptServer", None)
-    server = getattr(prompt_server, "instance", None)
+    """Hear of each prompt, where there is a server."""
+    server = prompt_server.running()
     if server is not None and add_known not in server.on_prompt_handlers:
         server.add_on_prompt_handler(add_known)
 

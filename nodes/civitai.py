@@ -26,16 +26,13 @@ _SHOWN = 50
 def index_version(session: Session, model_id: str, version_id: str, progress: indexing.NodeProgress) -> Outcome:
     """Fetch a LoRA into ComfyUI's first folder of LoRAs and measure it; neither if the database has it. Raises CarlosError."""
     from ..carlos_core.civitai import CivitaiLora
-    from ..carlos_core.indexing.estimate import estimate_lora
 
     wanted = CivitaiLora(model_id, version_id, lambda: _client(progress))
     known = session.known_version(wanted.version_id)
     if known is not None:
         return known
     path, name = _fetched(wanted, progress)
-    lora = folders.read_lora(path, name)
-    progress.say(f"{indexing.plan_lines(session)[0]}; {estimate_lora(session, lora)}")
-    return session.index(lora, progress)
+    return indexing.index(session, folders.read_lora(path, name), progress)
 
 
 def fetch_version(model_id: int | None, version_id: int, node_id: str | None) -> str:

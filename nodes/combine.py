@@ -65,7 +65,7 @@ class CarlosCombineSearches(io.ComfyNode):
             if matches.signature is None:
                 raise RetrievalError(f"The search for {matches.query!r} found nothing.", "Change it, or leave it out.")
         signature = asking.combined([matches.signature for matches, _ in searches], [weight for _, weight in searches])
-        return found.node_output(database, found.find(database, _worded(searches), signature, **limits))
+        return found.node_output(database, _worded(searches), signature, **limits)
 
 
 def _worded(searches: list[tuple[Matches, float]]) -> str:

@@ -12,6 +12,8 @@ from ..carlos_core.embedding import SignatureCache
 from . import folders
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..carlos_core.calibration import Background
     from ..carlos_core.database import MetricsDatabase
     from ..carlos_core.embedding.comfy import ComfyEncoder
@@ -27,6 +29,11 @@ def load_encoder(encoder_id: str) -> ComfyEncoder:
 def signature_cache() -> SignatureCache:
     """Signatures made before, in this process or an earlier one."""
     return SignatureCache(folders.cache_folder() / "signatures")
+
+
+def signature(database: MetricsDatabase, prompts: PromptSet, text: str) -> Tensor:
+    """The signature of a text in the space of a database. Raises CarlosError as `retrieval.signature_for`."""
+    return retrieval.signature_for(database, text, prompts=prompts, cache=signature_cache(), load=load_encoder)
 
 
 def background(database: MetricsDatabase, prompts: PromptSet) -> Background:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from comfy_api.latest import io, ui
@@ -116,9 +116,9 @@ def resolved(database: Any) -> dict[str, Resolved]:
     return folders.lora_library().resolve(database.identities)
 
 
-def installed(database: Any) -> dict[str, str]:
-    """lora_id -> name in ComfyUI's list, of the rows whose file is at hand."""
-    return {lora_id: where.name for lora_id, where in resolved(database).items() if where.name is not None}
+def installed(files: Mapping[str, Resolved]) -> dict[str, str]:
+    """lora_id -> name in ComfyUI's list, of the rows whose file is at hand. files: what `resolved` gave."""
+    return {lora_id: where.name for lora_id, where in files.items() if where.name is not None}
 
 
 def base_model_of(choice: str) -> str | None:
@@ -127,46 +127,20 @@ def base_model_of(choice: str) -> str | None:
     return None if choice == ANY_BASE_MODEL else choice
 
 
-def find(
-    database: Any,
-    query: str,
-    signature: Any,
-    *,
-    top_k: int,
-    max_strength: float = retrieval.MAX_STRENGTH,
-    min_consistency: float = retrieval.MIN_CONSISTENCY,
-    base_model: str = ANY_BASE_MODEL,
-    installed_only: bool = False,
-    min_alignment: float = 0.0,
-    max_nsfw_level: int = retrieval.NO_NSFW_LIMIT,
-    min_downloads: int = 0,
-    exclude: Collection[str] = (),
-    ranking: str = retrieval.PUBLISHED,
-    background: Any = None,
-) -> Matches:
-    """Matches for a signature within the limits as the nodes' inputs give them."""
-    return retrieval.find_matches(
-        database,
-        query,
-        signature,
-        top_k=top_k,
-        max_strength=max_strength,
-        min_consistency=min_consistency,
-        base_model=base_model_of(base_model),
-        installed=installed(database),
-        installed_only=installed_only,
-        max_nsfw_level=max_nsfw_level,
-        min_alignment=min_alignment,
-        min_downloads=min_downloads,
-        exclude=exclude,
-        ranking=ranking,
-        background=background,
-    )
-
-
-def node_output(database: Any, matches: Matches, *notes: str) -> io.NodeOutput:
-    """The outputs for matches in a database. notes: lines that the report begins with."""
+def node_output(
+    database: Any, query: str, signature: Any, *notes: str, base_model: str = ANY_BASE_MODEL, **limits: Any
+) -> io.NodeOutput:
+    """The outputs of a search for a signature. notes: lines that the report begins with. limits: as the nodes' inputs give
+    them, those of `retrieval.find_matches`."""
     files = resolved(database)
+    matches = retrieval.find_matches(
+        database, query, signature, base_model=base_model_of(base_model), installed=installed(files), **limits
+    )
+    return output_of(files, matches, *notes)
+
+
+def output_of(files: Mapping[str, Resolved], matches: Matches, *notes: str) -> io.NodeOutput:
+    """The outputs for matches. files: what `resolved` gave."""
     text = report([*notes, *_table(matches), *_notes(matches, files)], _facts(matches, files))
     if not matches.installed:
         reason = matches.reason or "None of the matches is installed: put one of them into models/loras."
@@ -208,21 +182,21 @@ def _cells(match: Match) -> tuple[str, ...]:
     )
 
 
-def _notes(matches: Matches, resolved: Mapping[str, Resolved]) -> list[str]:
+def _notes(matches: Matches, files: Mapping[str, Resolved]) -> list[str]:
     """What is ambiguous about the files of the matches, and of how many others that are for this reason not installed."""
     listed = {match.lora_id for match in matches.items}
     notes = [
-        f"{match.name}: {resolved[match.lora_id].note}"
+        f"{match.name}: {files[match.lora_id].note}"
         for match in matches.items
-        if match.lora_id in resolved and resolved[match.lora_id].note
+        if match.lora_id in files and files[match.lora_id].note
     ]
-    unclear = [where.note for lora_id, where in resolved.items() if where.name is None and lora_id not in listed]
+    unclear = [where.note for lora_id, where in files.items() if where.name is None and lora_id not in listed]
     if unclear:
         notes.append(f"not counted as installed: {len(unclear)} more LoRAs of the database, e.g. because {unclear[0]}")
     return notes
 
 
-def _facts(matches: Matches, resolved: Mapping[str, Resolved]) -> dict[str, object]:
+def _facts(matches: Matches, files: Mapping[str, Resolved]) -> dict[str, object]:
     return {
         "query": matches.query,
         "matches": [
@@ -234,7 +208,7 @@ def _facts(matches: Matches, resolved: Mapping[str, Resolved]) -> dict[str, obje
                 "strength": match.vector.strength,
                 "consistency": match.vector.consistency,
                 "installed": match.file is not None,
-                "found_by": resolved[match.lora_id].by if match.file is not None else None,
+                "found_by": files[match.lora_id].by if match.file is not None else None,
                 **_confidence(match),
             }
             for match in matches.items

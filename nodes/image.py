@@ -58,7 +58,7 @@ class CarlosLorasLikeImage(io.ComfyNode):
         else:
             query = "the picture"
             note = "Compared with nothing: what the picture shows counts too. Index a LoRA, or give image_without."
-        return found.node_output(database, found.find(database, query, signature, **limits), note)
+        return found.node_output(database, query, signature, note, **limits)
 
 
 def _base_folder() -> Path:

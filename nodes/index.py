@@ -59,18 +59,13 @@ class CarlosLoraIndexer(io.ComfyNode):
 
     @classmethod
     def execute(cls, lora_name: str, civitai_model_id: str, civitai_version_id: str, **settings: Any) -> io.NodeOutput:
-        from ..carlos_core.indexing.estimate import estimate_lora
-
         session = indexing.session_of(**settings)
         progress = indexing.NodeProgress(cls.hidden.unique_id)
-        plan = indexing.plan_lines(session)
         if lora_name == CIVITAI:
             outcome = civitai.index_version(session, civitai_model_id, civitai_version_id, progress)
         else:
-            lora = folders.read_lora(folders.lora_path(lora_name), lora_name)
-            progress.say(f"{plan[0]}; {estimate_lora(session, lora)}")
-            outcome = session.index(lora, progress)
-        text = report([*_lines(outcome), *plan], indexing.facts_of(outcome))
+            outcome = indexing.index(session, folders.read_lora(folders.lora_path(lora_name), lora_name), progress)
+        text = report([*_lines(outcome), *indexing.plan_lines(session)], indexing.facts_of(outcome))
         database = databases.load_database(session.database_path)
         return io.NodeOutput(database, text, outcome.contact_sheet, ui=ui.PreviewText(text))
 

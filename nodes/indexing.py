@@ -10,7 +10,7 @@ from comfy_api.latest import io
 
 from ..carlos_core.errors import GenerationError
 from ..carlos_core.prompts import default_index_prompts
-from . import encoding, folders
+from . import encoding, folders, prompt_server
 from .report import number, table
 from .sockets import CarlosDb
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from ..carlos_core.indexing import Progress
     from ..carlos_core.indexing.session import Outcome, Session
+    from ..carlos_core.loras import LoraFile
 
 CUSTOM = "custom"
 PRESETS = ("quick", "standard", "paper", CUSTOM)
@@ -126,7 +127,7 @@ def session_of(
         cfg = 1.0 if generation.is_guidance_distilled(model) else chosen.cfg
         if preset == "paper":
             width = height = 0
-            if generation.family_of_model(model) != "SDXL":
+            if generation.class_of_model(model) != "SDXL":
                 raise GenerationError("The published protocol is one for SDXL.", "Load an SDXL checkpoint, or choose 'standard'.")
         zero_negative = chosen.zero_negative
     generator = generation.ComfyGenerator(
@@ -189,6 +190,14 @@ def plan_lines(session: Session) -> list[str]:
     ]
 
 
+def index(session: Session, lora: LoraFile, progress: NodeProgress) -> Outcome:
+    """Say what it will take, then measure a LoRA."""
+    from ..carlos_core.indexing.estimate import estimate_lora
+
+    progress.say(f"{plan_lines(session)[0]}; {estimate_lora(session, lora)}")
+    return session.index(lora, progress)
+
+
 class NodeProgress:
     """A node's progress bar with the newest picture, and its line of text. Moving it raises when the user cancels."""
 
@@ -199,9 +208,7 @@ class NodeProgress:
 
     def say(self, text: str) -> None:
         """Show a line of text on the node, where somebody looks at it."""
-        from server import PromptServer
-
-        server = getattr(PromptServer, "instance", None)
+        server = prompt_server.running()
         if server is not None and self._node_id and hasattr(server, "send_progress_text"):
             server.send_progress_text(f"{self._title()}{text}", self._node_id)
 

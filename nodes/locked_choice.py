@@ -37,7 +37,7 @@ def read_choice(text: str, database: Any) -> list[Locked]:
     A LoRA is found by its row, wherever its file is by now; without a row by the file's name. Raises LoraError for text that is
     no choice and for a LoRA that is not at hand.
     """
-    files = found.installed(database)
+    files = found.installed(found.resolved(database))
     return [_locked(entry, database, files) for entry in _entries(text)]
 
 
@@ -77,8 +77,6 @@ def _locked(entry: dict[str, Any], database: Any, files: dict[str, str]) -> Lock
         raise LoraError(
             f"The LoRA {wanted or lora_id!r} of the choice is not installed.", "Put it back into models/loras, or empty choice."
         )
-    row = database.row(lora_id)
-    words = None if row is None or row.get("trigger_words") is None else tuple(row["trigger_words"])
     score = entry.get("score")
     known_score = score if _is_number(score) else None
-    return Locked(lora_id, file, float(entry["weight"]), known_score, apply.trigger_words(file, words))
+    return Locked(lora_id, file, float(entry["weight"]), known_score, apply.trigger_words(file, database.row(lora_id) or {}))

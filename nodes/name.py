@@ -32,15 +32,16 @@ class CarlosLorasByName(io.ComfyNode):
     def execute(
         cls, database, name: str, top_k: int, base_model: str = found.ANY_BASE_MODEL, installed_only: bool = False
     ) -> io.NodeOutput:
+        files = found.resolved(database)
         matches = find_named(
             database,
             name,
             top_k=top_k,
             base_model=found.base_model_of(base_model),
-            installed=found.installed(database),
+            installed=found.installed(files),
             installed_only=installed_only,
         )
-        return found.node_output(database, matches)
+        return found.output_of(files, matches)
 
 
 NODES = [CarlosLorasByName]

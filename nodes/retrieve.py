@@ -60,12 +60,9 @@ class CarlosLoraRetriever(io.ComfyNode):
         found.base_model_of(limits["base_model"])
         folders.check_choice(ranking, retrieval.RANKINGS, "ranking")
         signature_prompts = folders.prompt_set(prompts, default_signature_prompts())
-        signature = retrieval.signature_for(
-            database, query, prompts=signature_prompts, cache=encoding.signature_cache(), load=encoding.load_encoder
-        )
+        signature = encoding.signature(database, signature_prompts, query)
         background = encoding.background(database, signature_prompts) if ranking == retrieval.CALIBRATED else None
-        matches = found.find(database, query, signature, ranking=ranking, background=background, **limits)
-        return found.node_output(database, matches)
+        return found.node_output(database, query, signature, ranking=ranking, background=background, **limits)
 
 
 NODES = [CarlosLoraRetriever]

@@ -47,8 +47,7 @@ class CarlosSimilarLoras(io.ComfyNode):
         lora_id = lora_id.strip() if lora_name == BY_ID else _id_of(database, lora_name)
         signature = asking.like_lora(database, lora_id)
         # The LoRA itself is no answer.
-        matches = found.find(database, f"like {lora_id}", signature, exclude={lora_id}, **limits)
-        return found.node_output(database, matches)
+        return found.node_output(database, f"like {lora_id}", signature, exclude={lora_id}, **limits)
 
 
 class CarlosDuplicateLoras(io.ComfyNode):
@@ -83,7 +82,7 @@ class CarlosDuplicateLoras(io.ComfyNode):
 
     @classmethod
     def execute(cls, database, min_cosine: float, installed_only: bool = False) -> io.NodeOutput:
-        arrays, at_hand, ids = database.ranking_arrays, found.installed(database), database.column("lora_id")
+        arrays, at_hand, ids = database.ranking_arrays, found.installed(found.resolved(database)), database.column("lora_id")
         places = [place for place, row in enumerate(arrays.rows.tolist()) if not installed_only or ids[row] in at_hand]
         compared = [ids[row] for row in arrays.rows[places].tolist()]
         groups = [
@@ -122,7 +121,7 @@ def _cells(match: Any) -> tuple[str, ...]:
 def _id_of(database: Any, lora_name: str) -> str:
     """Id of the row whose file is `lora_name`. Raises RetrievalError if it has none, LoraError for a name that is not listed."""
     folders.lora_path(lora_name)
-    for lora_id, file in found.installed(database).items():
+    for lora_id, file in found.installed(found.resolved(database)).items():
         if file == lora_name:
             return lora_id
     raise RetrievalError(f"{lora_name} is not in {database.name}.", "Index it with LoRA Indexer first.")

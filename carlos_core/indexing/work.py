@@ -121,16 +121,17 @@ class Work:
 
     def make(self, side: Side, start: int, end: int) -> None:
         """Make what is missing of one side's pictures from `start` to `end`, both multiples of the batch."""
-        parts = [self._shots[place : min(place + self._batch, end)] for place in range(start, end, self._batch)]
-        self._generator.prepare([side.job(shot) for part in parts if side.is_missing(part) for shot in part])
-        for place, part in zip(range(start, end, self._batch), parts, strict=True):
+        missing = self._missing[side]
+        self._generator.prepare([side.job(self._shots[place]) for place in range(start, end) if missing[place]])
+        for place in range(start, end, self._batch):
+            part = self._shots[place : min(place + self._batch, end)]
             image = None
-            if side.is_missing(part):
+            if missing[place]:
                 begin = time.monotonic()
                 evaluations, image = _make(side, part, self._shown, self._generator, self._encoder, self._report)
                 self._speed.add(time.monotonic() - begin, len(part))
                 self.evaluations[side] += evaluations
-            self._missing[side][place : place + len(part)] = False
+            missing[place : place + len(part)] = False
             self._done += len(part) * self._generator.steps
             pictures = f"{self._done // self._generator.steps} of about {len(self._missing) * self._expected} pictures"
             self._tell(0, image, pictures + self._time_left())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
 
 _NATIVE_SIZES = {"SD15": 512, "SD20": 768, "SD21UnclipL": 768, "SD21UnclipH": 768, "SDXL": 1024, "SD3": 1024, "Flux": 1024}
 _DEFAULT_NATIVE_SIZE = 1024
@@ -13,11 +16,10 @@ _FAMILIES = {"SD15": "SD 1.5", "SD20": "SD 2", "SDXL": "SDXL", "SD3": "SD 3", "F
 
 def native_size(model: Any) -> int:
     """Side, in pixels, of the pictures that a model's family was trained on."""
-    names = [base.__name__ for base in type(model.model.model_config).__mro__]
-    return next((_NATIVE_SIZES[name] for name in names if name in _NATIVE_SIZES), _DEFAULT_NATIVE_SIZE)
+    return _of_class(model, _NATIVE_SIZES) or _DEFAULT_NATIVE_SIZE
 
 
-def family_of_model(model: Any) -> str:
+def class_of_model(model: Any) -> str:
     """ComfyUI's own name for what kind of model is loaded, e.g. "SDXL" or "SD3"."""
     return type(model.model.model_config).__name__
 
@@ -27,10 +29,15 @@ def model_family(model: Any) -> str | None:
 
     Pony and Illustrious have SDXL's shapes and are SDXL here: nothing in the model tells them apart.
     """
-    names = [base.__name__ for base in type(model.model.model_config).__mro__]
-    return next((_FAMILIES[name] for name in names if name in _FAMILIES), None)
+    return _of_class(model, _FAMILIES)
 
 
 def is_guidance_distilled(model: Any) -> bool:
     """Whether a model takes its guidance as an input and wants no CFG, as Flux does."""
     return bool(model.model.model_config.unet_config.get("guidance_embed", False))
+
+
+def _of_class(model: Any, table: Mapping[str, _T]) -> _T | None:
+    """The entry for the class of a model's configuration, or for the nearest class that it is made from."""
+    names = (base.__name__ for base in type(model.model.model_config).__mro__)
+    return next((table[name] for name in names if name in table), None)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...errors import LoraError
 from ..base import LoraFit
-from .families import family_of_model
+from .families import class_of_model
 
 
 class _ReadKeys(dict[str, Tensor]):
@@ -69,7 +69,7 @@ def apply_lora(
     fit = LoraFit(
         matched=len(read.taken) if patched_model or patched_clip else 0,
         total=len(read),
-        model=family_of_model(model) if model is not None else "",
+        model=class_of_model(model) if model is not None else "",
     )
     if fit.matched == 0:
         raise LoraError(
