@@ -1,5 +1,6 @@
 """Nodes that put LoRAs onto a model."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,11 +9,13 @@ from comfy_api.latest import io
 from . import folders
 from .sockets import CarlosMatches, LoraStack
 
+logger = logging.getLogger(__name__)
+
 AS_GIVEN, SUGGESTED = "as given", "suggested"
 
 
 def outputs() -> list[io.Output]:
-    """What `applied` gives."""
+    """What comes out of a node that applies LoRAs."""
     return [
         io.Model.Output(display_name="model"),
         io.Clip.Output(display_name="clip"),
@@ -50,19 +53,21 @@ class CarlosApplyLoras(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, matches, max_loras: int, weight: float, clip=None, weights: str = AS_GIVEN) -> io.NodeOutput:
-        folders.check_choice(weights, (AS_GIVEN, SUGGESTED), "choice of weights")
+        folders.check_choice(weights, (AS_GIVEN, SUGGESTED), "weight")
         loras = []
         for match in matches.installed[:max_loras]:
             suggested = match.row.get("suggested_weight") if weights == SUGGESTED else None
             own = weight if suggested is None else weight * suggested
             loras.append((match.file, own, trigger_words(match.file, match.row)))
-        return io.NodeOutput(*applied(model, clip, loras))
+        model, clip, words, stack, _ = applied(model, clip, loras)
+        return io.NodeOutput(model, clip, words, stack)
 
 
 def applied(
     model: Any, clip: Any, loras: Sequence[tuple[str, float, tuple[str, ...]]]
-) -> tuple[Any, Any, str, list[tuple[str, float, float]]]:
-    """Model and CLIP with listed LoRAs (file, weight, trigger words) on them, the words for a prompt, and the LoRA stack.
+) -> tuple[Any, Any, str, list[tuple[str, float, float]], list[str]]:
+    """Model and CLIP with listed LoRAs (file, weight, trigger words) on them, the words for a prompt, the LoRA stack, and what
+    of the LoRAs is without effect on this model, a sentence each.
 
     Raises LoraError for a LoRA that does not fit, is not listed or cannot be read.
     """
@@ -70,12 +75,16 @@ def applied(
     from ..carlos_core.generation.conditioning import escape_emphasis
 
     words: dict[str, None] = {}
+    warnings: list[str] = []
     for file, weight, of_file in loras:
         path = folders.lora_path(file)
-        model, clip, _ = generation.apply_lora(model, clip, generation.load_lora(path), path.name, weight, weight)
+        model, clip, fit = generation.apply_lora(model, clip, generation.load_lora(path), path.name, weight, weight)
+        if fit.warning:
+            warnings.append(f"{path.name}: {fit.warning}")
+            logger.warning("carlos: %s", warnings[-1])
         words.update(dict.fromkeys(of_file))
     in_prompt = ", ".join(escape_emphasis(word) for word in words)
-    return model, clip, in_prompt, [(file, weight, weight) for file, weight, _ in loras]
+    return model, clip, in_prompt, [(file, weight, weight) for file, weight, _ in loras], warnings
 
 
 def trigger_words(file: str, row: Mapping[str, Any]) -> tuple[str, ...]:

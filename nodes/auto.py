@@ -101,10 +101,11 @@ class CarlosAutoLora(io.ComfyNode):
             selection = _selection(model, database, query, **settings)
             locked = _with_files(selection, cls.hidden.unique_id)
             lines, reason = _lines(selection, locked), selection.reason
-        model, clip, words, stack = apply.applied(model, clip, [(lora.file, lora.weight, lora.trigger_words) for lora in locked])
+        loras = [(lora.file, lora.weight, lora.trigger_words) for lora in locked]
+        model, clip, words, stack, warnings = apply.applied(model, clip, loras)
         facts = [lora.facts() for lora in locked]
         choice_in_pictures.keep(cls.hidden, query, facts)
-        text = report(lines, {"query": query.strip(), "choice": facts, "reason": reason})
+        text = report([*lines, *warnings], {"query": query.strip(), "choice": facts, "reason": reason, "notes": warnings})
         return io.NodeOutput(model, clip, words, stack, text, ui=ui.PreviewText(text))
 
 

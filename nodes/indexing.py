@@ -118,6 +118,7 @@ def session_of(
     folders.check_choice(sampler_name, comfy.samplers.KSampler.SAMPLERS, "sampler")
     folders.check_choice(scheduler, comfy.samplers.KSampler.SCHEDULERS, "scheduler")
     folders.check_choice(triggers, TRIGGER_RULES, "trigger rule")
+    _check_whole(clip, vae)
     path = check_writable(database)
     prompt_set = folders.prompt_set(prompts, default_index_prompts())
     chosen = presets.PRESETS.get(preset)
@@ -171,6 +172,17 @@ def session_of(
         read=folders.read_lora,
         at_hand=folders.lora_at_hand,
     )
+
+
+def _check_whole(clip: Any, vae: Any) -> None:
+    """Load Checkpoint gives nothing, or a VAE without a model, for a part that its file lacks. Raises GenerationError then."""
+    vae = getattr(vae, "first_stage_model", vae)
+    for name, value, what, loader in (("clip", clip, "text encoder", "Load CLIP"), ("vae", vae, "VAE", "Load VAE")):
+        if value is None:
+            raise GenerationError(
+                f"The input {name} of this indexing node is empty: the checkpoint that it comes from has no {what}.",
+                f"Wire in one that belongs to the model, from {loader}.",
+            )
 
 
 def plan_lines(session: Session) -> list[str]:

@@ -44,11 +44,22 @@ class Generated:
 
 @dataclass(frozen=True)
 class LoraFit:
-    """How many of a LoRA file's tensors the model took. model: the model's name for people."""
+    """How many of a LoRA file's tensors the model took. model: the model's name for people. of_other_shape: tensors that have
+    the name of one of the model's layers, but do not fit its shape."""
 
     matched: int
     total: int
     model: str
+    of_other_shape: int = 0
+
+    @property
+    def warning(self) -> str:
+        """What of the LoRA is without effect on this model, for people; empty if all of it has one."""
+        if self.matched == self.total:
+            return ""
+        shapes = f" ({self.of_other_shape} have its names and other shapes)" if self.of_other_shape else ""
+        lacking = f"{self.total - self.matched} of {self.total} keys do not match this {self.model} model"
+        return f"{lacking}{shapes} and are without effect"
 
 
 OnStep = Callable[[int, int], None]

@@ -207,5 +207,5 @@ def _notes(metrics: LoraMetrics, fit: LoraFit, decision: Decision | None) -> Ite
     elif decision is not None and decision.reason in ("", ALL_TAKEN):
         known = "unknown" if decision.lower is None else f"{decision.lower:.3f}"
         yield f"all pictures taken before the target was certain; the direction is known to at least {known}"
-    if fit.matched < fit.total:
-        yield f"{fit.total - fit.matched} of {fit.total} keys do not match this {fit.model} model and are without effect"
+    if fit.warning:
+        yield fit.warning

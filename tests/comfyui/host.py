@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -25,9 +26,10 @@ _START_TIMEOUT_S = 180
 
 
 def comfyui_folder() -> Path | None:
-    """The ComfyUI to test against: COMFYUI_DIR, else comfy-cli's default workspace."""
-    folder = Path(os.environ.get("COMFYUI_DIR") or Path.home() / "comfy" / "ComfyUI")
-    return folder if (folder / "main.py").is_file() else None
+    """The ComfyUI to test against: COMFYUI_DIR, else comfy-cli's default workspace, else the oldest version beside it."""
+    named = os.environ.get("COMFYUI_DIR")
+    places = [Path(named)] if named else [Path.home() / "comfy" / name for name in ("ComfyUI", "ComfyUI-0.3.64")]
+    return next((folder for folder in places if (folder / "main.py").is_file()), None)
 
 
 def comfyui_python(folder: Path) -> Path:
@@ -179,6 +181,12 @@ def running(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def not_offered(name: str, noun: str, value: str = "../x") -> str:
+    """Pattern of the refusal of a combo's value: ours, or that of newer versions of ComfyUI, which check it before our node."""
+    ours = rf"'{re.escape(value)}' is not in the list of {noun}s"
+    return rf'{ours}|value_not_in_list.*"input_name": "{name}".*"received_value": "{re.escape(value)}"'
 
 
 def facts_of(outputs: dict[str, Any], node: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import workflows
 from host import Failed, Host
+from safetensors.torch import load_file, save_file
 
 from carlos_core.database import load_database
 
@@ -158,3 +159,25 @@ def test_a_zero_direction_is_listed_nowhere(host: Host, good: Path) -> None:
     assert any(not np.any(row) for row in database.to_dataframe().direction)
     outputs = host.run(workflows.retrieve("sepia", create_as="good", top_k=100, min_consistency=-1.0))
     assert "mystery_08" not in outputs["report"]["text"][0]
+
+
+@pytest.mark.parametrize(
+    ("part", "output", "says"), [("clip", 1, "The input clip .* has no text encoder"), ("vae", 2, "The input vae .* has no VAE")]
+)
+def test_a_checkpoint_that_lacks_a_part_is_named_before_anything_is_made(
+    host: Host, base: Path, checkpoint: Path, good: Path, part: str, output: int, says: str
+) -> None:
+    # Load Checkpoint gives nothing for the part whose tensors its file does not have.
+    prefix = {"clip": "text_encoders.", "vae": "first_stage_model."}[part]
+    whole = load_file(checkpoint)
+    name = f"without_{part}.safetensors"
+    save_file(
+        {key: tensor for key, tensor in whole.items() if not key.startswith(prefix)}, base / "models" / "checkpoints" / name
+    )
+    workflow = workflows.index("pixel_art.safetensors", "good")
+    workflow["bare"] = workflows.node("CheckpointLoaderSimple", ckpt_name=name)
+    workflow["index"]["inputs"][part] = ["bare", output]
+    before = good.read_bytes()
+    with pytest.raises(Failed, match=says):
+        host.run(workflow)
+    assert good.read_bytes() == before

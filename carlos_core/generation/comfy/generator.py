@@ -5,6 +5,7 @@ It does what the graph Load LoRA -> CLIP Text Encode -> KSampler -> VAE Decode d
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -335,10 +336,14 @@ class ComfyGenerator:
         flat = torch.zeros(1, 4, self.height // self._compression, self.width // self._compression)
         return comfy.sample.fix_empty_latent_channels(self._model, flat)
 
-    @property
+    @cached_property
     def _sigmas(self) -> Tensor:
-        """The noise levels of the schedule: they tell of any change to the model's sampling."""
-        sampling = self._model.get_model_object("model_sampling")
+        """The noise levels of the schedule: they tell of any change to the model's sampling.
+
+        Always computed on the CPU: the model takes its `model_sampling` to the GPU with it, where they come out otherwise by
+        5e-7, and a model would have another fingerprint once it has made a picture.
+        """
+        sampling = copy.deepcopy(self._model.get_model_object("model_sampling")).to("cpu")
         if self._scheduler == LEADING:
             return _leading_sigmas(sampling, self._steps)
         return comfy.samplers.calculate_sigmas(sampling, self._scheduler, self._steps)
@@ -375,10 +380,15 @@ def _leading_sigmas(sampling: Any, steps: int) -> Tensor:
 
 
 def _unpatched_weights(patcher: Any) -> Iterator[tuple[str, Tensor]]:
-    """A model's own weights, also while a LoRA is patched into them: ComfyUI keeps the originals aside."""
+    """A model's own weights, also while a LoRA is patched into them and while it lies on a GPU.
+
+    ComfyUI keeps aside what it changes for that: weights with patches, and with dynamic VRAM also small weights and buffers,
+    which are cast to the type that the model computes in while it is loaded.
+    """
+    kept_buffers = getattr(patcher, "backup_buffers", {})
     for name, tensor in patcher.model.state_dict().items():
         kept = patcher.backup.get(name)
-        yield name, tensor if kept is None else kept.weight
+        yield name, kept_buffers.get(name, tensor) if kept is None else kept.weight
 
 
 def _described_patches(patcher: Any) -> dict[str, Any]:

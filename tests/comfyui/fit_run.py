@@ -1,0 +1,136 @@
+"""Applies LoRAs of odd shapes in a bare process on ComfyUI's own code, and says what became of each.
+
+usage: python fit_run.py COMFYUI CHECKPOINT WORK  (with ComfyUI's Python)
+
+Writes what it found to WORK/found.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+COMFYUI, CHECKPOINT, WORK = sys.argv[1:]
+ROOT = Path(__file__).resolve().parents[2]
+SKETCH = ROOT / "tests" / "assets" / "miniworld" / "loras" / "pencil_sketch.safetensors"
+
+sys.argv = [sys.argv[0], "--cpu"]
+sys.path[:0] = [COMFYUI, str(ROOT)]
+import comfy.options
+
+comfy.options.enable_args_parsing()
+import comfy.lora
+import comfy.sd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from carlos_core.errors import LoraError
+from carlos_core.generation.base import Job, LoraUse
+from carlos_core.generation.comfy import ComfyGenerator
+
+Tensors = dict[str, Tensor]
+
+
+def down_twice_as_wide(tensors: Tensors) -> Tensors:
+    return {key: torch.cat([value, value], dim=1) if ".lora_down." in key else value for key, value in tensors.items()}
+
+
+def up_twice_as_high(tensors: Tensors) -> Tensors:
+    return {key: torch.cat([value, value]) if ".lora_up." in key else value for key, value in tensors.items()}
+
+
+def other_ranks(tensors: Tensors) -> Tensors:
+    return {key: value[:-1] if ".lora_down." in key else value for key, value in tensors.items()}
+
+
+def every_second_layer(tensors: Tensors) -> Tensors:
+    layers = sorted({key.partition(".")[0] for key in tensors})
+    wrong = down_twice_as_wide(tensors)
+    return {key: wrong[key] if layers.index(key.partition(".")[0]) % 2 else value for key, value in tensors.items()}
+
+
+def without_downs(tensors: Tensors) -> Tensors:
+    return {key: value for key, value in tensors.items() if ".lora_down." not in key}
+
+
+def alpha_of_two_values(tensors: Tensors) -> Tensors:
+    return {key: torch.ones(2) if key.endswith(".alpha") else value for key, value in tensors.items()}
+
+
+def as_kind(kind: str, width: int, dora: bool = False) -> Callable[[Tensors], Tensors]:
+    """The sketch's layers as a LoRA of another kind, `width` times as wide as they should be."""
+
+    def made(tensors: Tensors) -> Tensors:
+        layers = {key.partition(".")[0] for key in tensors}
+        found: Tensors = {}
+        for layer in sorted(layers):
+            up, down = tensors[f"{layer}.lora_up.weight"], tensors[f"{layer}.lora_down.weight"]
+            up, down = up.reshape(up.shape[0], -1), torch.cat([down.reshape(down.shape[0], -1)] * width, dim=1)
+            rows, columns = up.shape[0], down.shape[1]
+            if kind == "lora":
+                found |= {f"{layer}.lora_up.weight": up, f"{layer}.lora_down.weight": down}
+            elif kind == "loha":
+                found |= {f"{layer}.hada_w1_a": up, f"{layer}.hada_w1_b": down}
+                found |= {f"{layer}.hada_w2_a": up, f"{layer}.hada_w2_b": down}
+            elif kind == "lokr":
+                found |= {f"{layer}.lokr_w1": torch.ones(2, 2), f"{layer}.lokr_w2": torch.randn(rows // 2, columns // 2)}
+            elif kind == "diff":
+                found[f"{layer}.diff"] = up @ down
+            elif kind == "oft":
+                found |= {
+                    f"{layer}.oft_blocks": torch.randn(2 * width, rows // 2, rows // 2) * 0.01,
+                    f"{layer}.alpha": torch.ones(()),
+                }
+            if dora:
+                found[f"{layer}.dora_scale"] = torch.ones(1, columns)
+        return found
+
+    return made
+
+
+@torch.inference_mode()
+def main() -> None:
+    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(CHECKPOINT, output_vae=True, output_clip=True)
+    # Layers of two dimensions, so that each kind of LoRA can be made for them.
+    weights = model.model.state_dict()
+    keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    sketch = load_file(SKETCH)
+    flat = {key: value for key, value in sketch.items() if weights[keys[key.partition(".")[0]]].ndim == 2}
+    cases: dict[str, Tensors] = {"as it is": sketch}
+    for change in (down_twice_as_wide, up_twice_as_high, other_ranks, every_second_layer, without_downs, alpha_of_two_values):
+        cases[change.__name__.replace("_", " ")] = change(sketch)
+    for kind in ("lora", "loha", "lokr", "diff", "oft"):
+        cases[kind] = as_kind(kind, 1)(flat)
+        cases[f"{kind}, too wide"] = as_kind(kind, 2)(flat)
+    cases["dora"] = as_kind("lora", 1, dora=True)(flat)
+    cases["dora, too wide"] = as_kind("lora", 2, dora=True)(flat)
+    plain = as_kind("lora", 1)(flat)
+    cases["dora, scale too wide"] = {**plain, **{k: v for k, v in cases["dora, too wide"].items() if k.endswith("dora_scale")}}
+
+    generator = ComfyGenerator(model, clip, vae, steps=1, cfg=3.0, sampler_name="euler", scheduler="simple", width=64, height=64)
+    job = ("a red house", 1)
+    without = generator.generate([Job(*job)]).images
+    found: dict[str, Any] = {}
+    for name, tensors in cases.items():
+        path = Path(WORK) / f"{name}.safetensors"
+        save_file({key: value.clone().contiguous() for key, value in tensors.items()}, path)
+        try:
+            fit = generator.check_lora(LoraUse(path, 1.0))
+            picture = generator.generate([Job(*job, (LoraUse(path, 1.0),))]).images
+            found[name] = {
+                "matched": fit.matched,
+                "total": fit.total,
+                "of_other_shape": fit.of_other_shape,
+                "warning": fit.warning,
+                "changes the picture": not torch.equal(picture, without),
+            }
+        except LoraError as error:
+            found[name] = {"error": str(error)}
+    (Path(WORK) / "found.json").write_text(json.dumps(found, indent=1))
+
+
+main()

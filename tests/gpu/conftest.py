@@ -1,0 +1,63 @@
+"""What the tests on a GPU share: a ComfyUI whose code they run, and models for it.
+
+They are left out without CUDA. CARLOS_GPU_TESTS=cpu runs them on the CPU with small models: a look whether they work, which
+says nothing about a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_HERE = Path(__file__).resolve().parent
+for folder in (_HERE, _HERE.parent / "comfyui"):
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+import host as hosts
+from gpu_models import HAS_GPU, Model, Run
+
+IS_SMOKE = os.environ.get("CARLOS_GPU_TESTS") == "cpu"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    left_out = pytest.mark.skip(reason="needs a GPU (CUDA); CARLOS_GPU_TESTS=cpu tries the tests themselves on the CPU")
+    for item in items:
+        if _HERE in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
+            if not (HAS_GPU or IS_SMOKE):
+                item.add_marker(left_out)
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """Runs a script of this folder with ComfyUI's Python: (script, *arguments) -> what it printed."""
+    comfyui = hosts.comfyui_folder()
+    if comfyui is None:
+        pytest.skip("No ComfyUI in COMFYUI_DIR or ~/comfy/ComfyUI.")
+
+    def run_script(script: str, *arguments: object) -> str:
+        command = [hosts.comfyui_python(comfyui), _HERE / script, comfyui, *arguments]
+        done = subprocess.run(
+            [str(part) for part in command], cwd=comfyui, capture_output=True, text=True, timeout=900, check=False
+        )
+        assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+    return run_script
+
+
+@pytest.fixture(scope="session", params=["miniworld", *(["sdxl"] if HAS_GPU else [])])
+def model(request: pytest.FixtureRequest, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The mini-world, which has meaning; and SDXL's layout at full size with random weights, which a GPU can carry."""
+    folder = tmp_path_factory.mktemp("model")
+    if request.param == "miniworld":
+        lora = hosts.MINIWORLD / "loras" / "pencil_sketch.safetensors"
+        return Model(hosts.build_checkpoint(folder / "miniworld.safetensors"), lora, 128)
+    made = Model(folder / "sdxl.safetensors", folder / "lora.safetensors", 512)
+    run("random_checkpoint.py", made.checkpoint, made.lora)
+    return made

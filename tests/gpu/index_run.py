@@ -1,0 +1,116 @@
+"""Indexes a LoRA twice by presets, in a bare process on ComfyUI's own code, and says how many pictures each run made.
+
+usage: python index_run.py COMFYUI CHECKPOINT LORA WORK SIZE [--static]  (with ComfyUI's Python)
+
+With CUDA, memory is managed as ComfyUI's main.py does it by default (dynamic VRAM where this ComfyUI has it), or without that
+(--static). Features are kept in WORK, so that a second process goes on with them. Prints one JSON object a line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+COMFYUI, CHECKPOINT, LORA, WORK, SIZE, *OPTIONS = sys.argv[1:]
+ROOT = Path(__file__).resolve().parents[2]
+MINIWORLD = ROOT / "tests" / "assets" / "miniworld"
+N_PROMPTS = 4
+
+import torch
+
+HAS_GPU = torch.cuda.is_available()
+sys.argv = [sys.argv[0], *([] if HAS_GPU else ["--cpu"])]
+sys.path[:0] = [COMFYUI, str(ROOT), str(ROOT / "tests" / "gpu")]
+import comfyui_memory
+
+comfyui_memory.prepare(is_dynamic=HAS_GPU and "--static" not in OPTIONS)
+import comfy.sd
+
+from carlos_core.database import MetricsDatabase, load_database
+from carlos_core.embedding import local_encoders
+from carlos_core.embedding.comfy import load_comfy_encoder
+from carlos_core.generation.base import LoraUse
+from carlos_core.generation.comfy import ComfyGenerator
+from carlos_core.indexing.presets import OWN_SEED_RULE, PAPER_IMAGES, PRESETS, TYPICAL_IMAGES, preset_shots
+from carlos_core.indexing.protocol import TRIGGERS_ON_LORA_SIDE, Protocol
+from carlos_core.indexing.session import Session
+from carlos_core.indexing.stopping import StoppingRule
+from carlos_core.loras import read_lora_file
+from carlos_core.prompts import PromptSet, load_prompt_set
+
+
+class Counting(ComfyGenerator):
+    """Counts the pictures that it is asked for."""
+
+    pictures = 0
+
+    def generate(self, jobs: Sequence[Any], on_step: Any = None) -> Any:
+        self.pictures += len(jobs)
+        return super().generate(jobs, on_step)
+
+
+def say(**facts: Any) -> None:
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+
+@torch.inference_mode()
+def main() -> None:
+    is_dynamic = comfyui_memory.is_dynamic()
+    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(CHECKPOINT, output_vae=True, output_clip=True)
+    encoder = load_comfy_encoder(local_encoders([MINIWORLD])["mini_clip"].encoder_id, [MINIWORLD])
+    lora = read_lora_file(Path(LORA))
+    whole = load_prompt_set(MINIWORLD / "prompts_short.json")
+    prompts = PromptSet("few", whole.stratified()[:N_PROMPTS])
+
+    def index(preset_name: str, database: str) -> None:
+        preset = PRESETS[preset_name]
+        settings = {"steps": preset.steps, "cfg": preset.cfg, "sampler_name": preset.sampler_name, "scheduler": preset.scheduler}
+        generator = Counting(model, clip, vae, **settings, width=int(SIZE), height=int(SIZE))
+        path = Path(WORK) / f"{database}-{preset_name}.parquet"
+        if not path.exists():
+            MetricsDatabase.empty(encoder.encoder_id, encoder.dimension).save_parquet(path)
+        session = Session(
+            database_path=path,
+            generator=generator,
+            protocol=Protocol(preset_name, prompts.content_hash, OWN_SEED_RULE, 1.0, TRIGGERS_ON_LORA_SIDE, generator.settings),
+            shots=preset_shots(preset, prompts, generator.evaluations_per_image),
+            load_encoder=lambda encoder_id: encoder,
+            working_directory=Path(WORK) / "cache",
+            rule=StoppingRule(),
+            n_full=PAPER_IMAGES,
+            expected=TYPICAL_IMAGES,
+        )
+        start = time.perf_counter()
+        fit = generator.check_lora(LoraUse(lora.path, 1.0))
+        checked = time.perf_counter()
+        outcome = session.index(lora)
+        row = load_database(path).row(outcome.lora.lora_id)
+        assert row is not None
+        say(
+            preset=preset_name,
+            database=database,
+            status=outcome.status,
+            pictures=generator.pictures,
+            fingerprint=generator.fingerprint,
+            protocol_id=row["protocol_id"],
+            strength=row["strength"],
+            n_images=row["n_images"],
+            keys=f"{fit.matched}/{fit.total}",
+            check_seconds=round(checked - start, 3),
+            index_seconds=round(time.perf_counter() - checked, 2),
+        )
+
+    device = torch.cuda.get_device_name() if HAS_GPU else "CPU"
+    say(device=device, torch=torch.__version__, dynamic=is_dynamic, patcher=type(model).__name__)
+    # The row is there the second time. In a new database it is not: then the features of the pictures must be found.
+    for database in ("first", "first", f"of-{time.time_ns()}"):
+        for preset_name in ("quick", "standard"):
+            index(preset_name, database)
+
+
+main()

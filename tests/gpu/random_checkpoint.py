@@ -1,0 +1,35 @@
+"""Writes a checkpoint of SDXL's layout with random weights, and a LoRA for it.
+
+usage: python random_checkpoint.py COMFYUI TARGET LORA [--cut]  (with ComfyUI's Python)
+
+--cut: few and narrow layers, to try the script on a CPU; ComfyUI does not know such a file for SDXL when it loads it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+COMFYUI, TARGET, LORA, *OPTIONS = sys.argv[1:]
+ROOT = Path(__file__).resolve().parents[2]
+
+sys.argv = [sys.argv[0], *([] if torch.cuda.is_available() else ["--cpu"])]
+sys.path[:0] = [COMFYUI, str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tests" / "gpu")]
+import comfyui_memory
+
+comfyui_memory.prepare(is_dynamic=False)
+import comfy.model_management
+import comfy.sd
+import model_families
+
+
+@torch.inference_mode()
+def main() -> None:
+    model, clip, vae = model_families.build("sdxl", "--cut" in OPTIONS, comfy.model_management.get_torch_device())
+    model_families.write_lora(model, Path(LORA))
+    comfy.sd.save_checkpoint(TARGET, model, clip=clip, vae=vae)
+
+
+main()
