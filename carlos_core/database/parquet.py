@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
+from uuid import uuid4
 
 from ..errors import DatabaseError
+from ..storage import locked, target_of, write_atomically
 from ..types import LoraRecord
 from . import reference, schema
 from .store import MetricsDatabase
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-_LOCK_TIMEOUT_S = 60
 
 
 def load_database(path: str | Path, *, encoder_id: str | None = None) -> MetricsDatabase:
@@ -27,25 +25,39 @@ def load_database(path: str | Path, *, encoder_id: str | None = None) -> Metrics
     encoder_id: for foreign files that do not name their encoder; a file that does wins.
     Raises DatabaseError when the file is missing, damaged, or not a metrics database.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     path = Path(path)
     if not path.is_file():
         raise DatabaseError(f"There is no database {path.name} in {path.parent}.", "Check the name, or create one first.")
     try:
-        table = pq.read_table(path, partitioning=None)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DatabaseError(
-            f"{path.name} cannot be read as parquet ({_first_line(error)}).", "Restore it from a copy, or choose another file."
-        ) from error
+        # Opened once: another process may put a new file in its place at any moment.
+        with path.open("rb") as file:
+            table, stamp = _read(file, path.name)
+    except OSError as error:
+        raise _unreadable(path.name, error) from error
     facts = schema.unpack_metadata(table.schema.metadata, path.name)
     encoder_id = facts.get("encoder_id") or encoder_id
     if reference.has_reference_layout(table):
         table = reference.from_reference_layout(table)
         encoder_id = encoder_id or schema.DEFAULT_ENCODER_ID
     table = schema.normalised(table.replace_schema_metadata(None), path.name)
-    return MetricsDatabase(table, encoder_id=encoder_id, protocols=facts.get("protocols"), path=path)
+    return MetricsDatabase(table, encoder_id=encoder_id, protocols=facts.get("protocols"), path=path, stamp=stamp)
+
+
+def save_database(database: MetricsDatabase, path: Path) -> None:
+    """Write a database as it is now in memory. If `path` is the file that it came from, and another process has changed that
+    since, the changes made here are made again on the file as it is now: neither side's rows are lost.
+
+    Raises DatabaseError when the file cannot be written, or is another database by now.
+    """
+    if database.path is None or target_of(database.path) != target_of(path) or not path.exists():
+        write_database(database, path)
+        return
+    with _locked(path):
+        with path.open("rb") as file:
+            is_as_it_was = _stamp(file) == database.stamp
+        if not is_as_it_was:
+            database.rebase(load_database(path, encoder_id=database.encoder_id))
+        write_database(database, path)
 
 
 def write_database(database: MetricsDatabase, path: Path, *, layout: str = "carlos") -> None:
@@ -58,10 +70,17 @@ def write_database(database: MetricsDatabase, path: Path, *, layout: str = "carl
                 f"It is not known which encoder made the rows of {database.name}.",
                 "Open the file with load_database(path, encoder_id=...).",
             )
-        table = database.table.replace_schema_metadata(schema.pack_metadata(database.encoder_id, database.protocols))
+        # A name for each writing, by which a reader knows whether the file is still the one that it read.
+        stamp = uuid4().hex
+        table = database.table.replace_schema_metadata(schema.pack_metadata(database.encoder_id, database.protocols, stamp))
     else:
         raise DatabaseError(f"There is no layout {layout!r}.", 'Choose "carlos" or "reference".')
-    _write_atomically(path, lambda target: _write_table(table, target))
+    try:
+        write_atomically(path, lambda target: _write_table(table, target))
+    except OSError as error:
+        raise _not_saved(path, error) from error
+    if layout == "carlos":
+        database.saved(path, stamp)
 
 
 def create_database(database: MetricsDatabase, path: Path) -> MetricsDatabase:
@@ -90,7 +109,41 @@ def upsert_into_file(path: Path, record: LoraRecord, protocol: Mapping[str, Any]
 def copy_file_atomically(source: Path, dest: Path) -> None:
     """Copy a file so that `dest` is never there half-written."""
     content = source.read_bytes()
-    _write_atomically(dest, lambda target: target.write_bytes(content))
+    try:
+        write_atomically(dest, lambda target: target.write_bytes(content))
+    except OSError as error:
+        raise _not_saved(dest, error) from error
+
+
+def _read(file: BinaryIO, name: str) -> tuple[pa.Table, str]:
+    """The table of an open parquet file, and its stamp."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(file), _stamp(file)
+    except (pa.ArrowException, ValueError) as error:
+        raise _unreadable(name, error) from error
+
+
+def _stamp(file: BinaryIO) -> str:
+    """What tells one writing of a database file from the next: the name that we gave it, else the file's own facts."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    facts = os.fstat(file.fileno())
+    otherwise = f"{facts.st_ino} {facts.st_size} {facts.st_mtime_ns}"
+    file.seek(0)
+    try:
+        return schema.stamp_of(pq.read_schema(file).metadata) or otherwise
+    except (pa.ArrowException, ValueError):
+        return otherwise
+
+
+def _unreadable(name: str, error: Exception) -> DatabaseError:
+    return DatabaseError(
+        f"{name} cannot be read as parquet ({_first_line(error)}).", "Restore it from a copy, or choose another file."
+    )
 
 
 def _write_table(table: pa.Table, target: Path) -> None:
@@ -109,64 +162,15 @@ def _write_table(table: pa.Table, target: Path) -> None:
     )
 
 
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Run `write` on a temporary file beside `path`, force it to disk, then rename it over `path`."""
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        if path.exists():
-            temporary.chmod(path.stat().st_mode & 0o777)
-        else:
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise _not_saved(path, error) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where folders can be opened (not on Windows)."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    import filelock
-
-    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT_S)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise DatabaseError(
-            f"Another process has been writing {path.name} for {_LOCK_TIMEOUT_S} s.", "Wait for it, then run again."
-        ) from error
+        with locked(path):
+            yield
+    except TimeoutError as error:
+        raise DatabaseError(str(error), "Wait for it, then run again.") from error
     except OSError as error:
         raise _not_saved(path, error) from error
-    try:
-        # Nobody else writes now: temporary files are left by a process that was killed.
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-            left.unlink(missing_ok=True)
-        yield
-    finally:
-        lock.release()
 
 
 def _not_saved(path: Path, error: OSError) -> DatabaseError:

@@ -209,9 +209,15 @@ def row_of(table: pa.Table, index: int) -> dict[str, Any]:
     return row
 
 
-def pack_metadata(encoder_id: str, protocols: Mapping[str, Any]) -> dict[bytes, bytes]:
-    facts = {"schema_version": SCHEMA_VERSION, "encoder_id": encoder_id, "protocols": dict(protocols)}
+def pack_metadata(encoder_id: str, protocols: Mapping[str, Any], stamp: str) -> dict[bytes, bytes]:
+    """stamp: a name of this writing of the file."""
+    facts = {"schema_version": SCHEMA_VERSION, "encoder_id": encoder_id, "protocols": dict(protocols), "stamp": stamp}
     return {_PREFIX + name.encode(): json.dumps(value, sort_keys=True).encode() for name, value in facts.items()}
+
+
+def stamp_of(metadata: Mapping[bytes, bytes] | None) -> str:
+    """The stamp of a file's metadata; empty if it has none."""
+    return (metadata or {}).get(_PREFIX + b"stamp", b"").decode("utf-8", "replace")
 
 
 def unpack_metadata(metadata: Mapping[bytes, bytes] | None, source: str) -> dict[str, Any]:

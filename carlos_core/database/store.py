@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,12 +50,15 @@ class MetricsDatabase:
         protocols: Mapping[str, Any] | None = None,
         path: Path | None = None,
         read_only: bool = False,
+        stamp: str = "",
     ) -> None:
         self._table = table
         self.encoder_id = encoder_id
         self.protocols: dict[str, Any] = dict(protocols or {})
         self.path = path
         self.read_only = read_only
+        self.stamp = stamp
+        self._unsaved: list[Callable[[MetricsDatabase], None]] = []
 
     @classmethod
     def empty(cls, encoder_id: str, dimension: int) -> MetricsDatabase:
@@ -87,7 +90,9 @@ class MetricsDatabase:
         A copy of a read-only database has no file yet.
         """
         path = None if self.read_only else self.path
-        return MetricsDatabase(self._table, encoder_id=self.encoder_id, protocols=self.protocols, path=path)
+        copied = MetricsDatabase(self._table, encoder_id=self.encoder_id, protocols=self.protocols, path=path, stamp=self.stamp)
+        copied._unsaved = list(self._unsaved)
+        return copied
 
     def check_encoder(self, encoder_id: str | None = None) -> str:
         """The encoder that made the rows. Raises EncoderError if it is not known, or is not the one that is given."""
@@ -150,6 +155,7 @@ class MetricsDatabase:
         self._replace(pa.concat_tables(parts).combine_chunks())
         if record.protocol_id is not None and protocol is not None:
             self.protocols[record.protocol_id] = dict(protocol)
+        self._unsaved.append(lambda database: database.upsert(record, protocol))
 
     def set_value(self, lora_id: str, column: str, value: Any) -> None:
         """Change one cell that is not a metric, e.g. the name of a file that moved. Raises DatabaseError as `upsert`."""
@@ -171,6 +177,8 @@ class MetricsDatabase:
             return
         field = self._table.schema.field(column)
         self._replace(self._table.set_column(self._table.schema.get_field_index(column), field, pa.array(cells, field.type)))
+        kept = dict(values)
+        self._unsaved.append(lambda database: database.set_values(column, {key: kept[key] for key in kept if key in database}))
 
     def set_curve(self, lora_id: str, curve: Sequence[CurvePoint], suggested_weight: float | None) -> None:
         """Add to a row what a scale sweep by its protocol has found. Raises DatabaseError as `upsert`."""
@@ -180,13 +188,34 @@ class MetricsDatabase:
     def save_parquet(self, path: str | Path, *, layout: str = "carlos") -> None:
         """Write all rows to `path`, atomically. layout: "carlos", or "reference" for the reference package's own columns.
 
+        If `path` is this database's own file and another process has changed it since, what was changed here is added to that.
         Raises DatabaseError when the file cannot be written; the file that was there before is whole then.
         """
-        from .parquet import write_database
+        from .parquet import save_database, write_database
 
-        write_database(self, Path(path), layout=layout)
         if layout == "carlos":
-            self.path = Path(path)
+            save_database(self, Path(path))
+        else:
+            write_database(self, Path(path), layout=layout)
+
+    def saved(self, path: Path, stamp: str) -> None:
+        """Take note that all rows were written to `path`."""
+        self.path, self.stamp = path, stamp
+        self._unsaved = []
+
+    def rebase(self, current: MetricsDatabase) -> None:
+        """Take another process's rows of the same file, and make the changes again that were made here since it was read.
+
+        Raises DatabaseError if the file holds another encoder's rows by now.
+        """
+        if (current.encoder_id, current.dimension) != (self.encoder_id, self.dimension):
+            raise DatabaseError(
+                f"{self.name} is another database by now, of the encoder {current.encoder_id}.", "Save under another name."
+            )
+        for change in self._unsaved:
+            change(current)
+        self._replace(current.table)
+        self.protocols = {**current.protocols, **self.protocols}
 
     def to_dataframe(self) -> pd.DataFrame:
         """All rows as a pandas table; directions are float32 arrays."""

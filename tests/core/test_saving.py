@@ -81,13 +81,75 @@ for _ in sys.argv[1:]:
     print(*os.wait(), flush=True)
 """
 
+READERS_AND_A_SAVER = """
+import os
+import time
+end = time.monotonic() + 4
+states = [MetricsDatabase.empty("some encoder", 64) for _ in range(2)]
+for rows, state in enumerate(states, start=1):
+    for row in range(20 * rows):
+        state.upsert(record(str(row), rows, 64))
+states[0].save_parquet(path)
+if os.fork() == 0:
+    turn = 0
+    while time.monotonic() < end:
+        turn += 1
+        states[turn % 2].path = None
+        states[turn % 2].save_parquet(path)
+    os._exit(0)
+from carlos_core.database import load_database
+loads = 0
+while time.monotonic() < end:
+    strengths = load_database(path).column("strength")
+    assert strengths == [len(strengths) // 20] * len(strengths), strengths
+    loads += 1
+os.wait()
+print(loads)
+"""
+
+SAVERS_OF_ALL_KINDS = """
+import os
+import time
+from pathlib import Path
+end = time.monotonic() + 3
+names = [path, path, path + ".b", path + ".abcdefgh"]
+whole = MetricsDatabase.empty("some encoder", 256)
+for row in range(40):
+    whole.upsert(record(str(row), 1, 256))
+for name in names:
+    whole.save_parquet(name)
+for place, name in enumerate(names):
+    if os.fork() == 0:
+        while time.monotonic() < end:
+            whole.path = None
+            if place % 2:
+                upsert_into_file(Path(name), record("0", 2, 256), {})
+            else:
+                whole.save_parquet(name)
+        os._exit(0)
+sys.exit(max(os.wait()[1] for _ in names))
+"""
+
+LOADED_IN_TWO = """
+from carlos_core.database import load_database
+mine = load_database(path)
+mine.upsert(record("mine", 1, 4), {})
+mine.set_value("old", "model_name", "named by me")
+print("loaded", flush=True)
+sys.stdin.readline()
+mine.save_parquet(path)
+mine.upsert(record("mine too", 2, 4), {})
+mine.save_parquet(path)
+print(len(mine), flush=True)
+"""
+
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked here, to start them at once")
 
 
 def start(script: str, *arguments: str | Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", PREPARE + script, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def old_file(path: Path) -> bytes:
@@ -192,3 +254,103 @@ def test_a_folder_that_cannot_be_used_is_said_as_such(tmp_path: Path) -> None:
     (tmp_path / "a file").write_text("no folder")
     with pytest.raises(DatabaseError, match=r"new\.parquet could not be saved .*Free some disk space or check the folder"):
         create_database(MetricsDatabase.empty("some encoder", 4), tmp_path / "a file" / "new.parquet")
+
+
+@needs_fork
+def test_who_opens_a_database_while_another_process_saves_gets_one_whole_version(tmp_path: Path) -> None:
+    run = start(READERS_AND_A_SAVER, tmp_path / "a.parquet")
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == 0
+    assert int(output) > 50
+
+
+@needs_fork
+def test_who_saves_leaves_the_temporary_files_of_others_alone(tmp_path: Path) -> None:
+    savers = start(SAVERS_OF_ALL_KINDS, tmp_path / "a.parquet")
+    savers.communicate(timeout=60)
+    assert savers.returncode == 0
+
+
+def test_what_a_killed_process_has_left_is_removed_by_the_next_saving(tmp_path: Path) -> None:
+    left = [tmp_path / ".a.parquet.0123abc_.tmp", tmp_path / ".a.parquet.b.0123abc_.tmp", tmp_path / ".notes.tmp"]
+    for path in left:
+        path.write_bytes(b"half a file")
+    old_file(tmp_path / "a.parquet")
+    assert [path.exists() for path in left] == [False, True, True]
+
+
+def test_two_processes_that_loaded_the_same_file_both_keep_their_rows(tmp_path: Path) -> None:
+    old_file(tmp_path / "a.parquet")
+    other = start(LOADED_IN_TWO, tmp_path / "a.parquet")
+    assert other.stdout is not None
+    assert other.stdout.readline() == "loaded\n"
+    ours = load_database(tmp_path / "a.parquet")
+    ours.upsert(mini.record("ours", protocol_id="p"), {"preset": "quick"})
+    ours.save_parquet(tmp_path / "a.parquet")
+    output, _ = other.communicate("go on\n", timeout=60)
+    assert (other.returncode, output) == (0, "4\n")
+    both = load_database(tmp_path / "a.parquet")
+    assert both.column("lora_id") == ["old", "ours", "mine", "mine too"]
+    assert both.column("model_name") == ["named by me", None, None, None]
+    assert both.protocols == {"p": {"preset": "quick"}}
+
+
+def test_a_copy_of_a_changed_database_brings_its_changes_to_the_file_as_it_is_now(tmp_path: Path) -> None:
+    old_file(tmp_path / "a.parquet")
+    changed = load_database(tmp_path / "a.parquet")
+    changed.upsert(mini.record("ours"))
+    upsert_into_file(tmp_path / "a.parquet", mini.record("theirs"), {})
+    changed.copy().save_parquet(tmp_path / "a.parquet")
+    assert load_database(tmp_path / "a.parquet").column("lora_id") == ["old", "theirs", "ours"]
+
+
+def test_a_file_that_became_a_database_of_another_encoder_is_not_overwritten(tmp_path: Path) -> None:
+    old_file(tmp_path / "a.parquet")
+    ours = load_database(tmp_path / "a.parquet")
+    MetricsDatabase.empty("another encoder", dimension=8).save_parquet(tmp_path / "a.parquet")
+    before = (tmp_path / "a.parquet").read_bytes()
+    with pytest.raises(DatabaseError, match=r"a\.parquet is another database by now, of the encoder another encoder"):
+        ours.save_parquet(tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").read_bytes() == before
+
+
+def test_saving_to_another_place_overwrites_what_is_there(tmp_path: Path) -> None:
+    old_file(tmp_path / "a.parquet")
+    upsert_into_file(tmp_path / "a.parquet", mini.record("theirs"), {})
+    MetricsDatabase.empty("some encoder", dimension=4).save_parquet(tmp_path / "a.parquet")
+    assert len(load_database(tmp_path / "a.parquet")) == 0
+
+
+@pytest.mark.parametrize("save", ["save_parquet", "upsert_into_file"])
+def test_behind_a_link_the_target_is_written_and_the_link_stays(tmp_path: Path, save: str) -> None:
+    (tmp_path / "drive").mkdir()
+    old_file(tmp_path / "drive" / "real.parquet")
+    (tmp_path / "near.parquet").symlink_to("drive/real.parquet")
+    (tmp_path / "far.parquet").symlink_to(tmp_path / "near.parquet")
+    if save == "save_parquet":
+        database = load_database(tmp_path / "far.parquet")
+        database.upsert(mini.record("new"))
+        database.save_parquet(tmp_path / "far.parquet")
+    else:
+        upsert_into_file(tmp_path / "far.parquet", mini.record("new"), {})
+    assert (tmp_path / "far.parquet").readlink() == tmp_path / "near.parquet"
+    assert (tmp_path / "near.parquet").readlink() == Path("drive/real.parquet")
+    assert load_database(tmp_path / "drive" / "real.parquet").column("lora_id") == ["old", "new"]
+
+
+def test_two_names_of_one_file_share_its_lock(tmp_path: Path) -> None:
+    (tmp_path / "drive").mkdir()
+    old_file(tmp_path / "drive" / "real.parquet")
+    (tmp_path / "link.parquet").symlink_to("drive/real.parquet")
+    upsert_into_file(tmp_path / "link.parquet", mini.record("new"), {})
+    assert [path.name for path in tmp_path.rglob("*.lock")] == [".real.parquet.lock"]
+
+
+def test_a_link_to_a_drive_that_is_not_there_makes_no_folders(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").symlink_to(tmp_path / "drive" / "loras" / "a.parquet")
+    with pytest.raises(DatabaseError, match="could not be saved"):
+        MetricsDatabase.empty("some encoder", dimension=4).save_parquet(tmp_path / "a.parquet")
+    (tmp_path / "drive" / "loras").mkdir(parents=True)
+    MetricsDatabase.empty("some encoder", dimension=4).save_parquet(tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").is_symlink()
+    assert (tmp_path / "drive" / "loras" / "a.parquet").is_file()

@@ -1,0 +1,134 @@
+"""Files on disk that other processes read and write at the same time."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_LOCK_TIMEOUT_S = 60
+_REPLACE_TRIES = 20
+_REPLACE_WAIT_S = 0.05
+
+
+def target_of(path: Path) -> Path:
+    """Where a file is, or is to be: at the end of all links. Two names of one file have one target."""
+    return Path(os.path.realpath(path))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes from writing a file, by a lock beside it. Raises TimeoutError after a minute, OSError if there can be
+    no lock."""
+    import filelock
+
+    target = target_of(path)
+    lock = filelock.FileLock(target.with_name(f".{target.name}.lock"), timeout=_LOCK_TIMEOUT_S)
+    _make_folder(path, target)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise TimeoutError(f"Another process has been writing {path.name} for {_LOCK_TIMEOUT_S} s.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Run `write` on a temporary file beside `path`, force it to disk, then rename it over `path`.
+
+    At every moment `path` is the old file or the whole new one. Of a link the target is written, and the link stays. Temporary
+    files that a killed process has left are removed; those of processes that write now are not. Raises OSError.
+    """
+    target = target_of(path)
+    _make_folder(path, target)
+    _remove_abandoned(target)
+    handle, temporary = _new_temporary(target)
+    try:
+        write(temporary)
+        os.fsync(handle)
+        if target.exists():
+            temporary.chmod(target.stat().st_mode & 0o777)
+        else:
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+        if fcntl is None:
+            # An open file cannot be renamed on Windows; elsewhere it stays open, as that is what marks it as in use.
+            os.close(handle)
+            handle = -1
+        _replace(temporary, target)
+        _sync_folder(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+        if handle >= 0:
+            os.close(handle)
+
+
+def _make_folder(path: Path, target: Path) -> None:
+    # A link may lead to a drive that is not there now: its folders are not made up.
+    if not path.is_symlink():
+        target.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _new_temporary(target: Path) -> tuple[int, Path]:
+    """A temporary file for `target`, open and marked as in use."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        if fcntl is not None:
+            with suppress(OSError):  # file systems without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.fstat(handle).st_nlink == 0:
+                # Somebody tidied up between the making and the marking.
+                os.close(handle)
+                continue
+        return handle, Path(name)
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove temporary files of this very target that no process has open."""
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}\.tmp")
+    for path in target.parent.glob(".*.tmp"):
+        if not pattern.fullmatch(path.name):
+            continue
+        # On Windows removing a file that is open fails.
+        with suppress(OSError), path.open("rb") as file:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+        if fcntl is None:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    for left in reversed(range(_REPLACE_TRIES)):
+        try:
+            temporary.replace(target)
+            return
+        except PermissionError:
+            # On Windows a file that somebody is just reading cannot be replaced.
+            if os.name != "nt" or not left:
+                raise
+            time.sleep(_REPLACE_WAIT_S)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable, where folders can be opened (not on Windows)."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
