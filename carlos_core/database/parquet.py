@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import uuid4
@@ -164,13 +164,14 @@ def _write_table(table: pa.Table, target: Path) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    try:
-        with locked(path):
-            yield
-    except TimeoutError as error:
-        raise DatabaseError(str(error), "Wait for it, then run again.") from error
-    except OSError as error:
-        raise _not_saved(path, error) from error
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path))
+        except TimeoutError as error:
+            raise DatabaseError(str(error), "Wait for it, then run again.") from error
+        except OSError as error:
+            raise _not_saved(path, error) from error
+        yield
 
 
 def _not_saved(path: Path, error: OSError) -> DatabaseError:

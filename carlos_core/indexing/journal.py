@@ -1,7 +1,9 @@
 """Features of finished pictures, on disk as soon as they are made.
 
 A journal is a file that only grows: a header that says what its pictures have in common, then one record of fixed length for
-each picture. A crash can at most cut off the last records; these are dropped when the file is opened again.
+each picture. A record whose checksum is wrong costs that picture alone: it is made again and stands further down. A crash can at
+most cut off the last record; what is left of it is dropped at the next append. Who only looks writes nothing, and those who
+append take turns.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import IndexingError
+from ..storage import locked
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +41,8 @@ class Entry:
 class Journal:
     """Pictures' features by key, for one identity (what made them: model, settings, encoder, LoRA).
 
-    Opening creates the file; a file of another identity at the same place is an error, since names carry the identity's hash.
+    Opening only reads; the first append makes the file. A file of another identity at the same place is an error, since names
+    carry the identity's hash.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], dimension: int) -> None:
@@ -48,8 +52,11 @@ class Journal:
         self._record = _record_of(dimension)
         self._header = _MAGIC + struct.pack("<I", len(canonical)) + canonical
         self._entries: dict[bytes, Entry] = {}
-        self._end = len(self._header)
-        self._open()
+        self._end = 0
+        try:
+            self._look()
+        except OSError as error:
+            raise self._unusable(error) from error
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -89,23 +96,44 @@ class Journal:
         self._add(other._entries)
 
     def _add(self, entries: Mapping[bytes, Entry]) -> None:
-        new = {key: entry for key, entry in entries.items() if key not in self._entries}
-        if not new:
-            return
-        records = b"".join(self._packed(key, entry) for key, entry in new.items())
         try:
-            with self.path.open("ab") as file:
-                file.write(records)
-                file.flush()
-                os.fsync(file.fileno())
+            with locked(self.path):
+                self._look()
+                new = {key: entry for key, entry in entries.items() if key not in self._entries}
+                if not new:
+                    return
+                size = self._cut_back(self._end)
+                records = b"".join(self._packed(key, entry) for key, entry in new.items())
+                with self.path.open("ab") as file:
+                    try:
+                        file.write(records if size else self._header + records)
+                        file.flush()
+                        os.fsync(file.fileno())
+                    except OSError:
+                        # What a failed write has left must not stand before later records.
+                        self._cut_back(size)
+                        raise
         except OSError as error:
-            self._cut_back()
             raise IndexingError(
                 f"Finished pictures cannot be kept in {self.path.parent} ({error.strerror or error}).",
                 "Free some disk space and run again: it goes on from here.",
             ) from error
-        self._end += len(records)
+        self._end = (size or len(self._header)) + len(records)
         self._entries.update(new)
+
+    def begin(self) -> None:
+        """Make the file if it is not there, so that one that cannot be written is known before a picture is made.
+
+        Raises IndexingError.
+        """
+        try:
+            with locked(self.path):
+                self._look()
+                if self._end < len(self._header):
+                    self.path.write_bytes(self._header)
+                    self._end = len(self._header)
+        except OSError as error:
+            raise self._unusable(error) from error
 
     @property
     def is_complete(self) -> bool:
@@ -125,8 +153,9 @@ class Journal:
     def clear(self) -> None:
         """Forget all pictures, so that they are made again. Raises IndexingError when the file cannot be written."""
         try:
-            self._complete_mark.unlink(missing_ok=True)
-            self.path.write_bytes(self._header)
+            with locked(self.path):
+                self._complete_mark.unlink(missing_ok=True)
+                self.path.write_bytes(self._header)
         except OSError as error:
             raise self._unusable(error) from error
         self._entries = {}
@@ -137,42 +166,41 @@ class Journal:
         checksum = zlib.crc32(key + struct.pack("<I", entry.evaluations) + values)
         return self._record.pack(key, entry.evaluations, values, checksum)
 
-    def _open(self) -> None:
+    def _look(self) -> None:
+        """Take in what the file holds, or holds since the last look. Raises OSError, and IndexingError for another file."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            content = self.path.read_bytes() if self.path.exists() else b""
+            with self.path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self._end:
+                    # Somebody cleared it.
+                    self._entries, self._end = {}, 0
+                file.seek(self._end)
+                content = file.read()
+        except FileNotFoundError:
+            self._entries, self._end = {}, 0
+            return
+        if not self._end:
             if not content.startswith(self._header):
-                if content and not self._header.startswith(content):
+                if not self._header.startswith(content):
                     raise IndexingError(f"{self.path} is no journal of this version.", "Delete it: its pictures are made again.")
-                self.path.write_bytes(self._header)
                 return
-            self._end = self._read(content)
-            torn = len(content) - self._end
-            if torn:
-                logger.warning("carlos: dropping %d bytes of an unfinished record in %s", torn, self.path.name)
-                os.truncate(self.path, self._end)
-        except OSError as error:
-            raise self._unusable(error) from error
+            content = content[len(self._header) :]
+            self._end = len(self._header)
+        for key, entry in _records(content, 0, self._record, self.path.name):
+            self._entries.setdefault(key, entry)
+        self._end += len(content) // self._record.size * self._record.size
 
-    def _cut_back(self) -> None:
-        """Drop what a failed write has left, so that later records do not stand behind it."""
-        try:
-            os.truncate(self.path, self._end)
-        except OSError as error:
-            logger.warning("carlos: %s cannot be cut back: %s", self.path.name, error)
+    def _cut_back(self, size: int) -> int:
+        """Drop what stands behind `size` bytes: the rest of a record that was not finished. Returns the size."""
+        there = self.path.stat().st_size if self.path.exists() else 0
+        if there > size:
+            logger.warning("carlos: dropping %d bytes of an unfinished record in %s", there - size, self.path.name)
+            os.truncate(self.path, size)
+        return min(there, size)
 
     def _unusable(self, error: OSError) -> IndexingError:
         return IndexingError(
             f"The folder {self.path.parent} cannot be used ({error.strerror or error}).", "Check its permissions and free space."
         )
-
-    def _read(self, content: bytes) -> int:
-        """Take in all whole records; returns where the first damaged one begins."""
-        place = len(self._header)
-        for key, entry in _records(content, place, self._record):
-            self._entries[key] = entry
-            place += self._record.size
-        return place
 
 
 def mean_features(folder: Path, encoder_id: str) -> np.ndarray | None:
@@ -191,7 +219,7 @@ def mean_features(folder: Path, encoder_id: str) -> np.ndarray | None:
             logger.warning("carlos: %s is no journal of this version", path.name)
             continue
         if identity["encoder"] == encoder_id:
-            for _, entry in _records(content, end, _record_of(identity["dimension"])):
+            for _, entry in _records(content, end, _record_of(identity["dimension"]), path.name):
                 total, n = total + entry.features.astype(np.float64), n + 1
     return total / n if n else None
 
@@ -200,14 +228,14 @@ def _record_of(dimension: int) -> struct.Struct:
     return struct.Struct(f"<{_KEY_BYTES}sI{4 * dimension}sI")
 
 
-def _records(content: bytes, place: int, record: struct.Struct) -> Iterator[tuple[bytes, Entry]]:
-    """The whole records from `place` on, up to the first damaged one."""
-    while place + record.size <= len(content):
-        key, evaluations, values, checksum = record.unpack_from(content, place)
-        if zlib.crc32(key + struct.pack("<I", evaluations) + values) != checksum:
-            return
-        yield key, Entry(np.frombuffer(values, dtype="<f4").astype(np.float32), evaluations)
-        place += record.size
+def _records(content: bytes, place: int, record: struct.Struct, name: str) -> Iterator[tuple[bytes, Entry]]:
+    """The whole records from `place` on; damaged ones are left out. name: of the file, for the log."""
+    for start in range(place, len(content) - record.size + 1, record.size):
+        key, evaluations, values, checksum = record.unpack_from(content, start)
+        if zlib.crc32(key + struct.pack("<I", evaluations) + values) == checksum:
+            yield key, Entry(np.frombuffer(values, dtype="<f4").astype(np.float32), evaluations)
+        else:
+            logger.warning("carlos: a picture in %s is damaged and is made again", name)
 
 
 def picture_key(text: str, seed: int) -> bytes:

@@ -122,6 +122,8 @@ class Work:
     def make(self, side: Side, start: int, end: int) -> None:
         """Make what is missing of one side's pictures from `start` to `end`, both multiples of the batch."""
         missing = self._missing[side]
+        if missing[start:end].any():
+            side.journal.begin()
         self._generator.prepare([side.job(self._shots[place]) for place in range(start, end) if missing[place]])
         for place in range(start, end, self._batch):
             part = self._shots[place : min(place + self._batch, end)]

@@ -112,17 +112,36 @@ def test_a_record_cut_off_at_any_byte_costs_only_itself(tmp_path: Path) -> None:
         assert journal.path.read_bytes() == whole
 
 
-def test_a_flipped_byte_never_gives_wrong_features(tmp_path: Path) -> None:
+def test_a_flipped_byte_costs_its_own_picture_and_never_gives_wrong_features(tmp_path: Path) -> None:
     journal = filled(tmp_path)
     whole = journal.path.read_bytes()
     record = 16 + 4 + 4 * DIMENSION + 4
     first = len(whole) - 4 * record
     for place in range(first, len(whole)):
-        journal.path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
-        assert_holds(opened(tmp_path), KEPT[: (place - first) // record])
+        damaged = whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :]
+        journal.path.write_bytes(damaged)
+        lost = (place - first) // record
+        again = opened(tmp_path)
+        assert_holds(again, KEPT[:lost] + KEPT[lost + 1 :])
+        assert journal.path.read_bytes() == damaged
+        again.append(KEPT)
+        assert_holds(opened(tmp_path), KEPT)
+        assert journal.path.read_bytes() == damaged + whole[first + lost * record :][:record]
+
+
+def test_of_a_journal_of_thousands_one_flipped_bit_costs_one_picture(tmp_path: Path) -> None:
+    pictures = [("a prompt", k, np.full(DIMENSION, k, np.float32), 1) for k in range(4480)]
+    opened(tmp_path).append(pictures)
+    path = opened(tmp_path).path
+    content = bytearray(path.read_bytes())
+    content[len(content) // 40] ^= 1
+    path.write_bytes(bytes(content))
+    assert len(opened(tmp_path)) == 4479
+    np.testing.assert_allclose(mean_features(tmp_path, "clip"), np.full(DIMENSION, 4479 / 2), rtol=1e-3)
 
 
 def test_a_journal_that_was_cut_off_while_it_was_created_is_created_anew(tmp_path: Path) -> None:
+    opened(tmp_path).begin()
     header = opened(tmp_path).path.read_bytes()
     for end in range(len(header) + 1):
         opened(tmp_path).path.write_bytes(header[:end])
@@ -132,6 +151,7 @@ def test_a_journal_that_was_cut_off_while_it_was_created_is_created_anew(tmp_pat
 
 def test_a_file_of_another_identity_at_its_place_is_refused(tmp_path: Path) -> None:
     other = Journal(tmp_path, {"generator": "model-2"}, DIMENSION)
+    other.begin()
     place = opened(tmp_path).path
     place.write_bytes(other.path.read_bytes())
     with pytest.raises(IndexingError, match="no journal of this version") as caught:
@@ -160,6 +180,66 @@ def test_a_cleared_journal_is_empty_and_takes_pictures_again(tmp_path: Path) -> 
     journal.append(KEPT[2:])
     assert_holds(journal, KEPT[2:])
     assert_holds(opened(tmp_path), KEPT[2:])
+
+
+def test_who_only_looks_writes_nothing(tmp_path: Path) -> None:
+    assert len(opened(tmp_path / "no such folder")) == 0
+    assert not list(tmp_path.iterdir())
+    path = filled(tmp_path).path
+    with path.open("ab") as file:
+        file.write(b"the first bytes of a picture that is just being kept")
+    before = {entry: entry.read_bytes() for entry in tmp_path.iterdir()}
+    looking = opened(tmp_path)
+    assert_holds(looking, KEPT)
+    assert looking.get("another", 0) is None
+    assert not looking.is_complete
+    assert {entry: entry.read_bytes() for entry in tmp_path.iterdir()} == before
+
+
+def test_a_journal_that_cannot_be_written_is_known_before_there_is_a_picture(tmp_path: Path) -> None:
+    journal = opened(tmp_path / "later a file")
+    (tmp_path / "later a file").write_text("in the way")
+    with pytest.raises(IndexingError, match="cannot be used"):
+        journal.begin()
+
+
+APPENDING = """
+import sys
+from pathlib import Path
+import numpy as np
+from carlos_core.indexing.journal import Journal
+folder, name = Path(sys.argv[1]), sys.argv[2]
+journal = Journal(folder, {"a": 1}, 300)
+sys.stdin.readline()
+for k in range(150):
+    # Every third picture is one that both make.
+    journal.append([("both" if k % 3 == 0 else name, k, np.full(300, k, np.float32), 1)])
+    assert Journal(folder, {"a": 1}, 300).get("both", 0) is not None
+print(len(journal))
+"""
+
+
+def test_two_processes_that_append_at_once_lose_nothing_and_keep_nothing_twice(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", APPENDING, str(tmp_path)]
+    both = [
+        subprocess.Popen([*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for name in ("one", "other")
+    ]
+    for process in both:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    outputs = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert max(map(int, outputs)) == 250
+    journal = Journal(tmp_path, {"a": 1}, 300)
+    for k in range(150):
+        for text in ("both",) if k % 3 == 0 else ("one", "other"):
+            entry = journal.get(text, k)
+            assert entry is not None
+            assert (entry.features == k).all()
+    record = 16 + 4 + 4 * 300 + 4
+    header = len(journal.path.read_bytes()) - 250 * record
+    assert 0 < header < record
 
 
 @pytest.fixture(scope="module")
