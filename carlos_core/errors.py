@@ -53,5 +53,9 @@ class CivitaiError(CarlosError):
     """CivitAI cannot be reached, refuses, or sends something else than what was asked for."""
 
 
+class CivitaiOddAnswer(CivitaiError):
+    """CivitAI answered, with something else than is documented. It says nothing about other answers."""
+
+
 class CivitaiNotFound(CivitaiError):
     """CivitAI does not have what was asked for, or not any more."""

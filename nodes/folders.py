@@ -5,6 +5,7 @@ Names from a workflow are looked up in the lists that the folders give; a name t
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -95,8 +96,11 @@ def lora_names() -> list[str]:
 
 
 def lora_path(name: str) -> Path:
-    """Path of a listed LoRA. Raises LoraError for any other name."""
-    return _listed_path("loras", name, lora_names(), "LoRA", LoraError)
+    """Path of a listed LoRA, whether it can be read or not. Raises LoraError for any other name."""
+    path = _place_of(name) if name in lora_names() else None
+    if path is None:
+        raise _unlisted("LoRA", name, LoraError)
+    return path
 
 
 def lora_survey() -> tuple[FileState, ...]:
@@ -108,7 +112,7 @@ def lora_survey() -> tuple[FileState, ...]:
     # A name stays with its path while the file is there; finding paths takes longer than looking at them.
     files = last.files if last is not None and last.names == names else _paths_of(names)
     states = survey(files)
-    if any(state.size < 0 for state in states):
+    if {state.name for state in states if state.size < 0} - (last.missing if last is not None else set()):
         files = _paths_of(names)
         states = survey(files)
     end = time.monotonic()
@@ -187,9 +191,16 @@ def _sub_folders(name: str) -> list[Path]:
 
 
 def _paths_of(names: list[str]) -> list[tuple[str, Path]]:
-    """(name, path) of listed LoRAs; those that are listed but not there are left out, as ComfyUI could not load them."""
-    paths = ((name, folder_paths.get_full_path("loras", name)) for name in names)
-    return [(name, Path(path)) for name, path in paths if path is not None]
+    """(name, path) of listed LoRAs; those that are gone since they were listed are left out."""
+    paths = ((name, _place_of(name)) for name in names)
+    return [(name, path) for name, path in paths if path is not None]
+
+
+def _place_of(name: str) -> Path | None:
+    """Where a listed LoRA is; None if there is nothing. ComfyUI also lists links that lead nowhere, without a path."""
+    path = folder_paths.get_full_path("loras", name)
+    places = [path] if path is not None else [os.path.join(root, name) for root in folder_paths.get_folder_paths("loras")]
+    return next((Path(place) for place in places if os.path.lexists(place)), None)
 
 
 @dataclass(frozen=True)
@@ -198,6 +209,10 @@ class _Survey:
     files: list[tuple[str, Path]]
     states: tuple[FileState, ...]
     good_until: float
+
+    @property
+    def missing(self) -> set[str]:
+        return {state.name for state in self.states if state.size < 0}
 
 
 @dataclass

@@ -9,6 +9,7 @@ import comfy.utils
 from comfy_api.latest import io
 
 from ..carlos_core.errors import GenerationError
+from ..carlos_core.foreign import printable
 from ..carlos_core.prompts import default_index_prompts
 from . import encoding, folders, prompt_server
 from .report import number, table
@@ -222,7 +223,7 @@ class NodeProgress:
         """Show a line of text on the node, where somebody looks at it."""
         server = prompt_server.running()
         if server is not None and self._node_id and hasattr(server, "send_progress_text"):
-            server.send_progress_text(f"{self._title()}{text}", self._node_id)
+            server.send_progress_text(printable(f"{self._title()}{text}"), self._node_id)
 
     def count(self, done: int, total: int) -> None:
         """Move the bar without a picture."""

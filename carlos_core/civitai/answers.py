@@ -1,17 +1,17 @@
 """From CivitAI's JSON to our types. Fields as documented at developer.civitai.com/site/reference.
 
-A field that is missing or null is None; one of another type is an error, so that a change of the API is seen where it happens.
+A field that is missing or null is None; one of another type, or a number that no database can hold, is an error, so that a
+change of the API is seen where it happens.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
-from ..errors import CivitaiError
-from ..loras.sidecar import words_of
+from ..errors import CivitaiOddAnswer
+from ..foreign import ForeignFacts, fits_into, whole_text, words_of
 from .types import Model, Version, VersionFile
 
 _T = TypeVar("_T")
@@ -44,7 +44,7 @@ def version_of(content: Any) -> Version:
         model_mode=_field(model, "mode", str),
         base_model=_field(content, "baseModel", str) or None,
         trigger_words=None if trained_words is None else words_of(trained_words),
-        nsfw_level=_whole(content, "nsfwLevel"),
+        nsfw_level=_whole(content, "nsfwLevel", bits=32),
         download_count=_whole(_field(content, "stats", dict) or {}, "downloadCount"),
         preview_url=_preview_url(content),
         published_at=_field(content, "publishedAt", str) or _field(content, "createdAt", str),
@@ -53,6 +53,13 @@ def version_of(content: Any) -> Version:
         files=tuple(_file_of(entry, version_id, until) for entry in _field(content, "files", list) or ()),
         raw=content,
     )
+
+
+def hashes_in(content: Any) -> set[str]:
+    """sha256 of the files in an answer that cannot be read otherwise, as far as they can be found."""
+    files = ForeignFacts(content).parts("files")
+    hashes = ((file.part("hashes").text("SHA256") or "").lower() for file in files)
+    return {sha256 for sha256 in hashes if is_sha256(sha256)}
 
 
 def is_sha256(text: str) -> bool:
@@ -107,16 +114,22 @@ def _field(content: Mapping[str, Any], key: str, kind: type[_T]) -> _T | None:
     value = content.get(key)
     if value is None:
         return None
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int) and not isinstance(value, bool) and fits_into(value, 64):
         value = float(value)
-    if not isinstance(value, kind) or (isinstance(value, float) and not math.isfinite(value)):
+    if not isinstance(value, kind) or (isinstance(value, float) and not abs(value) < 2**63):
         raise _wrong_shape(f"{key} is {type(value).__name__}")
-    return value
+    return whole_text(value) if isinstance(value, str) else value  # type: ignore[return-value]
 
 
-def _whole(content: Mapping[str, Any], key: str) -> int | None:
-    number = _field(content, key, float)
-    return None if number is None else int(number)
+def _whole(content: Mapping[str, Any], key: str, bits: int = 64) -> int | None:
+    """A whole number that a column of so many bits can hold."""
+    value = content.get(key)
+    number = value if isinstance(value, int) and not isinstance(value, bool) else _field(content, key, float)
+    if number is None:
+        return None
+    if not fits_into(int(number), bits):
+        raise _wrong_shape(f"{key} is too large")
+    return int(number)
 
 
 def _id(content: Mapping[str, Any], key: str) -> int:
@@ -126,7 +139,7 @@ def _id(content: Mapping[str, Any], key: str) -> int:
     return number
 
 
-def _wrong_shape(what: str) -> CivitaiError:
-    return CivitaiError(
+def _wrong_shape(what: str) -> CivitaiOddAnswer:
+    return CivitaiOddAnswer(
         f"CivitAI's answer has another shape than documented: {what}.", "Try again later; if it stays, update CARLoS."
     )

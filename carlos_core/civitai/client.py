@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import requests
 
-from ..errors import CivitaiError, CivitaiNotFound
+from ..errors import CivitaiError, CivitaiNotFound, CivitaiOddAnswer
 from .addresses import DEFAULT_BASES, bases_from_environment
-from .answers import is_sha256, model_of, version_of
+from .answers import hashes_in, is_sha256, model_of, version_of
 from .download import Download, OnProgress
 from .keys import ApiKey, find_key
 from .refusals import refusal
 from .transport import LoginWanted, OnWait, Patience, Transport
 from .types import Model, Version, VersionFile
+
+logger = logging.getLogger(__name__)
 
 MAX_HASHES = 100
 """Hashes in one request, by the API's documentation."""
@@ -58,13 +61,24 @@ class CivitaiClient:
             return None
 
     def versions_by_hashes(self, hashes: Iterable[str]) -> dict[str, Version]:
-        """sha256 (lower case) -> version that has such a file, for those that are known; 100 a request."""
+        """sha256 (lower case) -> version that has such a file, for those that are known; 100 a request.
+
+        Raises CivitaiOddAnswer if one of them cannot be read; `answers_by_hashes` gives the others all the same.
+        """
+        found = self.answers_by_hashes(hashes)
+        for answer in found.values():
+            if isinstance(answer, CivitaiOddAnswer):
+                raise answer
+        return {sha256: answer for sha256, answer in found.items() if isinstance(answer, Version)}
+
+    def answers_by_hashes(self, hashes: Iterable[str]) -> dict[str, Version | CivitaiOddAnswer]:
+        """`versions_by_hashes` with what is wrong about an answer in the place of one that cannot be read."""
         missing = list(dict.fromkeys(_checked_hash(sha256).lower() for sha256 in hashes))
-        found: dict[str, Version] = {}
+        found: dict[str, Version | CivitaiOddAnswer] = {}
         for base in self._transport.addresses.bases:
             for start in range(0, len(missing), MAX_HASHES):
                 found.update(self._by_hashes(base, missing[start : start + MAX_HASHES]))
-            missing = [sha256 for sha256 in missing if sha256 not in found]
+            missing = [sha256 for sha256 in missing if not isinstance(found.get(sha256), Version)]
         return found
 
     def download(self, file: VersionFile, target_folder: Path, on_progress: OnProgress | None = None) -> Path:
@@ -74,16 +88,27 @@ class CivitaiClient:
         """
         return Download(self._transport, file, target_folder, on_progress).run()
 
-    def _by_hashes(self, base: str, hashes: list[str]) -> dict[str, Version]:
+    def _by_hashes(self, base: str, hashes: list[str]) -> dict[str, Version | CivitaiOddAnswer]:
         content = self._ask(
             "POST", f"{base}/api/v1/model-versions/by-hash", "these hashes", [sha256.upper() for sha256 in hashes]
         )
         if not isinstance(content, list):
-            raise CivitaiError("CivitAI's answer to a list of hashes is no list.", "Try again later; if it stays, update CARLoS.")
-        # A version without any public file comes as null.
-        versions = [version_of(entry) for entry in content if entry is not None]
+            raise CivitaiOddAnswer(
+                "CivitAI's answer to a list of hashes is no list.", "Try again later; if it stays, update CARLoS."
+            )
         wanted = set(hashes)
-        return {file.sha256: version for version in versions for file in version.files if file.sha256 and file.sha256 in wanted}
+        found: dict[str, Version | CivitaiOddAnswer] = {}
+        odd: dict[str, CivitaiOddAnswer] = {}
+        # A version without any public file comes as null.
+        for entry in filter(None, content):
+            try:
+                version = version_of(entry)
+            except CivitaiOddAnswer as error:
+                logger.warning("carlos: one of CivitAI's answers to a list of hashes cannot be read: %s", error)
+                odd.update(dict.fromkeys(hashes_in(entry) & wanted or wanted, error))
+            else:
+                found.update({file.sha256: version for file in version.files if file.sha256 in wanted})
+        return {**odd, **found}
 
     def _get(self, page: str, subject: str) -> Any:
         for base in self._transport.addresses.bases:
@@ -103,7 +128,7 @@ class CivitaiClient:
         try:
             return json.loads(self._transport.text_of(response))
         except (ValueError, RecursionError):
-            raise CivitaiError(
+            raise CivitaiOddAnswer(
                 f"CivitAI's answer about {subject} is no JSON.",
                 "Try again later, and check that no login page of a network is in between.",
             ) from None

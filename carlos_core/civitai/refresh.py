@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..database import BUNDLED_PATH, MetricsDatabase, change_database, load_database
-from ..errors import CivitaiError, CivitaiNotFound, DatabaseError
+from ..errors import CivitaiError, CivitaiNotFound, CivitaiOddAnswer, DatabaseError
 from ..loras.family import family_of_name
 from .answers import is_sha256
 from .client import MAX_HASHES, CivitaiClient
@@ -87,7 +87,9 @@ def refresh_metadata(
                 results[row.lora_id], n_failures = RefreshedRow(row.lora_id, row.name, NOT_FOUND, reason=str(answer)), 0
             else:
                 results[row.lora_id] = RefreshedRow(row.lora_id, row.name, FAILED, reason=str(answer))
-                failure, n_failures = answer, n_failures + 1
+                # An answer that cannot be read says nothing about the next one, and one failure may be that of many rows.
+                is_new = answer is not failure and not isinstance(answer, CivitaiOddAnswer)
+                failure, n_failures = answer, n_failures + is_new
                 logger.warning("carlos: %s could not be looked up: %s", row.name, answer)
             if len(pending) >= _BATCH:
                 save()
@@ -122,19 +124,21 @@ def _answers(client: CivitaiClient, rows: list[_Row]) -> Iterator[tuple[_Row, Ve
     hashed = [row for row in rows if row.sha256]
     for start in range(0, len(hashed), MAX_HASHES):
         chunk = hashed[start : start + MAX_HASHES]
-        found: Mapping[str, Version] = {}
+        found: Mapping[str, Version | CivitaiError] = {}
         reason: CivitaiError = CivitaiNotFound("CivitAI knows no file with this hash.", "It may be yours alone, or taken down.")
         try:
-            found = client.versions_by_hashes([row.sha256 for row in chunk if row.sha256])
+            found = client.answers_by_hashes([row.sha256 for row in chunk if row.sha256])
         except CivitaiError as error:
             reason = error
         for row in chunk:
-            version = found.get((row.sha256 or "").lower())
+            answer = found.get((row.sha256 or "").lower(), reason)
             # One file may be in several versions; the row says which one is meant.
-            if version is not None and row.version_id in (None, version.version_id):
-                yield row, version
+            if isinstance(answer, Version) and row.version_id in (None, answer.version_id):
+                yield row, answer
+            elif row.version_id is not None:
+                yield row, _by_id(client, row.version_id)
             else:
-                yield row, reason if row.version_id is None else _by_id(client, row.version_id)
+                yield row, reason if isinstance(answer, Version) else answer
     for row in rows:
         if not row.sha256 and row.version_id is not None:
             yield row, _by_id(client, row.version_id)

@@ -193,6 +193,16 @@ def table_of(record: LoraRecord, schema: pa.Schema, old: Mapping[str, Any]) -> p
     return pa.table(columns, schema=schema)
 
 
+def check_storable(record: LoraRecord) -> None:
+    """Raises DatabaseError for a row whose facts have no place in a file: text that is no Unicode, numbers that are too large."""
+    try:
+        table_of(record, empty_table(len(record.direction)).schema, {})
+    except (ValueError, OverflowError) as error:  # Arrow's own errors about values are ValueErrors
+        raise DatabaseError(
+            f"The facts of this LoRA cannot be saved ({error}).", "Correct what stands beside its file."
+        ) from error
+
+
 def curve_columns(curve: Sequence[CurvePoint]) -> dict[str, list[float | None] | None]:
     """A strength curve as the values of its columns; null for none."""
     return {

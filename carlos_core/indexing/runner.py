@@ -6,12 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from ..database import check_storable
 from ..embedding.encoder import Encoder
-from ..errors import IndexingError
+from ..errors import DatabaseError, IndexingError, LoraError
+from ..foreign import printable, whole_text
 from ..generation.base import Generator, LoraFit, LoraUse
 from ..loras.file import LoraFile
 from ..metrics import DiffAccumulator, LoraMetrics
@@ -62,10 +65,12 @@ def measure_lora(
     measurement is made again; one that was broken off still goes on. rule: ends the measurement when the direction of the full
     protocol, of `n_full` pictures, is known; without one all of `shots` are taken. expected: how many of `shots` it is likely to
     take, for the estimate of the time until the rule has looked; 0 for all.
-    Raises LoraError if the LoRA does not fit, GenerationError for a broken picture, IndexingError if nothing can be kept.
+    Raises LoraError if the LoRA does not fit or its row could not be saved, GenerationError for a broken picture, IndexingError
+    if nothing can be kept.
     """
     if not shots:
         raise IndexingError("There is nothing to measure on.", "Choose a prompt set with at least one prompt.")
+    _check_storable(lora, encoder.dimension)
     fit = generator.check_lora(LoraUse(lora.path, protocol.lora_weight))
     base, with_lora = _sides(lora, generator, encoder.encoder_id, encoder.dimension, protocol, working_directory)
     if afresh and with_lora.journal.is_complete:
@@ -173,16 +178,7 @@ def _record(
         direction=metrics.direction.astype(np.float32),
         strength=metrics.strength,
         consistency=metrics.consistency,
-        version_id=lora.sidecar.version_id,
-        model_id=lora.sidecar.model_id,
-        model_name=lora.sidecar.model_name,
-        file_name=lora.name,
-        sha256=lora.sha256,
-        base_model=lora.base_model,
-        trigger_words=lora.trigger_words,
-        nsfw_level=lora.sidecar.nsfw_level,
-        download_count=lora.sidecar.download_count,
-        preview_url=lora.sidecar.preview_url,
+        **_facts(lora),
         n_images=metrics.n_images,
         n_prompts=metrics.n_prompts,
         alignment=metrics.alignment if decision is None else decision.alignment,
@@ -194,6 +190,35 @@ def _record(
         indexed_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         notes=tuple(_notes(metrics, fit, decision)),
     )
+
+
+def _facts(lora: LoraFile) -> dict[str, Any]:
+    """What a row says of its LoRA besides what was measured."""
+    return {
+        "version_id": lora.sidecar.version_id,
+        "model_id": lora.sidecar.model_id,
+        "model_name": lora.sidecar.model_name,
+        "file_name": lora.name,
+        "sha256": lora.sha256,
+        "base_model": lora.base_model,
+        "trigger_words": lora.trigger_words,
+        "nsfw_level": lora.sidecar.nsfw_level,
+        "download_count": lora.sidecar.download_count,
+        "preview_url": lora.sidecar.preview_url,
+    }
+
+
+def _check_storable(lora: LoraFile, dimension: int) -> None:
+    """Raises LoraError, before any picture is made, for a LoRA whose row could not be saved afterwards."""
+    if whole_text(lora.name) != lora.name:
+        raise LoraError(f"The file name {printable(lora.name)} is no valid text (UTF-8).", "Rename the file.")
+    row = LoraRecord(
+        lora_id=lora.lora_id, direction=np.zeros(dimension, np.float32), strength=0.0, consistency=None, **_facts(lora)
+    )
+    try:
+        check_storable(row)
+    except DatabaseError as error:
+        raise LoraError(f"{lora.name}: {error.what}", error.hint) from error
 
 
 def _topic_effect(name: str, metrics: LoraMetrics) -> TopicEffect:

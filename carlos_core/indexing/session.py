@@ -14,6 +14,7 @@ from torch import Tensor
 from ..database import MetricsDatabase, change_database, load_database, upsert_into_file
 from ..embedding.encoder import Encoder
 from ..errors import CarlosError, DatabaseError
+from ..foreign import printable
 from ..generation.base import Generator
 from ..loras.file import LoraFile, read_lora_file
 from ..loras.sidecar import Sidecar
@@ -144,8 +145,9 @@ class Session:
                 yield self.index(self.read(path, name), on_progress(name))
             # Readers and models raise all kinds of errors over a bad file; a cancel is none of these.
             except (CarlosError, OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
-                logger.warning("carlos: %s could not be indexed: %s", name, error)
-                yield Failure(name.replace("\\", "/"), str(error) or type(error).__name__)
+                shown = printable(name.replace("\\", "/"))
+                logger.warning("carlos: %s could not be indexed: %s", shown, error)
+                yield Failure(shown, str(error) or type(error).__name__)
 
     def wants_sweep(self, row: Mapping[str, Any]) -> bool:
         """Whether a row lacks a strength curve that this session can add. There is none for a LoRA without measurable effect."""

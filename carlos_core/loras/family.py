@@ -66,9 +66,13 @@ def _family_of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     if "lora_te2_" in names or "text_encoder_2" in names:
         return "SDXL"
     widths = {
-        shape[1]
-        for name, shape in shapes.items()
-        if "attn2" in name and re.search(r"to_[kv][._].*(down|lora_A|hada_w1_b)", name) and len(shape) >= 2
+        shape[1] for name, shape in shapes.items() if len(shape) >= 2 and "attn2" in name and _is_factor_of_keys_or_values(name)
     }
     # The cross-attention's input is the width of the text encoder's features.
     return next((family for family, width in (("SD 1.5", 768), ("SD 2", 1024), ("SDXL", 2048)) if width in widths), None)
+
+
+def _is_factor_of_keys_or_values(name: str) -> bool:
+    """Whether a tensor is the factor of a projection to keys or values that their input goes into."""
+    found = re.search(r"to_[kv][._]", name)
+    return found is not None and any(name.find(factor, found.end()) >= 0 for factor in ("down", "lora_A", "hada_w1_b"))

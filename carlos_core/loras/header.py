@@ -6,8 +6,10 @@ import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import LoraError
+from ..foreign import whole_text
 
 _MAX_HEADER = 100_000_000
 """The format's own limit, in bytes."""
@@ -31,9 +33,9 @@ def read_header(path: Path) -> Header:
             if not 2 <= length <= min(_MAX_HEADER, size - 8):
                 raise ValueError("no header")
             entries = json.loads(file.read(length))
-            metadata = {str(key): str(value) for key, value in (entries.pop("__metadata__", None) or {}).items()}
-            shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
-            end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+            metadata = {key: whole_text(str(value)) for key, value in (entries.pop("__metadata__", None) or {}).items()}
+            shapes = {name: _sizes(entry["shape"]) for name, entry in entries.items()}
+            end = max((_sizes(entry["data_offsets"])[1] for entry in entries.values()), default=0)
     except OSError as error:
         raise LoraError(
             f"The LoRA {path.name} cannot be read: {error.strerror}.", "Check that the file is still there."
@@ -43,3 +45,10 @@ def read_header(path: Path) -> Header:
     if 8 + length + end > size:
         raise LoraError(f"{path.name} is cut off: {size} bytes of {8 + length + end}.", "Download it again.")
     return Header(metadata, shapes)
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    """A list of whole numbers from 0 to what a file can hold. Raises ValueError for anything else."""
+    if not isinstance(value, list) or not all(type(number) is int and 0 <= number < 2**63 for number in value):
+        raise ValueError("no sizes")
+    return tuple(value)

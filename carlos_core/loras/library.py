@@ -24,6 +24,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..errors import LoraError
+from ..foreign import printable
 from ..hashing import sha256_of
 from ..types import LoraIdentity
 from .file import NO_FACTS, FileFacts, LoraFile, read_facts
@@ -45,7 +46,8 @@ class LibraryEntry:
     """A file of ComfyUI's list. name: as listed, in the system's own spelling. size: bytes. mtime_ns: of the last change.
 
     sha256: of the whole file, None if it is not known yet. base_model: the family if it is known, else the sidecar's word.
-    problem: why the file is no LoRA that can be read, empty if it is one.
+    problem: what is wrong with the file or with the facts beside it, empty if nothing is. is_usable: whether it is a LoRA that
+    can be read all the same.
     """
 
     name: str
@@ -57,6 +59,7 @@ class LibraryEntry:
     trigger_words: tuple[str, ...] = ()
     sidecar: Sidecar = Sidecar()
     problem: str = ""
+    is_usable: bool = True
 
     @property
     def version_id(self) -> int | None:
@@ -71,9 +74,11 @@ class LibraryEntry:
         return self.sidecar.model_name
 
     def as_lora_file(self) -> LoraFile:
-        """The same as `read_lora_file` gives. Raises LoraError for a file with a problem or one that was not hashed."""
-        if self.problem or self.sha256 is None:
-            raise LoraError(self.problem or f"{self.path.name} was not hashed.", "" if self.problem else "Scan with hash_files.")
+        """The same as `read_lora_file` gives. Raises LoraError for a file that cannot be read or was not hashed."""
+        if not self.is_usable:
+            raise LoraError(self.problem)
+        if self.sha256 is None:
+            raise LoraError(f"{self.path.name} was not hashed.", "Scan with hash_files.")
         name = self.name.replace("\\", "/")
         return LoraFile(self.path, name, self.sha256, self.base_model, self.trigger_words, self.sidecar)
 
@@ -89,7 +94,7 @@ class LoraLibrary:
         return self._by_name.get(name)
 
     def resolve(self, rows: Iterable[LoraIdentity]) -> dict[str, Resolved]:
-        """lora_id -> its file; see `resolving.resolve`. Files with a problem are not at hand."""
+        """lora_id -> its file; see `resolving.resolve`. Files that cannot be read are not at hand."""
         return resolve(rows, self._files)
 
     @cached_property
@@ -98,7 +103,7 @@ class LoraLibrary:
 
     @cached_property
     def _files(self) -> Files:
-        usable = (entry for entry in self.entries if not entry.problem)
+        usable = (entry for entry in self.entries if entry.is_usable)
         return Files((entry.name, entry.sha256, entry.version_id, entry.model_id) for entry in usable)
 
 
@@ -140,7 +145,8 @@ def scan(
     index_file: where it is kept what earlier scans found; made if it is not there. Files that are in the index but not given
     (a drive that is offline) stay in the index. hash_files: read every file whole that was not hashed yet; False: only those
     with a reason, see above. on_progress is called after each file that was opened.
-    A file that cannot be read is an entry with a `problem`; an index that cannot be used is a warning in the log.
+    A file that cannot be read is an entry with a `problem` that is not `is_usable`; an index that cannot be used is a warning in
+    the log.
     """
     return scan_surveyed(survey(files), index_file, on_progress, hash_files=hash_files)
 
@@ -185,9 +191,9 @@ def _read_all(
 
     def read(state: FileState, now: KnownFile | None, to_hash: bool) -> LibraryEntry:
         entry = _read(state, now, to_hash)
-        # A file with a problem is looked at again the next time.
-        if not entry.problem:
-            facts = FileFacts(entry.base_model, entry.trigger_words, entry.sidecar)
+        # A file that cannot be read is looked at again the next time.
+        if entry.is_usable:
+            facts = FileFacts(entry.base_model, entry.trigger_words, entry.sidecar, entry.problem)
             unsaved.append(KnownFile(state.path, state.size, state.mtime_ns, state.sidecars, entry.sha256, facts))
         return entry
 
@@ -216,15 +222,26 @@ def _read(state: FileState, now: KnownFile | None, to_hash: bool) -> LibraryEntr
     """now: what is known of the file's present content."""
     path = Path(state.path)
     if state.size < 0:
-        return _entry(state, None, NO_FACTS, f"The LoRA {path.name} is not there. Check that it was not moved or deleted.")
+        return _entry(state, None, NO_FACTS, f"The LoRA {printable(path.name)} {_why_no_file(path)}")
     try:
         facts = now.facts if now is not None and now.sidecars == state.sidecars else read_facts(path)
         sha256 = sha256_of(path) if to_hash else now.sha256 if now is not None else None
     except LoraError as error:
         return _entry(state, None, NO_FACTS, str(error))
     except OSError as error:
-        return _entry(state, None, NO_FACTS, f"The LoRA {path.name} cannot be read: {error.strerror or error}.")
+        return _entry(state, None, NO_FACTS, f"The LoRA {printable(path.name)} cannot be read: {error.strerror or error}.")
     return _entry(state, sha256, facts)
+
+
+def _why_no_file(path: Path) -> str:
+    """What is at the place of a LoRA in place of a file, and what to do: the rest of a sentence."""
+    if path.is_dir():
+        return "is a folder. Rename it, so that it is not taken for a LoRA."
+    if path.is_symlink() and not path.exists():
+        return "is a link to a file that is not there. Connect its drive, or delete the link."
+    if os.path.lexists(path):
+        return "is no ordinary file. Put the LoRA itself in its place."
+    return "is not there. Check that it was not moved or deleted."
 
 
 def _entry(state: FileState, sha256: str | None, facts: FileFacts, problem: str = "") -> LibraryEntry:
@@ -237,7 +254,8 @@ def _entry(state: FileState, sha256: str | None, facts: FileFacts, problem: str 
         facts.base_model,
         facts.trigger_words,
         facts.sidecar,
-        problem,
+        problem or facts.problem,
+        not problem,
     )
 
 

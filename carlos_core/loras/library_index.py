@@ -166,6 +166,7 @@ def _file_of(row: tuple[object, ...]) -> KnownFile | None:
                 facts["base_model"],
                 tuple(facts["trigger_words"]),
                 Sidecar(**{**sidecar, "trigger_words": tuple(sidecar["trigger_words"])}),
+                facts.get("problem", ""),
             ),
         )
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -237,3 +237,58 @@ def test_a_file_that_is_no_database_is_a_clear_error(civitai: CivitaiServer, pat
     with pytest.raises(DatabaseError):
         refresh_metadata(path, client_of(civitai))
     assert civitai.requests == []
+
+
+ODD: tuple[dict[str, Any], ...] = (
+    {"id": 2**63},
+    {"modelId": 10**400},
+    {"nsfwLevel": 2**31},
+    {"stats": {"downloadCount": 1e300}},
+    {"stats": [1]},
+    {"trainedWords": {"a": 1}},
+    {"files": ["not a file"]},
+    {"images": [[]]},
+    {"model": "Snow"},
+    {"baseModel": 15},
+)
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: next(iter(odd)))
+def test_an_odd_answer_among_many_spoils_itself_alone(civitai: CivitaiServer, path: Path, odd: dict[str, Any]) -> None:
+    for k in range(1, 7):
+        civitai.add(k, f"LoRA {k}".encode(), nsfwLevel=3)
+    civitai.versions[3].update(odd)
+    save(path, *({"version_id": k} for k in range(1, 7)))
+    found = refresh_metadata(path, client_of(civitai))
+    assert statuses(found) == {name: FAILED if name == "c" else REFRESHED for name in "abcdef"}
+    assert load_database(path).column("nsfw_level") == [3, 3, None, 3, 3, 3]
+    (reason,) = [row.reason for row in found if row.reason]
+    assert "another shape than documented" in reason
+
+
+def test_an_odd_answer_in_a_list_of_them_spoils_itself_alone(civitai: CivitaiServer, path: Path) -> None:
+    contents = [f"LoRA {k}".encode() for k in range(6)]
+    for k, content in enumerate(contents, start=1):
+        civitai.add(k, content, nsfwLevel=2**31 if k == 3 else 3)
+    save(path, *({"sha256": hashlib.sha256(content).hexdigest()} for content in contents))
+    found = refresh_metadata(path, client_of(civitai))
+    assert statuses(found) == {name: FAILED if name == "c" else REFRESHED for name in "abcdef"}
+    assert load_database(path).column("nsfw_level") == [3, 3, None, 3, 3, 3]
+
+
+def test_answers_that_cannot_be_read_do_not_end_the_run_before_the_good_ones(civitai: CivitaiServer, path: Path) -> None:
+    for k in range(1, 9):
+        civitai.add(k, b"LoRA", nsfwLevel=3)
+    for k in range(1, 6):
+        civitai.versions[k]["files"] = "none"
+    save(path, *({"version_id": k} for k in range(1, 9)))
+    assert list(statuses(refresh_metadata(path, client_of(civitai))).values()) == [FAILED] * 5 + [REFRESHED] * 3
+
+
+def test_half_an_emoji_from_civitai_is_left_out(civitai: CivitaiServer, path: Path) -> None:
+    civitai.add(5, b"LoRA", trainedWords=["snw \ud83d", "\ude00"], baseModel="Some\udcff model", nsfwLevel=3)
+    save(path, {"version_id": 5})
+    assert statuses(refresh_metadata(path, client_of(civitai))) == {"a": REFRESHED}
+    row = load_database(path).row("a")
+    assert row is not None
+    assert (row["trigger_words"], row["base_model"]) == (["snw"], "Some model")
