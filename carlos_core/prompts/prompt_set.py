@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import zip_longest
@@ -74,8 +75,7 @@ def load_prompt_set(path: str | Path) -> PromptSet:
         raise PromptSetError(f"The prompt set {path.name} has the wrong form ({error!r}).", _SHAPE) from error
     if not prompts:
         raise PromptSetError(f"The prompt set {path.name} holds no prompts.", _SHAPE)
-    texts = [prompt.text for prompt in prompts]
-    repeated = {text for text in texts if texts.count(text) > 1}
+    repeated = [text for text, count in Counter(prompt.text for prompt in prompts).items() if count > 1]
     if repeated:
         raise PromptSetError(
             f"The prompt set {path.name} holds {min(repeated)!r} more than once.", "Each prompt counts once: remove the copies."

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
 import mini
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from carlos_core.choosing import Search, Selection, choose, parts_of
 from carlos_core.database import MetricsDatabase
@@ -276,3 +279,18 @@ def test_a_search_that_looked_for_no_effect_cannot_be_weighed() -> None:
     by_name = searcher(library())
     with pytest.raises(RetrievalError, match="has no signature"):
         chosen("snow", lambda text: replace(by_name(text), signature=None))
+
+
+OLD_SEPARATORS = re.compile(r"\s*[,;+&\n]\s*|\s+(?:and|with|plus)\s+", re.IGNORECASE)
+
+
+@given(st.lists(st.sampled_from(["snow", "AND", "and", "with", "plus", "sand", ",", ";", "+", "&", "\n", " ", "  ", "\t", ""])))
+def test_a_query_has_the_parts_that_its_words_say_however_they_are_spaced(pieces: list[str]) -> None:
+    query = " ".join(pieces[::2]) + "".join(pieces[1::2])
+    parts = [" ".join(part.split()) for part in OLD_SEPARATORS.split(query.strip())]
+    assert list(parts_of(query)) == [part for part in parts if part]
+
+
+def test_a_query_of_a_million_blanks_is_taken_apart_in_no_time() -> None:
+    # A pattern that looks for a separator behind each of them would take days.
+    assert parts_of("snow" + " " * 500_000 + "rain\t" + "\t" * 500_000 + "and hail") == ("snow rain", "hail")

@@ -145,3 +145,13 @@ def test_a_file_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
         load_prompt_set(tmp_path / "mine.json")
     with pytest.raises(PromptSetError, match="Cannot read"):
         load_prompt_set(tmp_path)
+
+
+def test_a_set_of_a_hundred_thousand_prompts_is_read_and_its_copies_are_found(tmp_path: Path) -> None:
+    # Counting each prompt among all the others would take an hour.
+    texts = [f"prompt {k}" for k in range(100_000)]
+    (tmp_path / "many.json").write_text(json.dumps(texts))
+    assert len(load_prompt_set(tmp_path / "many.json")) == 100_000
+    (tmp_path / "many.json").write_text(json.dumps([*texts, " prompt 7 "]))
+    with pytest.raises(PromptSetError, match="holds 'prompt 7' more than once"):
+        load_prompt_set(tmp_path / "many.json")
