@@ -94,6 +94,40 @@ def test_a_library_run_goes_on_past_nan_pictures_and_a_lora_that_is_gone(host: H
     assert np.isfinite(database.ranking_arrays.directions.numpy()).all()
 
 
+def test_everything_odd_in_a_folder_is_named_and_the_rest_is_measured_and_found(host: Host, base: Path) -> None:
+    folder = base / "models" / "loras" / "odd"
+    folder.mkdir()
+    good = MINIWORLD / "loras" / "pixel_art.safetensors"
+    try:
+        (folder / "a-link.safetensors").symlink_to(base / "a drive that is off" / "x.safetensors")
+        metadata = {"ss_tag_frequency": '{"1_a": {"snw": 1e999}}'}
+        save_file(load_file(MINIWORLD / "loras" / "sepia_toned.safetensors"), folder / "b-endless.safetensors", metadata)
+        wide = {
+            name: np.concatenate([value] * 2, axis=1) if ".lora_down." in name else value
+            for name, value in load_file(good).items()
+        }
+        save_file(wide, folder / "c-wide.safetensors")
+        shutil.copy(good, folder / "d-id.safetensors")
+        (folder / "d-id.civitai.info").write_text(json.dumps({"id": 2**63, "nsfwLevel": 2**31, "model": {"name": "half \ud83d"}}))
+        shutil.copy(MINIWORLD / "loras" / "dark_vignette.safetensors", folder / "e-\udcff.safetensors")
+        workflow = workflows.index_library("odd/*", "odd-files", **FEW_STEPS, preset="custom", max_prompts=4)
+        facts = facts_of(host.run(workflow), "index")
+        found = facts_of(host.run(workflows.retrieve("pixel art", "odd-files", min_consistency=-1.0)), "report")["matches"]
+    finally:
+        shutil.rmtree(folder)
+    assert [Path(indexed["file"]).name for indexed in facts["indexed"]] == ["b-endless.safetensors", "d-id.safetensors"]
+    reasons = {Path(failure["file"]).name: failure["reason"] for failure in facts["failed"]}
+    assert set(reasons) == {"a-link.safetensors", "c-wide.safetensors", "e-\\udcff.safetensors"}
+    assert "is a link to a file that is not there" in reasons["a-link.safetensors"]
+    assert "LoRA does not fit: 0 of" in reasons["c-wide.safetensors"]
+    assert "other shapes" in reasons["c-wide.safetensors"]
+    assert "is no valid text (UTF-8). Rename the file." in reasons["e-\\udcff.safetensors"]
+    assert {match["file"] for match in found} == {"odd/b-endless.safetensors", "odd/d-id.safetensors"}
+    log = host.log.read_text(errors="replace")
+    assert "b-endless.safetensors: the counts of tags in its metadata cannot be read" in log
+    assert "d-id.safetensors: in the sidecar d-id.civitai.info id is a number that makes no sense" in log
+
+
 def _is_progress(message: str | bytes) -> bool:
     event = {} if isinstance(message, bytes) else json.loads(message)
     return event.get("type") == "progress" and event["data"]["node"] == "index" and event["data"]["value"] > 0
