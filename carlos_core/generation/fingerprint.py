@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 _SAMPLES = 64
 _DEPTH = 6
+_COMPUTED = (torch.float16, torch.bfloat16, torch.float32)
 
 
 class Fingerprint:
@@ -29,11 +31,12 @@ class Fingerprint:
         self._hash.update(f"{name}\0".encode())
         self._hash.update(_described(value, _DEPTH))
 
-    def add_tensors(self, named: Iterable[tuple[str, Tensor]]) -> None:
-        """Add tensors by name, shape, type and a few of their values."""
+    def add_tensors(self, named: Iterable[tuple[str, Tensor]], types: Mapping[str, torch.dtype] = MappingProxyType({})) -> None:
+        """Add tensors by name, shape, type and a few of their values. types: of those that are used in another type than they
+        are kept in, by name; they count as if they were cast."""
         for name, tensor in sorted(named, key=lambda item: item[0]):
             self._hash.update(f"{name}\0".encode())
-            self._hash.update(_described_tensor(tensor))
+            self._hash.update(_described_tensor(tensor, types.get(name)))
 
     def hexdigest(self) -> str:
         """16 hex digits."""
@@ -77,12 +80,15 @@ def _closure(function: Any) -> list[Any]:
     return [cell.cell_contents for cell in function.__closure__ or ()]
 
 
-def _described_tensor(tensor: Tensor) -> bytes:
+def _described_tensor(tensor: Tensor, used_as: torch.dtype | None = None) -> bytes:
     flat = tensor.detach().reshape(-1)
     if flat.numel() > _SAMPLES:
         flat = flat[torch.linspace(0, flat.numel() - 1, _SAMPLES, dtype=torch.float64).long().to(flat.device)]
+    # Only a type that models compute in: 8-bit floats stand for something else, together with their scales.
+    if used_as in _COMPUTED and tensor.dtype in _COMPUTED:
+        flat = flat.to(used_as)
     values = flat.to("cpu", torch.float64).numpy().tobytes()
-    return f"{tuple(tensor.shape)}{tensor.dtype}".encode() + values
+    return f"{tuple(tensor.shape)}{flat.dtype}".encode() + values
 
 
 def _unique() -> bytes:

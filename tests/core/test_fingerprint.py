@@ -90,3 +90,18 @@ def test_a_fine_tuned_model_has_a_fingerprint_of_its_own() -> None:
 
 def test_a_thing_that_cannot_be_described_is_never_taken_for_another() -> None:
     assert of(Described()) != of(Described())
+
+
+def test_weights_count_in_the_type_that_they_are_used_in() -> None:
+    kept = torch.linspace(-1, 1, 300)
+    used = kept.to(torch.bfloat16)
+    plain, before, after = Fingerprint(), Fingerprint(), Fingerprint()
+    plain.add_tensors([("w", kept)])
+    before.add_tensors([("w", kept)], {"w": torch.bfloat16, "another": torch.float16})
+    after.add_tensors([("w", used)], {"w": torch.bfloat16})
+    assert before.hexdigest() == after.hexdigest() != plain.hexdigest()
+    quantised = [("w", kept.to(torch.float8_e4m3fn))]
+    as_they_are, cast = Fingerprint(), Fingerprint()
+    as_they_are.add_tensors(quantised)
+    cast.add_tensors(quantised, {"w": torch.bfloat16})
+    assert as_they_are.hexdigest() == cast.hexdigest()

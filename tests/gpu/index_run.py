@@ -1,6 +1,6 @@
 """Indexes a LoRA twice by presets, in a bare process on ComfyUI's own code, and says how many pictures each run made.
 
-usage: python index_run.py COMFYUI CHECKPOINT LORA WORK SIZE [--static]  (with ComfyUI's Python)
+usage: python index_run.py COMFYUI CHECKPOINT LORA WORK SIZE [--static] [--only-fingerprint]  (with ComfyUI's Python)
 
 With CUDA, memory is managed as ComfyUI's main.py does it by default (dynamic VRAM where this ComfyUI has it), or without that
 (--static). Features are kept in WORK, so that a second process goes on with them. Prints one JSON object a line.
@@ -67,10 +67,13 @@ def main() -> None:
     whole = load_prompt_set(MINIWORLD / "prompts_short.json")
     prompts = PromptSet("few", whole.stratified()[:N_PROMPTS])
 
-    def index(preset_name: str, database: str) -> None:
+    def generator_of(preset_name: str) -> Counting:
         preset = PRESETS[preset_name]
         settings = {"steps": preset.steps, "cfg": preset.cfg, "sampler_name": preset.sampler_name, "scheduler": preset.scheduler}
-        generator = Counting(model, clip, vae, **settings, width=int(SIZE), height=int(SIZE))
+        return Counting(model, clip, vae, **settings, width=int(SIZE), height=int(SIZE))
+
+    def index(preset_name: str, database: str) -> None:
+        generator = generator_of(preset_name)
         path = Path(WORK) / f"{database}-{preset_name}.parquet"
         if not path.exists():
             MetricsDatabase.empty(encoder.encoder_id, encoder.dimension).save_parquet(path)
@@ -78,7 +81,7 @@ def main() -> None:
             database_path=path,
             generator=generator,
             protocol=Protocol(preset_name, prompts.content_hash, OWN_SEED_RULE, 1.0, TRIGGERS_ON_LORA_SIDE, generator.settings),
-            shots=preset_shots(preset, prompts, generator.evaluations_per_image),
+            shots=preset_shots(PRESETS[preset_name], prompts, generator.evaluations_per_image),
             load_encoder=lambda encoder_id: encoder,
             working_directory=Path(WORK) / "cache",
             rule=StoppingRule(),
@@ -107,6 +110,9 @@ def main() -> None:
 
     device = torch.cuda.get_device_name() if HAS_GPU else "CPU"
     say(device=device, torch=torch.__version__, dynamic=is_dynamic, patcher=type(model).__name__)
+    if "--only-fingerprint" in OPTIONS:
+        say(**{preset_name: generator_of(preset_name).fingerprint for preset_name in ("quick", "standard")})
+        return
     # The row is there the second time. In a new database it is not: then the features of the pictures must be found.
     for database in ("first", "first", f"of-{time.time_ns()}"):
         for preset_name in ("quick", "standard"):

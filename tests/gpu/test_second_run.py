@@ -33,3 +33,13 @@ def test_a_second_run_by_a_preset_makes_no_picture(run: Run, model: Model, memor
                 assert again[fact] == first[fact]
     if HAS_GPU:
         assert {row["dynamic"] for row in rows} <= {memory == "dynamic", False}
+
+
+def test_one_model_has_one_fingerprint_with_dynamic_vram_and_without(run: Run, model: Model, tmp_path: Path) -> None:
+    printed = [
+        run("index_run.py", model.checkpoint, model.lora, tmp_path, model.size, "--only-fingerprint", *options)
+        for options in ([], ["--static"])
+    ]
+    about, fingerprints = zip(*(map(json.loads, text.splitlines()) for text in printed), strict=True)
+    logger.info("%s %s", about, fingerprints)
+    assert fingerprints[0] == fingerprints[1]

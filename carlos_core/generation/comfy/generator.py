@@ -151,7 +151,7 @@ class ComfyGenerator:
         """16 hex digits for MODEL, CLIP and VAE with all that is hung on them."""
         fingerprint = Fingerprint()
         for name, patcher in (("model", self._model), ("clip", self._clip.patcher), ("vae", self._vae.patcher)):
-            fingerprint.add_tensors(_unpatched_weights(patcher))
+            fingerprint.add_tensors(_unpatched_weights(patcher), _computing_types(patcher.model))
             fingerprint.add(f"{name} patches", _described_patches(patcher))
             fingerprint.add(f"{name} options", patcher.model_options)
             fingerprint.add(f"{name} object patches", patcher.object_patches)
@@ -380,15 +380,26 @@ def _leading_sigmas(sampling: Any, steps: int) -> Tensor:
 
 
 def _unpatched_weights(patcher: Any) -> Iterator[tuple[str, Tensor]]:
-    """A model's own weights, also while a LoRA is patched into them and while it lies on a GPU.
-
-    ComfyUI keeps aside what it changes for that: weights with patches, and with dynamic VRAM also small weights and buffers,
-    which are cast to the type that the model computes in while it is loaded.
-    """
+    """A model's own weights, also while a LoRA is patched into them: ComfyUI keeps aside what it changes."""
     kept_buffers = getattr(patcher, "backup_buffers", {})
     for name, tensor in patcher.model.state_dict().items():
         kept = patcher.backup.get(name)
         yield name, kept_buffers.get(name, tensor) if kept is None else kept.weight
+
+
+def _computing_types(model: torch.nn.Module) -> dict[str, torch.dtype]:
+    """The types that ComfyUI computes in, by name of the weight, where it notes them.
+
+    Without dynamic VRAM the weights have these types from the start. With it they are kept as the file has them and are cast when
+    they are used, some of them once and for all: the same model, which must not look like another one before that.
+    """
+    note = "_comfy_model_dtype"
+    return {
+        f"{module_name}.{key.removesuffix(note)}".lstrip("."): dtype
+        for module_name, module in model.named_modules()
+        for key, dtype in vars(module).items()
+        if key.endswith(note) and dtype is not None
+    }
 
 
 def _described_patches(patcher: Any) -> dict[str, Any]:
