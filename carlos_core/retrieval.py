@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .calibration import CalibratedRows, calibrated_rows, confidences
 from .errors import RetrievalError
+from .foreign import whole_text
 from .types import Confidence, LoraVector, Match, Matches
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ def signature_for(
     """
     from .prompts import default_signature_prompts
 
-    query = query.strip()
+    query = whole_text(query).strip()
     if not query:
         raise RetrievalError("The query is empty.", 'Say what the LoRA should do, e.g. "snowfall, cold winter scene".')
     encoder_id = db.check_encoder(encoder.encoder_id if encoder is not None else None)

@@ -16,6 +16,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _LOCK_TIMEOUT_S = 60
+_ABANDONED_AFTER_S = 600
 _REPLACE_TRIES = 20
 _REPLACE_WAIT_S = 0.05
 
@@ -96,19 +97,24 @@ def _new_temporary(target: Path) -> tuple[int, Path]:
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Remove temporary files of this very target that no process has open."""
+    """Remove temporary files of this very target that are old and that no process has open."""
     pattern = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}\.tmp")
     for path in target.parent.glob(".*.tmp"):
-        if not pattern.fullmatch(path.name):
-            continue
+        # Not all file systems have locks: what is young may be in use without one.
+        with suppress(OSError):
+            if pattern.fullmatch(path.name) and time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
+                _remove_unless_open(path)
+
+
+def _remove_unless_open(path: Path) -> None:
+    """Raises OSError for a file that a process has open."""
+    if fcntl is None:
         # On Windows removing a file that is open fails.
-        with suppress(OSError), path.open("rb") as file:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
-        if fcntl is None:
-            with suppress(OSError):
-                path.unlink()
+        path.unlink()
+        return
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
 
 
 def _replace(temporary: Path, target: Path) -> None:

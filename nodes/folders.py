@@ -16,6 +16,7 @@ import folder_paths
 
 from ..carlos_core.embedding import LocalEncoder, local_encoders
 from ..carlos_core.errors import CarlosError, DatabaseError, LoraError, PromptSetError
+from ..carlos_core.foreign import whole_text
 from ..carlos_core.loras import LoraFile, LoraLibrary, scan
 from ..carlos_core.loras.library import FileState, scan_surveyed, survey
 from ..carlos_core.prompts import PromptSet, load_prompt_set
@@ -63,7 +64,8 @@ def database_path(name: str) -> Path:
 def new_database_path(create_as: str) -> Path:
     """Where the database `create_as` is or is to be. Raises DatabaseError unless it is a plain file name."""
     name = create_as.strip().removesuffix(DATABASE_SUFFIX)
-    if not name or name != Path(name).name or name.startswith(".") or any(char in name for char in '\\/:*?"<>|\0'):
+    is_plain = name == Path(name).name == whole_text(name) and not name.startswith(".")
+    if not name or not is_plain or any(char in name for char in '\\/:*?"<>|\0'):
         raise DatabaseError(f"{create_as!r} is no name for a database.", "Use a plain name without folders, such as my_loras.")
     listed = f"{name}{DATABASE_SUFFIX}"
     return database_path(listed) if listed in database_names() else own_folder() / listed

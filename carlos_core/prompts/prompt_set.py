@@ -11,6 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from ..errors import PromptSetError
+from ..foreign import whole_text
 
 _DATA = Path(__file__).parent / "data"
 _SHAPE = 'Expected {"name": ..., "prompts": {"<topic>": {"<sub-category>": ["...", ...]}}} or a flat list of strings.'
@@ -66,7 +67,7 @@ def load_prompt_set(path: str | Path) -> PromptSet:
         content = {"prompts": {"all": {"all": content}}}
     try:
         prompts = tuple(
-            Prompt(text=_checked_text(text), topic=str(topic), sub_category=str(sub_category))
+            Prompt(text=_checked_text(text), topic=whole_text(topic), sub_category=whole_text(sub_category))
             for topic, sub_categories in content["prompts"].items()
             for sub_category, texts in sub_categories.items()
             for text in _checked_list(texts)
@@ -90,8 +91,8 @@ def _checked_list(texts: object) -> list[object]:
 
 
 def _checked_text(text: object) -> str:
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"{text!r} is no prompt")
+    if not isinstance(text, str) or not text.strip() or whole_text(text) != text:
+        raise ValueError(f"{text!a} is no prompt")
     return text.strip()
 
 

@@ -155,3 +155,12 @@ def test_a_set_of_a_hundred_thousand_prompts_is_read_and_its_copies_are_found(tm
     (tmp_path / "many.json").write_text(json.dumps([*texts, " prompt 7 "]))
     with pytest.raises(PromptSetError, match="holds 'prompt 7' more than once"):
         load_prompt_set(tmp_path / "many.json")
+
+
+def test_a_prompt_with_half_an_emoji_is_refused_before_anything_is_made_with_it(tmp_path: Path) -> None:
+    (tmp_path / "odd.json").write_text(json.dumps(["a house", "half \ud83d an emoji"]))
+    with pytest.raises(PromptSetError, match=r"odd\.json has the wrong form .*ud83d"):
+        load_prompt_set(tmp_path / "odd.json")
+    (tmp_path / "odd.json").write_text(json.dumps({"prompts": {"topic \udcff": {"\ud83d": ["a house"]}}}))
+    (prompt,) = load_prompt_set(tmp_path / "odd.json").prompts
+    assert (prompt.topic, prompt.sub_category) == ("topic ", "")

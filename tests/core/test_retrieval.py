@@ -274,3 +274,15 @@ def test_excluded_rows_are_not_found() -> None:
 def test_matches_carry_what_was_looked_for() -> None:
     matches = find_matches(made_up_database(("a", {})), "q", X, top_k=1, **LIMITS)
     assert matches.signature is X
+
+
+def test_half_an_emoji_in_a_query_says_nothing(
+    database: MetricsDatabase, encoder: OpenClipEncoder, signature_prompts: PromptSet
+) -> None:
+    asked = [
+        retrieve(database, query, encoder=encoder, prompts=signature_prompts, cache=SignatureCache())
+        for query in ("snow falling", "snow falling \ud83d")
+    ]
+    assert [match.score for match in asked[0]] == [match.score for match in asked[1]]
+    with pytest.raises(RetrievalError, match="The query is empty"):
+        retrieve(database, "\ud83d", encoder=encoder, prompts=signature_prompts)

@@ -271,10 +271,15 @@ def test_who_saves_leaves_the_temporary_files_of_others_alone(tmp_path: Path) ->
     assert savers.returncode == 0
 
 
-def test_what_a_killed_process_has_left_is_removed_by_the_next_saving(tmp_path: Path) -> None:
+def test_what_a_killed_process_has_left_is_removed_by_a_later_saving(tmp_path: Path) -> None:
     left = [tmp_path / ".a.parquet.0123abc_.tmp", tmp_path / ".a.parquet.b.0123abc_.tmp", tmp_path / ".notes.tmp"]
     for path in left:
         path.write_bytes(b"half a file")
+    old_file(tmp_path / "a.parquet")
+    # They may be somebody's who is just writing.
+    assert [path.exists() for path in left] == [True, True, True]
+    for path in left:
+        os.utime(path, (time.time() - 3600,) * 2)
     old_file(tmp_path / "a.parquet")
     assert [path.exists() for path in left] == [False, True, True]
 
