@@ -1,20 +1,22 @@
 """What the pack answers in a real ComfyUI, written down: rows, ids, caches, choices, reports, nodes.
 
-usage: python tests/comfyui/golden.py TARGET [--all]
+usage: python tests/comfyui/golden.py TARGET [--all] [--same-as OTHER]
 
 Runs the ComfyUI that the tests use (COMFYUI_DIR) and writes what it saw to TARGET, a JSON file, to be compared with that
 of another commit: on one machine to the bit. --all: all of
-the mini-world's LoRAs by `quick` and `standard` (15 minutes), else a few.
+the mini-world's LoRAs by `quick` and `standard` (15 minutes), else one. --same-as: say what is not as in an earlier TARGET.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -25,7 +27,7 @@ import pyarrow.parquet as pq
 import workflows
 from host import MINIWORLD, Host, facts_of
 
-FEW = ("pencil_sketch", "mystery_12", "mystery_08")
+FEW = ("pencil_sketch",)
 DATABASE, REFERENCE = "golden", "golden-reference.parquet"
 _OF_THE_HOST = ("sampler_name", "scheduler")
 _OF_THE_RUN = ("indexed_at",)
@@ -61,22 +63,21 @@ def observe(host: Host, *, with_all: bool = False) -> dict[str, Any]:
 
 
 def nodes(host: Host) -> dict[str, Any]:
-    """Inputs, outputs and words of our nodes; the samplers and schedulers that a host has are its own."""
+    """Inputs, their order and choices, and outputs of our nodes. Words for people are left out: they may become better."""
     found = {}
     for name, info in sorted(host.object_info().items()):
-        if not name.startswith("Carlos"):
-            continue
-        kept = {
-            key: info[key]
-            for key in ("input", "input_order", "output", "output_name", "output_is_list", "display_name", "category")
-        }
-        kept |= {key: info[key] for key in ("description", "output_node")}
-        for inputs in kept["input"].values():
-            for key, value in inputs.items():
-                if key in _OF_THE_HOST and len(value) > 1:
-                    value[1].pop("options", None)
-        found[name] = kept
+        if name.startswith("Carlos"):
+            inputs = {group: {key: _input(key, *value) for key, value in of.items()} for group, of in info["input"].items()}
+            kept = {key: info[key] for key in ("input_order", "output", "output_name", "output_is_list", "output_node")}
+            found[name] = {"input": inputs, **kept, "display_name": info["display_name"], "category": info["category"]}
     return found
+
+
+def _input(name: str, kind: Any, settings: Mapping[str, Any] = MappingProxyType({})) -> list[Any]:
+    kept = {key: settings[key] for key in ("default", "min", "max", "step", "multiline", "options") if key in settings}
+    if name in _OF_THE_HOST:
+        kept.pop("options", None)
+    return [kind, kept]
 
 
 def choices(host: Host, reports: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +209,11 @@ def _node(class_type: str, **inputs: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    target, *options = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--same-as", type=Path)
+    options = parser.parse_args()
     folder = hosts.comfyui_folder()
     assert folder is not None, "no ComfyUI"
     hosts.install_requirements(folder)
@@ -216,8 +221,11 @@ def main() -> None:
         base = hosts.make_base_folder(Path(name))
         hosts.build_checkpoint(base / "models" / "checkpoints" / workflows.CHECKPOINT)
         with hosts.running(folder, base) as host:
-            seen = observe(host, with_all="--all" in options)
-    Path(target).write_text(json.dumps(seen, indent=1, sort_keys=True), encoding="utf-8")
+            seen = json.loads(json.dumps(observe(host, with_all=options.all)))
+    options.target.write_text(json.dumps(seen, indent=1, sort_keys=True), encoding="utf-8")
+    if options.same_as:
+        unlike = list(differences(seen, json.loads(options.same_as.read_text(encoding="utf-8"))))
+        sys.stdout.write("\n".join([*unlike[:100], f"{len(unlike)} differences", ""]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,52 @@
+"""What saved workflows and scripts rely on is as it was: nodes, ids, rows, choices, reports.
+
+`golden.json` was written by `golden.py` on one machine. To change what it holds on purpose, write it again and say why.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import golden
+import host as hosts
+import numpy as np
+import pytest
+
+_NOT_TO_THE_BIT = ("bits", "direction", "topic_directions")
+
+
+@pytest.fixture(scope="module")
+def seen(comfyui: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    base = hosts.make_base_folder(tmp_path_factory.mktemp("golden"))
+    (base / "models" / "checkpoints" / checkpoint.name).symlink_to(checkpoint)
+    with hosts.running(comfyui, base) as host:
+        yield json.loads(json.dumps(golden.observe(host)))
+
+
+@pytest.fixture(scope="module")
+def kept() -> dict[str, Any]:
+    return json.loads(Path(__file__).with_name("golden.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("part", ["nodes", "cache", "reports"])
+def test_nodes_names_in_the_cache_and_keys_of_reports_are_as_they_were(seen: Any, kept: Any, part: str) -> None:
+    assert list(golden.differences(seen[part], kept[part])) == []
+
+
+@pytest.mark.parametrize("part", ["choices", "searches"])
+def test_every_query_finds_what_it_found(seen: Any, kept: Any, part: str) -> None:
+    assert list(golden.differences(seen[part], kept[part], tolerance=1e-4)) == []
+
+
+def test_rows_have_the_same_ids_and_numbers(seen: Any, kept: Any) -> None:
+    assert seen["rows"].keys() == kept["rows"].keys()
+    for name, rows in kept["rows"].items():
+        for ours, theirs in zip(seen["rows"][name], rows, strict=True):
+            facts = [{key: value for key, value in row.items() if key not in _NOT_TO_THE_BIT} for row in (ours, theirs)]
+            assert list(golden.differences(*facts, tolerance=1e-4)) == []
+            if "direction" in theirs:
+                a, b = (np.array(row["direction"], dtype=np.float64) for row in (ours, theirs))
+                assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) >= 0.999999
