@@ -53,8 +53,11 @@ def save_database(database: MetricsDatabase, path: Path) -> None:
         write_database(database, path)
         return
     with _locked(path):
-        with path.open("rb") as file:
-            is_as_it_was = _stamp(file) == database.stamp
+        try:
+            with path.open("rb") as file:
+                is_as_it_was = _stamp(file) == database.stamp
+        except OSError as error:
+            raise _not_saved(path, error) from error
         if not is_as_it_was:
             database.rebase(load_database(path, encoder_id=database.encoder_id))
         write_database(database, path)

@@ -227,7 +227,10 @@ def pack_metadata(encoder_id: str, protocols: Mapping[str, Any], stamp: str) -> 
 
 def stamp_of(metadata: Mapping[bytes, bytes] | None) -> str:
     """The stamp of a file's metadata; empty if it has none."""
-    return (metadata or {}).get(_PREFIX + b"stamp", b"").decode("utf-8", "replace")
+    try:
+        return str(json.loads((metadata or {}).get(_PREFIX + b"stamp", b'""')))
+    except ValueError:
+        return ""
 
 
 def unpack_metadata(metadata: Mapping[bytes, bytes] | None, source: str) -> dict[str, Any]:

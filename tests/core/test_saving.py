@@ -300,6 +300,21 @@ def test_two_processes_that_loaded_the_same_file_both_keep_their_rows(tmp_path: 
     assert both.protocols == {"p": {"preset": "quick"}}
 
 
+def test_a_database_that_nobody_else_changed_is_not_read_again_when_it_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old_file(tmp_path / "a.parquet")
+    ours = load_database(tmp_path / "a.parquet")
+    monkeypatch.setattr(MetricsDatabase, "rebase", lambda *_: pytest.fail("nobody has changed the file"))
+    for name in ("one", "two"):
+        ours.upsert(mini.record(name))
+        ours.save_parquet(tmp_path / "a.parquet")
+    change_database(tmp_path / "a.parquet", lambda database: database.upsert(mini.record("three"))).save_parquet(
+        tmp_path / "a.parquet"
+    )
+    assert load_database(tmp_path / "a.parquet").column("lora_id") == ["old", "one", "two", "three"]
+
+
 def test_a_copy_of_a_changed_database_brings_its_changes_to_the_file_as_it_is_now(tmp_path: Path) -> None:
     old_file(tmp_path / "a.parquet")
     changed = load_database(tmp_path / "a.parquet")
