@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
@@ -22,8 +23,14 @@ _REPLACE_WAIT_S = 0.05
 
 
 def target_of(path: Path) -> Path:
-    """Where a file is, or is to be: at the end of all links. Two names of one file have one target."""
-    return Path(os.path.realpath(path))
+    """Where a file is, or is to be: at the end of all links. Two names of one file have one target.
+
+    Raises OSError for links that lead in a circle.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(path))
+    return target
 
 
 @contextmanager

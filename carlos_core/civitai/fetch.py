@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 
 from ..errors import CivitaiError, CivitaiNotFound
+from ..foreign import whole_text
 from ..hashing import sha256_of
 from ..loras.sidecar import read_sidecar
+from ..storage import write_atomically
 from .client import CivitaiClient
 from .download import SIZE_TOLERANCE, OnProgress
 from .types import LORA_TYPES, Model, Version, VersionFile
@@ -143,10 +144,8 @@ def _write_sidecar(lora: Path, version: Version, *, is_new: bool) -> None:
     target = lora.with_name(f"{lora.stem}.civitai.info")
     if target.exists() and (not is_new or read_sidecar(lora).version_id == version.version_id):
         return
-    temporary = target.with_name(f".{target.name}.tmp")
+    text = whole_text(json.dumps(version.raw, ensure_ascii=False, indent=2))
     try:
-        temporary.write_text(json.dumps(version.raw, ensure_ascii=False, indent=2), encoding="utf-8")
-        os.replace(temporary, target)
+        write_atomically(target, lambda path: path.write_text(text, encoding="utf-8"))
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise CivitaiError(f"{target.name} could not be saved: {error.strerror}.", "Free some space, then run again.") from error

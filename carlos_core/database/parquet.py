@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import uuid4
 
 from ..errors import DatabaseError
-from ..storage import locked, target_of, write_atomically
+from ..storage import locked, write_atomically
 from ..types import LoraRecord
 from . import reference, schema
 from .store import MetricsDatabase
@@ -43,38 +43,39 @@ def load_database(path: str | Path, *, encoder_id: str | None = None) -> Metrics
     return MetricsDatabase(table, encoder_id=encoder_id, protocols=facts.get("protocols"), path=path, stamp=stamp)
 
 
-def save_database(database: MetricsDatabase, path: Path) -> None:
-    """Write a database as it is now in memory. If `path` is the file that it came from, and another process has changed that
-    since, the changes made here are made again on the file as it is now: neither side's rows are lost.
-
-    Raises DatabaseError when the file cannot be written, or is another database by now.
-    """
-    if database.path is None or target_of(database.path) != target_of(path) or not path.exists():
-        write_database(database, path)
+def save_database(database: MetricsDatabase, path: Path, *, layout: str = "carlos") -> None:
+    """Write a database as it is now in memory; see `MetricsDatabase.save_parquet`."""
+    try:
+        base = database.base_of(path)
+        is_new = base is None or not path.exists()
+    except OSError as error:
+        raise _not_saved(path, error) from error
+    if is_new:
+        write_database(database, path, layout=layout)
         return
     with _locked(path):
         try:
             with path.open("rb") as file:
-                is_as_it_was = _stamp(file) == database.stamp
+                is_as_it_was = _stamp(file) == base
         except OSError as error:
             raise _not_saved(path, error) from error
         if not is_as_it_was:
-            database.rebase(load_database(path, encoder_id=database.encoder_id))
-        write_database(database, path)
+            database.rebase(path, load_database(path, encoder_id=database.encoder_id))
+        write_database(database, path, layout=layout)
 
 
 def write_database(database: MetricsDatabase, path: Path, *, layout: str = "carlos") -> None:
     """Write a database so that `path` is at every moment either the old file or the whole new one."""
+    # A name for each writing, by which a reader knows whether the file is still the one that it read.
+    stamp = uuid4().hex
     if layout == "reference":
-        table = reference.to_reference_layout(database.table)
+        table = reference.to_reference_layout(database.table).replace_schema_metadata(schema.stamped(stamp))
     elif layout == "carlos":
         if database.encoder_id is None:
             raise DatabaseError(
                 f"It is not known which encoder made the rows of {database.name}.",
                 "Open the file with load_database(path, encoder_id=...).",
             )
-        # A name for each writing, by which a reader knows whether the file is still the one that it read.
-        stamp = uuid4().hex
         table = database.table.replace_schema_metadata(schema.pack_metadata(database.encoder_id, database.protocols, stamp))
     else:
         raise DatabaseError(f"There is no layout {layout!r}.", 'Choose "carlos" or "reference".')
@@ -82,8 +83,9 @@ def write_database(database: MetricsDatabase, path: Path, *, layout: str = "carl
         write_atomically(path, lambda target: _write_table(table, target))
     except OSError as error:
         raise _not_saved(path, error) from error
+    database.saved(path, stamp)
     if layout == "carlos":
-        database.saved(path, stamp)
+        database.path = path
 
 
 def create_database(database: MetricsDatabase, path: Path) -> MetricsDatabase:

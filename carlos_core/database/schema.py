@@ -203,6 +203,16 @@ def check_storable(record: LoraRecord) -> None:
         ) from error
 
 
+def appended(table: pa.Table, further: pa.Table) -> pa.Table:
+    """A table with the rows of another below it. Its columns stay; what the other lacks of them is null there."""
+    import pyarrow as pa
+
+    columns = [
+        further[field.name] if field in further.schema else pa.nulls(further.num_rows, field.type) for field in table.schema
+    ]
+    return pa.concat_tables([table, pa.table(columns, schema=table.schema)]).combine_chunks()
+
+
 def curve_columns(curve: Sequence[CurvePoint]) -> dict[str, list[float | None] | None]:
     """A strength curve as the values of its columns; null for none."""
     return {
@@ -221,8 +231,13 @@ def row_of(table: pa.Table, index: int) -> dict[str, Any]:
 
 def pack_metadata(encoder_id: str, protocols: Mapping[str, Any], stamp: str) -> dict[bytes, bytes]:
     """stamp: a name of this writing of the file."""
-    facts = {"schema_version": SCHEMA_VERSION, "encoder_id": encoder_id, "protocols": dict(protocols), "stamp": stamp}
-    return {_PREFIX + name.encode(): json.dumps(value, sort_keys=True).encode() for name, value in facts.items()}
+    facts = {"schema_version": SCHEMA_VERSION, "encoder_id": encoder_id, "protocols": dict(protocols)}
+    return {_PREFIX + name.encode(): json.dumps(value, sort_keys=True).encode() for name, value in facts.items()} | stamped(stamp)
+
+
+def stamped(stamp: str) -> dict[bytes, bytes]:
+    """Metadata that say nothing but the name of a writing."""
+    return {_PREFIX + b"stamp": json.dumps(stamp).encode()}
 
 
 def stamp_of(metadata: Mapping[bytes, bytes] | None) -> str:

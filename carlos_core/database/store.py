@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..errors import DatabaseError, EncoderError
+from ..storage import target_of
 from ..types import CurvePoint, LoraIdentity, LoraRecord
 from . import schema
 
@@ -39,7 +40,8 @@ class MetricsDatabase:
     """What is known about many LoRAs, all measured with one encoder.
 
     `path` is the file it was read from or last saved to; None for one that was never saved. A `read_only` database refuses
-    changes. Tables are immutable inside, so that `copy()` costs nothing and a copy never changes its original.
+    changes. Tables are immutable inside, so that `copy()` costs nothing and a copy never changes its original. stamp: the name of
+    the writing of `path` that was read.
     """
 
     def __init__(
@@ -57,8 +59,11 @@ class MetricsDatabase:
         self.protocols: dict[str, Any] = dict(protocols or {})
         self.path = path
         self.read_only = read_only
-        self.stamp = stamp
-        self._unsaved: list[Callable[[MetricsDatabase], None]] = []
+        self._changes: list[Callable[[MetricsDatabase], None]] = []
+        self._bases: dict[Path, tuple[str, int]] = {}
+        """Files that this database was read from or saved to, with the name of that writing and how many changes were in it."""
+        if path is not None and stamp:
+            self.saved(path, stamp)
 
     @classmethod
     def empty(cls, encoder_id: str, dimension: int) -> MetricsDatabase:
@@ -90,8 +95,9 @@ class MetricsDatabase:
         A copy of a read-only database has no file yet.
         """
         path = None if self.read_only else self.path
-        copied = MetricsDatabase(self._table, encoder_id=self.encoder_id, protocols=self.protocols, path=path, stamp=self.stamp)
-        copied._unsaved = list(self._unsaved)
+        copied = MetricsDatabase(self._table, encoder_id=self.encoder_id, protocols=self.protocols, path=path)
+        if not self.read_only:
+            copied._changes, copied._bases = list(self._changes), dict(self._bases)
         return copied
 
     def check_encoder(self, encoder_id: str | None = None) -> str:
@@ -155,7 +161,7 @@ class MetricsDatabase:
         self._replace(pa.concat_tables(parts).combine_chunks())
         if record.protocol_id is not None and protocol is not None:
             self.protocols[record.protocol_id] = dict(protocol)
-        self._unsaved.append(lambda database: database.upsert(record, protocol))
+        self._changes.append(lambda database: database.upsert(record, protocol))
 
     def set_value(self, lora_id: str, column: str, value: Any) -> None:
         """Change one cell that is not a metric, e.g. the name of a file that moved. Raises DatabaseError as `upsert`."""
@@ -178,7 +184,7 @@ class MetricsDatabase:
         field = self._table.schema.field(column)
         self._replace(self._table.set_column(self._table.schema.get_field_index(column), field, pa.array(cells, field.type)))
         kept = dict(values)
-        self._unsaved.append(lambda database: database.set_values(column, {key: kept[key] for key in kept if key in database}))
+        self._changes.append(lambda database: database.set_values(column, {key: kept[key] for key in kept if key in database}))
 
     def set_curve(self, lora_id: str, curve: Sequence[CurvePoint], suggested_weight: float | None) -> None:
         """Add to a row what a scale sweep by its protocol has found. Raises DatabaseError as `upsert`."""
@@ -188,33 +194,37 @@ class MetricsDatabase:
     def save_parquet(self, path: str | Path, *, layout: str = "carlos") -> None:
         """Write all rows to `path`, atomically. layout: "carlos", or "reference" for the reference package's own columns.
 
-        If `path` is this database's own file and another process has changed it since, what was changed here is added to that.
+        If this database was read from `path` or saved there before, and another process has changed the file since, its rows are
+        kept: what was changed here is changed in the file as it is now. Any other file is replaced.
         Raises DatabaseError when the file cannot be written; the file that was there before is whole then.
         """
-        from .parquet import save_database, write_database
+        from .parquet import save_database
 
-        if layout == "carlos":
-            save_database(self, Path(path))
-        else:
-            write_database(self, Path(path), layout=layout)
+        save_database(self, Path(path), layout=layout)
 
     def saved(self, path: Path, stamp: str) -> None:
-        """Take note that all rows were written to `path`."""
-        self.path, self.stamp = path, stamp
-        self._unsaved = []
+        """Take note that `path` holds all rows, in the writing that is called `stamp`."""
+        self._bases[target_of(path)] = (stamp, len(self._changes))
 
-    def rebase(self, current: MetricsDatabase) -> None:
-        """Take another process's rows of the same file, and make the changes again that were made here since it was read.
+    def base_of(self, path: Path) -> str | None:
+        """The name of the writing of a file that this database knows; None if it was not read from it nor saved there."""
+        base = self._bases.get(target_of(path))
+        return None if base is None else base[0]
 
+    def rebase(self, path: Path, current: MetricsDatabase) -> None:
+        """Take the rows of `path` as it is now, and make the changes again that were made here since it was last the same.
+
+        Rows that are here alone stay: nothing of ours removes one.
         Raises DatabaseError if the file holds another encoder's rows by now.
         """
         if (current.encoder_id, current.dimension) != (self.encoder_id, self.dimension):
             raise DatabaseError(
-                f"{self.name} is another database by now, of the encoder {current.encoder_id}.", "Save under another name."
+                f"{path.name} is another database by now, of the encoder {current.encoder_id}.", "Save under another name."
             )
-        for change in self._unsaved:
+        for change in self._changes[self._bases[target_of(path)][1] :]:
             change(current)
-        self._replace(current.table)
+        ours = np.array([place for lora_id, place in self._position.items() if lora_id not in current], dtype=np.int64)
+        self._replace(schema.appended(current.table, self._table.take(ours)))
         self.protocols = {**current.protocols, **self.protocols}
 
     def to_dataframe(self) -> pd.DataFrame:

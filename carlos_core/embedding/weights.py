@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import EncoderError
 from ..hashing import sha256_of
+from ..storage import target_of
 
 logger = logging.getLogger(__name__)
 
@@ -111,9 +112,11 @@ def fetch_file(url: str, target: Path, on_bytes: OnBytes | None = None) -> None:
     """
     import requests
 
-    partial = target.with_name(f"{target.name}.part")
     by_hand = f"Download {url} and save it as {target}."
     try:
+        # Weights are large: people keep them on another disk, behind a link.
+        target = target_of(target)
+        partial = target.with_name(f"{target.name}.part")
         target.parent.mkdir(parents=True, exist_ok=True)
         have = partial.stat().st_size if partial.exists() else 0
         with requests.get(url, stream=True, timeout=_TIMEOUT_S, headers={"Range": f"bytes={have}-"} if have else {}) as response:

@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any
 
+from ..storage import target_of
+
 logger = logging.getLogger(__name__)
 
 
@@ -41,10 +43,11 @@ class Speed:
         if len(self._batches) == 1 and self._earlier is not None:
             return
         speeds = {**_read(self._path), self._key: self.seconds_per_picture}
-        scratch = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         try:
+            target = target_of(self._path)
+            scratch = target.with_name(f"{target.name}.{os.getpid()}")
             scratch.write_text(json.dumps(speeds, sort_keys=True, indent=1), encoding="utf-8")
-            os.replace(scratch, self._path)
+            os.replace(scratch, target)
         except OSError as error:
             logger.warning("carlos: %s cannot be written (%s); the next run tells its time later", self._path, error)
 

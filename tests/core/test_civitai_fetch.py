@@ -247,3 +247,13 @@ def test_downloads_go_to_the_home_folder_unless_told_otherwise(
     )
     assert sorted(path.name for path in (home / "loras").iterdir()) == ["snow.civitai.info", "snow.safetensors"]
     shutil.rmtree(home)
+
+
+def test_facts_behind_a_link_are_written_where_they_are(civitai: CivitaiServer, content: bytes, loras: Path) -> None:
+    civitai.add(5, content, trainedWords=["half \ud83d"])
+    (loras / "elsewhere").mkdir()
+    (loras / "snow.civitai.info").symlink_to("elsewhere/facts")
+    wanted(civitai, version_id=5).fetch(loras)
+    assert (loras / "snow.civitai.info").is_symlink()
+    facts = json.loads((loras / "elsewhere" / "facts").read_text(encoding="utf-8"))
+    assert facts == {**civitai.versions[5], "trainedWords": ["half "]}

@@ -210,3 +210,10 @@ def test_a_speed_that_cannot_be_kept_does_not_matter(tmp_path: Path, caplog: pyt
 )
 def test_times_are_told_as_precisely_as_they_are_worth(seconds: float, words: str) -> None:
     assert in_words(seconds) == words
+
+
+def test_speeds_behind_a_link_are_written_where_they_are(tmp_path: Path) -> None:
+    (tmp_path / "speeds.json").symlink_to("shared.json")
+    Speed(tmp_path, "one").add(8.0, 4)
+    assert (tmp_path / "speeds.json").is_symlink()
+    assert "2.0" in (tmp_path / "shared.json").read_text()

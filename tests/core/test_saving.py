@@ -94,8 +94,7 @@ if os.fork() == 0:
     turn = 0
     while time.monotonic() < end:
         turn += 1
-        states[turn % 2].path = None
-        states[turn % 2].save_parquet(path)
+        MetricsDatabase(states[turn % 2].table, encoder_id="some encoder").save_parquet(path)
     os._exit(0)
 from carlos_core.database import load_database
 loads = 0
@@ -121,11 +120,10 @@ for name in names:
 for place, name in enumerate(names):
     if os.fork() == 0:
         while time.monotonic() < end:
-            whole.path = None
             if place % 2:
                 upsert_into_file(Path(name), record("0", 2, 256), {})
             else:
-                whole.save_parquet(name)
+                MetricsDatabase(whole.table, encoder_id="some encoder").save_parquet(name)
         os._exit(0)
 sys.exit(any([os.wait()[1] for _ in names]))
 """

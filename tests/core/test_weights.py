@@ -246,3 +246,12 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     weights_path("ViT-B-32-quickgelu", "openai", tmp_path).write_bytes(CONTENT)
     with pytest.raises(EncoderError, match=r"ViT-B-32-quickgelu\.openai\.safetensors does not fit"):
         load_encoder("ViT-B-32-quickgelu/openai", [tmp_path])
+
+
+def test_a_file_behind_a_link_to_nothing_comes_where_the_link_leads(storage: Storage, target: Path, tmp_path: Path) -> None:
+    target.parent.mkdir()
+    target.symlink_to("../big disk/clip.safetensors")
+    fetch_file(f"{storage.url}/weights", target)
+    assert target.is_symlink()
+    assert list((tmp_path / "big disk").iterdir()) == [tmp_path / "big disk" / "clip.safetensors"]
+    assert target.read_bytes() == CONTENT
