@@ -215,11 +215,12 @@ def mean_features(folder: Path, encoder_id: str) -> np.ndarray | None:
             start = len(_MAGIC) + 4
             end = start + struct.unpack_from("<I", content, len(_MAGIC))[0]
             identity = json.loads(content[start:end])
-        except (struct.error, ValueError):
+            encoder, record = identity["encoder"], _record_of(identity["dimension"])
+        except (struct.error, ValueError, KeyError, TypeError, RecursionError):
             logger.warning("carlos: %s is no journal of this version", path.name)
             continue
-        if identity["encoder"] == encoder_id:
-            for _, entry in _records(content, end, _record_of(identity["dimension"]), path.name):
+        if encoder == encoder_id:
+            for _, entry in _records(content, end, record, path.name):
                 total, n = total + entry.features.astype(np.float64), n + 1
     return total / n if n else None
 

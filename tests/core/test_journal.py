@@ -280,7 +280,9 @@ def test_the_mean_feature_is_that_of_all_pictures_of_an_encoder_whatever_made_th
     other_model = Journal(tmp_path, {**IDENTITY, "generator": "model-2"}, DIMENSION)
     other_model.append([("a prompt", 0, np.full(DIMENSION, 10, np.float32), 1)])
     Journal(tmp_path, {**IDENTITY, "encoder": "another"}, 3).append([("a prompt", 0, np.ones(3, np.float32), 1)])
-    (tmp_path / "foreign.journal").write_bytes(b"CARLOSJ1")
+    for k, identity in enumerate([b"", b"[]", b'{"encoder": "clip"}', b'{"encoder": "clip", "dimension": "x"}', b"[" * 50_000]):
+        (tmp_path / f"foreign {k}.journal").write_bytes(b"CARLOSJ1" + len(identity).to_bytes(4, "little") + identity)
+    (tmp_path / "cut off.journal").write_bytes(b"CARLOSJ1")
     with other_model.path.open("ab") as file:
         file.write(b"torn")
     size = other_model.path.stat().st_size
