@@ -1,11 +1,14 @@
 """What saved workflows and scripts rely on is as it was: nodes, ids, rows, choices, reports.
 
-`golden.json` was written by `golden.py` on one machine. To change what it holds on purpose, write it again and say why.
+`golden.json` was written by `golden.py` with one version of ComfyUI. To change what it holds on purpose, write it again and say
+why. Ids of models, and what they go into, are a host's own: other versions of ComfyUI describe the same checkpoint otherwise.
+There the numbers are compared, and how many pictures were kept where.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,13 @@ import numpy as np
 import pytest
 
 _NOT_TO_THE_BIT = ("bits", "direction", "topic_directions")
+_OF_THE_HOST = ("protocol_id",)
+WRITTEN_WITH = "0.33.0"
+
+
+@pytest.fixture(scope="module")
+def is_same_host(comfyui: Path) -> bool:
+    return f'"{WRITTEN_WITH}"' in (comfyui / "comfyui_version.py").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +41,16 @@ def kept() -> dict[str, Any]:
     return json.loads(Path(__file__).with_name("golden.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("part", ["nodes", "cache", "reports"])
-def test_nodes_names_in_the_cache_and_keys_of_reports_are_as_they_were(seen: Any, kept: Any, part: str) -> None:
+@pytest.mark.parametrize("part", ["nodes", "reports"])
+def test_nodes_and_keys_of_reports_are_as_they_were(seen: Any, kept: Any, part: str) -> None:
     assert list(golden.differences(seen[part], kept[part])) == []
+
+
+def test_pictures_are_kept_where_they_were(seen: Any, kept: Any, is_same_host: bool) -> None:
+    if is_same_host:
+        assert seen["cache"] == kept["cache"]
+    kinds = [Counter((Path(name).parts[0], Path(name).suffix) for name in names) for names in (seen["cache"], kept["cache"])]
+    assert kinds[0] == kinds[1]
 
 
 @pytest.mark.parametrize("part", ["choices", "searches"])
@@ -41,11 +58,13 @@ def test_every_query_finds_what_it_found(seen: Any, kept: Any, part: str) -> Non
     assert list(golden.differences(seen[part], kept[part], tolerance=1e-4)) == []
 
 
-def test_rows_have_the_same_ids_and_numbers(seen: Any, kept: Any) -> None:
+def test_rows_have_the_same_ids_and_numbers(seen: Any, kept: Any, is_same_host: bool) -> None:
+    left_out = _NOT_TO_THE_BIT if is_same_host else (*_NOT_TO_THE_BIT, *_OF_THE_HOST)
     assert seen["rows"].keys() == kept["rows"].keys()
     for name, rows in kept["rows"].items():
-        for ours, theirs in zip(seen["rows"][name], rows, strict=True):
-            facts = [{key: value for key, value in row.items() if key not in _NOT_TO_THE_BIT} for row in (ours, theirs)]
+        # The last entry is what the file says of its protocols, by their ids.
+        for ours, theirs in zip(seen["rows"][name], rows if is_same_host else rows[:-1], strict=is_same_host):
+            facts = [{key: value for key, value in row.items() if key not in left_out} for row in (ours, theirs)]
             assert list(golden.differences(*facts, tolerance=1e-4)) == []
             if "direction" in theirs:
                 a, b = (np.array(row["direction"], dtype=np.float64) for row in (ours, theirs))
