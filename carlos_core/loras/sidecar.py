@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..foreign import ForeignFacts, words_of
+from ..foreign import ForeignFacts, printable, words_of
+
+logger = logging.getLogger(__name__)
 
 SIDECAR_SUFFIXES = (".civitai.info", ".metadata.json", ".json")
 """Behind a LoRA's name without its own suffix, in the order in which they are asked."""
@@ -30,9 +33,20 @@ class Sidecar:
 def read_sidecar(lora: Path, problems: list[str] | None = None) -> Sidecar:
     """The first readable of `<name>.civitai.info`, `<name>.metadata.json`, `<name>.json`; empty if there is none.
 
-    problems: takes a sentence for each sidecar, and each field of it, that says something nobody can use.
+    problems: takes a sentence for each sidecar, and each field of it, that says something nobody can use; without it they are
+    warnings in the log.
     """
-    problems = [] if problems is None else problems
+    found: list[str] = []
+    sidecar = _first_readable(lora, found)
+    if problems is not None:
+        problems += found
+    else:
+        for problem in found:
+            logger.warning("carlos: %s: %s", printable(lora.name), problem)
+    return sidecar
+
+
+def _first_readable(lora: Path, problems: list[str]) -> Sidecar:
     for suffix, reader in zip(SIDECAR_SUFFIXES, (_civitai_info, _metadata_json, _webui_json), strict=True):
         path = lora.with_name(f"{lora.stem}{suffix}")
         if not path.is_file():
