@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_SHOWN = 40
-
 
 def whole_text(text: str) -> str:
     """Text that any file or database takes: halves of characters, which JSON can hold and UTF-8 cannot, are left out."""
@@ -53,23 +51,16 @@ class ForeignFacts:
         value = self._content.get(key)
         if not isinstance(value, (int, float)) or isinstance(value, bool):
             return None
-        if not math.isfinite(value) if isinstance(value, float) else not fits_into(value, bits):
-            self._doubt(key, value)
+        if (isinstance(value, float) and not math.isfinite(value)) or not fits_into(int(value), bits):
+            # A whole number of thousands of digits cannot even be written out.
+            shown = repr(value) if isinstance(value, float) else f"of {value.bit_length()} bits"
+            self.problems.append(f"{key} is a number that makes no sense ({shown})")
             return None
-        whole = int(value)
-        if not fits_into(whole, bits):
-            self._doubt(key, value)
-            return None
-        return whole
+        return int(value)
 
     def words(self, key: str) -> tuple[str, ...]:
         """Trigger words of a list."""
         return words_of(self._content.get(key))
-
-    def _doubt(self, key: str, value: float) -> None:
-        # A whole number of thousands of digits cannot even be written out.
-        shown = repr(value) if isinstance(value, float) else f"of {value.bit_length()} bits"
-        self.problems.append(f"{key} is a number that makes no sense ({shown[:_SHOWN]})")
 
 
 def words_of(value: Any) -> tuple[str, ...]:

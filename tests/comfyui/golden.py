@@ -101,7 +101,7 @@ def choices(host: Host, reports: dict[str, Any]) -> dict[str, Any]:
 def searches(host: Host, reports: dict[str, Any]) -> dict[str, Any]:
     """What the nodes that find LoRAs list."""
     db = {"db": workflows.loader(REFERENCE)}
-    sentence = workflows.node("CarlosLoraRetriever", database=["db", 0], **{**_limits(), "query": "snow falling"})
+    sentence = workflows.retrieve("snow falling")["find"]
     picture = {"picture": workflows.node("EmptyImage", width=64, height=64, batch_size=1, color=0x804020)}
     asked = {
         "CarlosLoraRetriever published": (sentence, {}),
@@ -191,17 +191,6 @@ def _keys(facts: Any) -> Any:
 
 def _queries() -> dict[str, list[dict[str, Any]]]:
     return json.loads((MINIWORLD / "queries.json").read_text(encoding="utf-8"))
-
-
-def _limits() -> dict[str, Any]:
-    return {
-        "top_k": 5,
-        "max_strength": 9.8,
-        "min_consistency": 0.041,
-        "base_model": "any",
-        "installed_only": False,
-        "prompts": "miniworld-signature",
-    }
 
 
 def _node(class_type: str, **inputs: Any) -> dict[str, Any]:

@@ -44,6 +44,14 @@ def install_requirements(folder: Path) -> None:
     subprocess.run(command, check=True, timeout=1200)
 
 
+def run_script(folder: Path, script: Path, *arguments: object, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run a script with a ComfyUI's Python in its folder, which is the first argument. It must end well."""
+    command = [str(part) for part in (comfyui_python(folder), script, folder, *arguments)]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout_s, check=False)
+    assert run.returncode == 0, f"{run.stdout[-1000:]}\n{run.stderr[-3000:]}"
+    return run
+
+
 def make_base_folder(base: Path, *, with_pack: bool = True) -> Path:
     """A base folder with the mini-world in it: checkpoint, LoRAs, encoder, prompt sets, and this pack as a custom node."""
     for name in ("checkpoints", "loras", "carlos/encoders", "carlos/prompts"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,7 @@ ENCODED, LOADED = "texts encoded", "files loaded"
 @pytest.fixture(scope="module")
 def found(comfyui: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     work = tmp_path_factory.mktemp("generator")
-    command = [hosts.comfyui_python(comfyui), Path(__file__).with_name("generator_run.py"), comfyui, checkpoint, work]
-    run = subprocess.run([str(part) for part in command], cwd=comfyui, capture_output=True, text=True, timeout=300, check=False)
-    assert run.returncode == 0, run.stderr[-3000:]
+    hosts.run_script(comfyui, Path(__file__).with_name("generator_run.py"), checkpoint, work)
     return json.loads((work / "found.json").read_text())
 
 

@@ -7,7 +7,6 @@ says nothing about a GPU.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -41,12 +40,7 @@ def run() -> Run:
         pytest.skip("No ComfyUI in COMFYUI_DIR or ~/comfy/ComfyUI.")
 
     def run_script(script: str, *arguments: object) -> str:
-        command = [hosts.comfyui_python(comfyui), _HERE / script, comfyui, *arguments]
-        done = subprocess.run(
-            [str(part) for part in command], cwd=comfyui, capture_output=True, text=True, timeout=900, check=False
-        )
-        assert done.returncode == 0, f"{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
-        return done.stdout
+        return hosts.run_script(comfyui, _HERE / script, *arguments, timeout_s=900).stdout
 
     return run_script
 

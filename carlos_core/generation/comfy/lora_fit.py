@@ -51,18 +51,20 @@ class FittingPatches:
         layer = ""
         try:
             read = _ReadKeys(comfy.lora_convert.convert_lora(dict(tensors)))
-            for layer, target in key_map.items():
-                read.taken = set()
-                # One layer at a time, so that it is known which tensors are whose.
-                loaded = comfy.lora.load_lora(read, {layer: target}, log_missing=False)
-                patches = {key: patch for key, patch in loaded.items() if _weight_key(key) in weights}
-                good = {key: patch for key, patch in patches.items() if _fits(patch, key, weights[_weight_key(key)])}
-                bad = [tensor for key, patch in patches.items() if key not in good for tensor in _tensors(patch)]
-                if patches:
+            with _shapes_only():
+                for layer, target in key_map.items():
+                    read.taken = set()
+                    # One layer at a time, so that it is known which tensors are whose.
+                    loaded = comfy.lora.load_lora(read, {layer: target}, log_missing=False)
+                    patches = {key: patch for key, patch in loaded.items() if _weight_key(key) in weights}
+                    if not patches:
+                        continue
                     named |= read.taken
-                if good:
-                    fitting |= {key for key in read.taken if not any(dict.__getitem__(read, key) is tensor for tensor in bad)}
-                self.patches.update(good)
+                    good = {key: patch for key, patch in patches.items() if _fits(patch, key, weights[_weight_key(key)])}
+                    self.patches.update(good)
+                    bad = {id(tensor) for key, patch in patches.items() if key not in good for tensor in _tensors(patch)}
+                    if good:
+                        fitting |= {key for key in read.taken if id(dict.__getitem__(read, key)) not in bad}
         except KeyError as error:
             raise LoraError(f"{file_name} is incomplete: it has no {error.args[0]}.", "Download it again.") from error
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
@@ -72,17 +74,15 @@ class FittingPatches:
 
 
 def _fits(patch: Any, target: Any, weight: Tensor) -> bool:
-    """Whether ComfyUI's own code changes a weight when it applies a patch to it. Shapes alone are computed, no values."""
-    # In inference mode torch does not count how often a tensor is written to.
-    with torch.inference_mode(False), torch.no_grad(), _unlogged():
-        before = torch.empty(tuple(weight.shape), device="meta")
-        offset, function = (*target[1:], None)[:2] if isinstance(target, tuple) else (None, None)
-        try:
-            after = comfy.lora.calculate_weight([(1.0, _shape_of(patch), 1.0, offset, function)], before, "")
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
-            return False
-        # A patch that enlarges the weight writes the old values into a new one first.
-        return bool(after._version > (0 if after is before else 1))
+    """Whether ComfyUI's own code changes a weight when it applies a patch to it. Computes shapes only; within `_shapes_only`."""
+    before = torch.empty(tuple(weight.shape), device="meta")
+    offset, function = (*target[1:], None)[:2] if isinstance(target, tuple) else (None, None)
+    try:
+        after = comfy.lora.calculate_weight([(1.0, _shape_of(patch), 1.0, offset, function)], before, "")
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+        return False
+    # A patch that enlarges the weight writes the old values into a new one first.
+    return bool(after._version > (0 if after is before else 1))
 
 
 def _shape_of(patch: Any) -> Any:
@@ -112,8 +112,9 @@ def _weight_key(target: Any) -> str:
 
 
 @contextmanager
-def _unlogged() -> Iterator[None]:
-    """Without the line that ComfyUI logs for each layer of another shape: the counts say it in one sentence."""
+def _shapes_only() -> Iterator[None]:
+    """Makes torch count how often a tensor is written to, as it does not in inference mode; and keeps ComfyUI from logging a line
+    for each layer of another shape, which the counts say in one sentence."""
     thread = threading.get_ident()
     root = logging.getLogger()
 
@@ -122,6 +123,7 @@ def _unlogged() -> Iterator[None]:
 
     root.addFilter(from_other_threads)
     try:
-        yield
+        with torch.inference_mode(False), torch.no_grad():
+            yield
     finally:
         root.removeFilter(from_other_threads)
