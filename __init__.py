@@ -7,6 +7,6 @@ WEB_DIRECTORY = "./web"
 
 async def comfy_entrypoint() -> Any:
     """The extension, built when ComfyUI asks for it."""
-    from .nodes.extension import CarlosExtension
+    from .nodes import CarlosExtension
 
     return CarlosExtension()

@@ -17,10 +17,13 @@ import pandas as pd
 import torch
 from quick_protocols import MINIWORLD, load_pool, unit
 
-from carlos_core.asking import but_not
-from carlos_core.embedding import OpenClipEncoder, SignatureCache, load_encoder, local_encoders
-from carlos_core.prompts import load_prompt_set
-from carlos_core.retrieval import MAX_STRENGTH, MIN_CONSISTENCY
+from carlos_core.clip.encoder import OpenClipEncoder
+from carlos_core.clip.loading import load_encoder
+from carlos_core.clip.signatures import SignatureCache
+from carlos_core.clip.weights import local_encoders
+from carlos_core.prompts.prompt_set import load_prompt_set
+from carlos_core.search.queries import but_not
+from carlos_core.search.ranking import MAX_STRENGTH, MIN_CONSISTENCY
 
 DRAWS = 100
 LABELS = {file: facts["label"] for file, facts in json.loads((MINIWORLD / "labels.json").read_text()).items()}

@@ -23,12 +23,14 @@ import torch
 from calibration_topics import report_topics
 from calibration_variants import OURS, VARIANTS, Variant, family_p, head, unit
 
-from carlos_core.calibration import LIKELY, calibrated_rows, fit_background
-from carlos_core.database import load_bundled_database
-from carlos_core.embedding import OpenClipEncoder, load_encoder, local_encoders
-from carlos_core.embedding.signature import SignatureCache
-from carlos_core.prompts import PromptSet, default_effect_bank, load_prompt_set
-from carlos_core.retrieval import MAX_STRENGTH, MIN_CONSISTENCY
+from carlos_core.clip.encoder import OpenClipEncoder
+from carlos_core.clip.loading import load_encoder
+from carlos_core.clip.signatures import SignatureCache
+from carlos_core.clip.weights import local_encoders
+from carlos_core.database.published import load_bundled_database
+from carlos_core.prompts.prompt_set import PromptSet, default_effect_bank, load_prompt_set
+from carlos_core.search.calibration import LIKELY, calibrated_rows, fit_background
+from carlos_core.search.ranking import MAX_STRENGTH, MIN_CONSISTENCY
 
 RUNS = 100
 SIZES = (5, 10, 16)

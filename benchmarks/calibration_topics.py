@@ -10,7 +10,7 @@ import numpy as np
 from calibration_variants import OURS, head, unit
 from stopping_pools import Pool
 
-from carlos_core.prompts import load_prompt_set
+from carlos_core.prompts.prompt_set import load_prompt_set
 
 if TYPE_CHECKING:
     from calibration import Queries, World

@@ -120,5 +120,5 @@ def ledoit_wolf(rows: np.ndarray, ridge: float = 1.0) -> np.ndarray:
 
 
 def family_p(z: np.ndarray, n_rows: int) -> np.ndarray:
-    """p of the best of `n_rows`, as in `carlos_core.calibration.confidences`."""
+    """p of the best of `n_rows`, as in `carlos_core.search.calibration.confidences`."""
     return -np.expm1(n_rows * np.log1p(-np.minimum(norm.sf(z), 1 - 1e-16)))

@@ -17,14 +17,17 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from carlos_core import retrieval
-from carlos_core.choosing import CANDIDATES, Selection, choose
-from carlos_core.composition import COMPOSED
-from carlos_core.database import MetricsDatabase, load_database
-from carlos_core.database.schema import normalised
-from carlos_core.embedding import SignatureCache, load_encoder, local_encoders
-from carlos_core.prompts import load_prompt_set
-from carlos_core.types import Matches
+from carlos_core.clip.loading import load_encoder
+from carlos_core.clip.signatures import SignatureCache
+from carlos_core.clip.weights import local_encoders
+from carlos_core.database.columns import normalised
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.parquet import load_database
+from carlos_core.prompts.prompt_set import load_prompt_set
+from carlos_core.records import Matches
+from carlos_core.search import ranking as retrieval
+from carlos_core.search.selection import CANDIDATES, Selection, choose
+from carlos_core.search.weights import COMPOSED
 
 BUDGET = 2.0
 """What the weights of a choice may add up to."""

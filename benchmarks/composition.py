@@ -34,11 +34,13 @@ sys.path.insert(0, str(ROOT))
 
 from choosing import BUDGET, auto_choice, database, interval, searcher
 
-from carlos_core.choosing import Search, parts_of
-from carlos_core.composition import COMPOSED, TOP_K_EQUAL, Composition, compose, weighed
-from carlos_core.embedding import SignatureCache, load_encoder, local_encoders
-from carlos_core.prompts import load_prompt_set
-from carlos_core.retrieval import CALIBRATED, MAX_STRENGTH, MIN_CONSISTENCY
+from carlos_core.clip.loading import load_encoder
+from carlos_core.clip.signatures import SignatureCache
+from carlos_core.clip.weights import local_encoders
+from carlos_core.prompts.prompt_set import load_prompt_set
+from carlos_core.search.ranking import CALIBRATED, MAX_STRENGTH, MIN_CONSISTENCY
+from carlos_core.search.selection import Search, parts_of
+from carlos_core.search.weights import COMPOSED, TOP_K_EQUAL, Composition, compose, weighed
 
 Side = tuple[tuple[str, float], ...]
 """LoRA files with their weights, sorted; empty for the base side."""
@@ -124,8 +126,8 @@ class Pictures:
 
     @torch.inference_mode()
     def _made(self, side: Side, first: int) -> dict[str, np.ndarray]:
-        from carlos_core.generation.base import Job, LoraUse
-        from carlos_core.loras import read_lora_file
+        from carlos_core.generator import Job, LoraUse
+        from carlos_core.loras.lora_file import read_lora_file
 
         paths = [MINIWORLD / "loras" / file for file, _ in side]
         triggers = tuple(dict.fromkeys(word for path in paths for word in read_lora_file(path).trigger_words))
@@ -150,7 +152,7 @@ class Pictures:
         sys.argv = arguments
         import build_checkpoint
 
-        from carlos_core.generation.comfy import ComfyGenerator
+        from carlos_core.comfy.generator import ComfyGenerator
 
         checkpoint = self._cache / "miniworld.safetensors"
         if not checkpoint.exists():

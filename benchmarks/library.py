@@ -25,8 +25,8 @@ import host as hosts
 import miniworld
 import workflows
 
-from carlos_core.database import load_database
-from carlos_core.retrieval import rank
+from carlos_core.database.parquet import load_database
+from carlos_core.search.ranking import rank
 
 
 def questions() -> dict[str, list[tuple[str, set[str]]]]:

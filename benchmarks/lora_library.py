@@ -24,11 +24,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from carlos_core.database import MetricsDatabase
-from carlos_core.loras import LoraLibrary, scan
-from carlos_core.loras.library import scan_surveyed, survey
-from carlos_core.retrieval import find_matches
-from carlos_core.types import LoraRecord
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.loras.library import LoraLibrary, scan, scan_surveyed, survey
+from carlos_core.records import LoraRecord
+from carlos_core.search.ranking import find_matches
 
 Files = list[tuple[str, Path]]
 
@@ -123,7 +122,7 @@ def database_of(library: LoraLibrary) -> MetricsDatabase:
     """A row for each file, found by a third of them each: hash, version id, file name."""
     import pyarrow as pa
 
-    from carlos_core.database import schema
+    from carlos_core.database import columns as schema
 
     numbers = np.random.default_rng(0)
     empty = MetricsDatabase.empty("some encoder", 512)

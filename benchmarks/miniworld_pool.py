@@ -90,7 +90,7 @@ class MiniWorld:
         )
 
     def with_lora(self, path: Path) -> tuple[Any, Any]:
-        from carlos_core.generation.comfy import apply_lora, load_lora
+        from carlos_core.comfy.patching import apply_lora, load_lora
 
         model, clip, _ = apply_lora(self.model, self.clip, load_lora(path), path.name, 1.0, 1.0)
         return model, clip
@@ -153,10 +153,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=540, help="stop before this time is over")
     options = parser.parse_args()
     world = MiniWorld(options.comfyui, options.miniworld)
-    from carlos_core.embedding import load_encoder, local_encoders
+    from carlos_core.clip.loading import load_encoder
+    from carlos_core.clip.weights import local_encoders
     from carlos_core.errors import LoraError
-    from carlos_core.loras import read_lora_file
-    from carlos_core.prompts import load_prompt_set
+    from carlos_core.loras.lora_file import read_lora_file
+    from carlos_core.prompts.prompt_set import load_prompt_set
 
     encoders = {}
     for name, folder in [("mini_clip", options.miniworld), *((part.split("=")) for part in options.clip)]:

@@ -175,10 +175,10 @@ def write_lora(model: Any, path: Path) -> Path:
 
 def index(generator: Any, lora: Any, encoder: Any, images: int, folder: Path, batch: int = 0) -> tuple[Any, float]:
     """Measure a LoRA; returns the measurement and the seconds it took."""
-    from carlos_core.indexing import measure_lora
-    from carlos_core.indexing.plan import all_shots
-    from carlos_core.indexing.protocol import TRIGGERS_ON_LORA_SIDE, Protocol, shared_seed_rule
-    from carlos_core.prompts import default_index_prompts
+    from carlos_core.measuring.measure import measure_lora
+    from carlos_core.measuring.plan import all_shots
+    from carlos_core.measuring.protocol import TRIGGERS_ON_LORA_SIDE, Protocol, shared_seed_rule
+    from carlos_core.prompts.prompt_set import default_index_prompts
 
     prompts = default_index_prompts()
     protocol = Protocol("custom", prompts.content_hash, shared_seed_rule(0), 1.0, TRIGGERS_ON_LORA_SIDE, generator.settings)
@@ -233,10 +233,11 @@ def main() -> None:
     comfy.options.enable_args_parsing()
     import comfy.model_management
 
-    from carlos_core.embedding import local_encoders
-    from carlos_core.embedding.comfy import load_comfy_encoder
-    from carlos_core.generation.comfy import ComfyGenerator, is_guidance_distilled
-    from carlos_core.loras import read_lora_file
+    from carlos_core.clip.weights import local_encoders
+    from carlos_core.comfy.encoder import load_comfy_encoder
+    from carlos_core.comfy.families import is_guidance_distilled
+    from carlos_core.comfy.generator import ComfyGenerator
+    from carlos_core.loras.lora_file import read_lora_file
 
     device = comfy.model_management.get_torch_device()
     encoder = load_comfy_encoder(local_encoders([options.miniworld])["mini_clip"].encoder_id, [options.miniworld])
@@ -267,7 +268,7 @@ def main() -> None:
 
 def time_sdxl(model: Any, clip: Any, vae: Any, lora: Any, encoder: Any, folder: Path, options: argparse.Namespace) -> None:
     """Overhead against the bare loop at one batch size, and images a second at several."""
-    from carlos_core.generation.comfy import ComfyGenerator
+    from carlos_core.comfy.generator import ComfyGenerator
 
     size = 64 if options.cut else options.size
 

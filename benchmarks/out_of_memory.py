@@ -35,8 +35,8 @@ def main() -> None:
     from overhead import sdxl, shots_of
 
     from carlos_core.errors import CarlosError
-    from carlos_core.indexing import measure_lora
-    from carlos_core.indexing.protocol import TRIGGERS_ON_LORA_SIDE, Protocol, shared_seed_rule
+    from carlos_core.measuring.measure import measure_lora
+    from carlos_core.measuring.protocol import TRIGGERS_ON_LORA_SIDE, Protocol, shared_seed_rule
 
     logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="log: %(message)s")
     with tempfile.TemporaryDirectory() as name:

@@ -31,7 +31,7 @@ class Models:
         self.size, self.scheduler, self.cfg = size, scheduler, cfg
 
     def generator(self, steps: int) -> Any:
-        from carlos_core.generation.comfy import ComfyGenerator
+        from carlos_core.comfy.generator import ComfyGenerator
 
         settings = {"steps": steps, "cfg": self.cfg, "sampler_name": "euler", "scheduler": self.scheduler}
         return ComfyGenerator(self.model, self.clip, self.vae, **settings, width=self.size, height=self.size)
@@ -42,9 +42,9 @@ def miniworld(folder: Path, work: Path) -> Models:
 
     import comfy.sd
 
-    from carlos_core.embedding import local_encoders
-    from carlos_core.embedding.comfy import load_comfy_encoder
-    from carlos_core.loras import read_lora_file
+    from carlos_core.clip.weights import local_encoders
+    from carlos_core.comfy.encoder import load_comfy_encoder
+    from carlos_core.loras.lora_file import read_lora_file
 
     checkpoint = work / "miniworld.safetensors"
     subprocess.run([sys.executable, folder / "build_checkpoint.py", checkpoint], check=True, stdout=subprocess.DEVNULL)
@@ -57,9 +57,9 @@ def sdxl(folder: Path, work: Path, cut: bool) -> Models:
     import comfy.model_management
     from model_families import build, write_lora
 
-    from carlos_core.embedding import local_encoders
-    from carlos_core.embedding.comfy import load_comfy_encoder
-    from carlos_core.loras import read_lora_file
+    from carlos_core.clip.weights import local_encoders
+    from carlos_core.comfy.encoder import load_comfy_encoder
+    from carlos_core.loras.lora_file import read_lora_file
 
     model, clip, vae = build("sdxl", cut, comfy.model_management.get_torch_device())
     encoder = load_comfy_encoder(local_encoders([folder])["mini_clip"].encoder_id, [folder])
@@ -68,8 +68,8 @@ def sdxl(folder: Path, work: Path, cut: bool) -> Models:
 
 
 def shots_of(images: int) -> Sequence[Any]:
-    from carlos_core.indexing.plan import all_shots
-    from carlos_core.prompts import default_index_prompts
+    from carlos_core.measuring.plan import all_shots
+    from carlos_core.prompts.prompt_set import default_index_prompts
 
     prompts = default_index_prompts()
     n_prompts = min(images, len(prompts.prompts))
@@ -131,9 +131,9 @@ def bare(models: Models, images: int, batch: int, steps: int, whole: bool) -> fl
 
 def indexing(models: Models, images: int, batch: int, steps: int, work: Path) -> float:
     """Seconds of measuring the LoRA from nothing, to the finished row."""
-    from carlos_core.indexing import measure_lora
-    from carlos_core.indexing.protocol import TRIGGERS_ON_LORA_SIDE, Protocol, shared_seed_rule
-    from carlos_core.prompts import default_index_prompts
+    from carlos_core.measuring.measure import measure_lora
+    from carlos_core.measuring.protocol import TRIGGERS_ON_LORA_SIDE, Protocol, shared_seed_rule
+    from carlos_core.prompts.prompt_set import default_index_prompts
 
     start = finished()
     generator = models.generator(steps)
@@ -170,7 +170,7 @@ def main() -> None:
     comfy.options.enable_args_parsing()
     import comfy.model_management
 
-    from carlos_core.generation import LoraUse
+    from carlos_core.generator import LoraUse
 
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)

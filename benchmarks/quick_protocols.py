@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from carlos_core.embedding import SignatureCache, load_encoder, local_encoders
-from carlos_core.prompts import load_prompt_set
+from carlos_core.clip.loading import load_encoder
+from carlos_core.clip.signatures import SignatureCache
+from carlos_core.clip.weights import local_encoders
+from carlos_core.prompts.prompt_set import load_prompt_set
 
 MINIWORLD = Path(__file__).resolve().parents[1] / "tests" / "assets" / "miniworld"
 BUDGETS = (100, 200, 400, 900)

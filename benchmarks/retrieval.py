@@ -18,12 +18,12 @@ import numpy as np
 import open_clip
 import torch
 
-from carlos_core.database import load_bundled_database
-from carlos_core.embedding.encoder import OpenClipEncoder
-from carlos_core.embedding.preprocess import PixelFormat
-from carlos_core.embedding.signature import SignatureCache
-from carlos_core.prompts import PromptSet, default_signature_prompts
-from carlos_core.retrieval import rank
+from carlos_core.clip.encoder import OpenClipEncoder
+from carlos_core.clip.pixels import PixelFormat
+from carlos_core.clip.signatures import SignatureCache
+from carlos_core.database.published import load_bundled_database
+from carlos_core.prompts.prompt_set import PromptSet, default_signature_prompts
+from carlos_core.search.ranking import rank
 
 QUERIES = (
     "snowfall, cold winter scene, visible breath",

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from stopping_tally import HEADER, RULE, TARGET, Library, Tally, cosine, jackknife_alignment
 
-from carlos_core.indexing.stopping import picture_order
+from carlos_core.measuring.stopping import picture_order
 
 
 class Pool:

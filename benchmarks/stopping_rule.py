@@ -34,8 +34,8 @@ from stopping_tally import (
     jackknife_alignment,
 )
 
-from carlos_core.database import load_bundled_database
-from carlos_core.indexing.stopping import DIRECTION_KNOWN, NO_EFFECT, picture_order
+from carlos_core.database.published import load_bundled_database
+from carlos_core.measuring.stopping import DIRECTION_KNOWN, NO_EFFECT, picture_order
 
 
 class Published:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from carlos_core.indexing.stopping import StoppingRule
+from carlos_core.measuring.stopping import StoppingRule
 
 TARGET = 0.97
 PROMPTS, SEEDS, STRATA = 280, 16, 35

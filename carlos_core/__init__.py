@@ -17,12 +17,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .api import index_lora
-    from .database import MetricsDatabase, copy_bundled_database, load_bundled_database, load_database
-    from .embedding import load_encoder
+    from .clip.loading import load_encoder
+    from .database.database import MetricsDatabase
+    from .database.parquet import load_database
+    from .database.published import copy_bundled_database, load_bundled_database
     from .errors import CarlosError
-    from .prompts import load_prompt_set
-    from .retrieval import retrieve
-    from .types import IndexingResult, LoraRecord, LoraVector, Match
+    from .prompts.prompt_set import load_prompt_set
+    from .records import IndexingResult, LoraRecord, LoraVector, Match
+    from .search.ranking import retrieve
 
 __all__ = [
     "CarlosError",
@@ -42,18 +44,18 @@ __all__ = [
 
 _HOMES = {
     "CarlosError": ".errors",
-    "IndexingResult": ".types",
-    "LoraRecord": ".types",
-    "LoraVector": ".types",
-    "Match": ".types",
-    "MetricsDatabase": ".database",
-    "copy_bundled_database": ".database",
+    "IndexingResult": ".records",
+    "LoraRecord": ".records",
+    "LoraVector": ".records",
+    "Match": ".records",
+    "MetricsDatabase": ".database.database",
+    "copy_bundled_database": ".database.published",
     "index_lora": ".api",
-    "load_bundled_database": ".database",
-    "load_database": ".database",
-    "load_encoder": ".embedding",
-    "load_prompt_set": ".prompts",
-    "retrieve": ".retrieval",
+    "load_bundled_database": ".database.published",
+    "load_database": ".database.parquet",
+    "load_encoder": ".clip.loading",
+    "load_prompt_set": ".prompts.prompt_set",
+    "retrieve": ".search.ranking",
 }
 
 

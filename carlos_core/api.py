@@ -6,19 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import paths
-from .civitai import CivitaiClient, CivitaiLora
-from .database import MetricsDatabase
-from .embedding import Encoder, load_encoder
+from .civitai.client import CivitaiClient
+from .civitai.lora import CivitaiLora
+from .clip.encoder import Encoder
+from .clip.loading import load_encoder
+from .database.database import MetricsDatabase
 from .errors import GenerationError, IndexingError
-from .generation.base import Generator
-from .indexing import Protocol, measure_lora
-from .indexing.plan import all_shots
-from .indexing.protocol import TRIGGERS_ON_LORA_SIDE, shared_seed_rule
-from .indexing.sweep import sweep_lora
-from .indexing.work import OnProgress
-from .loras import LoraFile, read_lora_file
-from .prompts import PromptSet, default_index_prompts
-from .types import IndexingResult, LoraVector
+from .generator import Generator
+from .loras.lora_file import LoraFile, read_lora_file
+from .measuring.measure import measure_lora
+from .measuring.plan import all_shots
+from .measuring.protocol import TRIGGERS_ON_LORA_SIDE, Protocol, shared_seed_rule
+from .measuring.strength_curve import sweep_lora
+from .measuring.studio import OnProgress
+from .prompts.prompt_set import PromptSet, default_index_prompts
+from .records import IndexingResult, LoraVector
 
 
 def index_lora(

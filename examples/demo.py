@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import carlos_core as carlos
-from carlos_core.embedding import local_encoders
-from carlos_core.prompts import load_prompt_set
+from carlos_core.clip.weights import local_encoders
+from carlos_core.prompts.prompt_set import load_prompt_set
 
 MINIWORLD = Path(__file__).resolve().parents[1] / "tests" / "assets" / "miniworld"
 QUERIES = ("drawn with a pencil", "old brown photograph", "snow falling", "red balloons floating", "blocky low resolution pixels")

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..carlos_core import asking
-from . import encoding, folders, found
-from .sockets import CarlosDb
+from ..carlos_core.search import queries as asking
+from .common import search as found
+from .common.sockets import CarlosDb
+from .host import folders
+from .host import runtime as encoding
 
 
 class CarlosLorasLikeImage(io.ComfyNode):
@@ -41,7 +43,7 @@ class CarlosLorasLikeImage(io.ComfyNode):
 
     @classmethod
     def execute(cls, database, image: torch.Tensor, image_without: torch.Tensor | None = None, **limits: Any) -> io.NodeOutput:
-        from ..carlos_core.indexing.journal import mean_features
+        from ..carlos_core.measuring.feature_store import mean_features
 
         encoder_id = database.check_encoder()
         mean = None if image_without is not None else mean_features(_base_folder(), encoder_id)

@@ -2,9 +2,9 @@
 
 from comfy_api.latest import io
 
-from ..carlos_core.naming import find_named
-from . import found
-from .sockets import CarlosDb
+from ..carlos_core.search.by_name import find_named
+from .common import search as found
+from .common.sockets import CarlosDb
 
 
 class CarlosLorasByName(io.ComfyNode):

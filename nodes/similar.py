@@ -4,12 +4,14 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..carlos_core import asking, duplicates
 from ..carlos_core.errors import RetrievalError
-from ..carlos_core.retrieval import matches_at
-from . import folders, found
-from .report import number, report, table
-from .sockets import CarlosDb
+from ..carlos_core.search import duplicates
+from ..carlos_core.search import queries as asking
+from ..carlos_core.search.ranking import matches_at
+from .common import search as found
+from .common.report import number, report, table
+from .common.sockets import CarlosDb
+from .host import folders
 
 BY_ID = "by lora_id"
 

@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from carlos_core.database import BUNDLED_PATH, DEFAULT_ENCODER_ID, MetricsDatabase
+from carlos_core.database.columns import DEFAULT_ENCODER_ID, normalised
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.published import BUNDLED_PATH
 from carlos_core.database.reference import from_reference_layout
-from carlos_core.database.schema import normalised
 
 WHEEL_SHA256 = "94d2f4bd246289bfc15c13d05ef1164dede3bbc812c632081645e54a677bb2a3"
 TABLE = "carlos/data/metrics_database.parquet"

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ..errors import CivitaiOddAnswer
 from ..foreign import ForeignFacts, fits_into, whole_text, words_of
-from .types import Model, Version, VersionFile
+from .versions import Model, Version, VersionFile
 
 _T = TypeVar("_T")
 _EARLY_ACCESS = "EarlyAccess"

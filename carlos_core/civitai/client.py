@@ -17,7 +17,7 @@ from .download import Download, OnProgress
 from .keys import ApiKey, find_key
 from .refusals import refusal
 from .transport import LoginWanted, OnWait, Patience, Transport
-from .types import Model, Version, VersionFile
+from .versions import Model, Version, VersionFile
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from . import archive
 from .file_names import names_to_try, safe_name
 from .refusals import UNAUTHORISED, refusal
 from .transport import Broken, LoginWanted, Transport, words_for
-from .types import VersionFile
+from .versions import VersionFile
 
 logger = logging.getLogger(__name__)
 

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..database import BUNDLED_PATH, MetricsDatabase, change_database, load_database
+from ..database.database import MetricsDatabase
+from ..database.parquet import change_database, load_database
+from ..database.published import BUNDLED_PATH
 from ..errors import CivitaiError, CivitaiNotFound, CivitaiOddAnswer, DatabaseError
 from ..loras.family import family_of_name
 from .answers import is_sha256
 from .client import MAX_HASHES, CivitaiClient
-from .fetch import lora_file_of
-from .types import Version
+from .lora import lora_file_of
+from .versions import Version
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import uuid4
 
 from ..errors import DatabaseError
+from ..records import LoraRecord
 from ..storage import locked, write_atomically
-from ..types import LoraRecord
-from . import reference, schema
-from .store import MetricsDatabase
+from . import columns as schema
+from . import reference
+from .database import MetricsDatabase
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -26,11 +26,11 @@ from pathlib import Path
 from ..errors import LoraError
 from ..foreign import printable
 from ..hashing import sha256_of
-from ..types import LoraIdentity
-from .file import NO_FACTS, FileFacts, LoraFile, read_facts
+from ..records import LoraIdentity
 from .library_index import KnownFile, LibraryIndex
-from .resolving import Files, Resolved, resolve
-from .sidecar import SIDECAR_SUFFIXES, Sidecar
+from .lora_file import NO_FACTS, FileFacts, LoraFile, read_facts
+from .matching import Files, Resolved, resolve
+from .metadata import SIDECAR_SUFFIXES, Sidecar
 
 _READERS = 2
 """One reads while the other hashes; more would only make a spinning disk seek."""

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from .file import FileFacts
-from .sidecar import Sidecar
+from .lora_file import FileFacts
+from .metadata import Sidecar
 
 logger = logging.getLogger(__name__)
 

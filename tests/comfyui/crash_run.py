@@ -26,12 +26,13 @@ comfy.options.enable_args_parsing()
 import comfy.sd
 import torch
 
-from carlos_core.embedding import load_encoder, local_encoders
-from carlos_core.generation.comfy import ComfyGenerator
-from carlos_core.indexing.plan import all_shots
-from carlos_core.indexing.protocol import TRIGGERS_ON_LORA_SIDE, Protocol, shared_seed_rule
-from carlos_core.indexing.session import Failure, Session
-from carlos_core.prompts import load_prompt_set
+from carlos_core.clip.loading import load_encoder
+from carlos_core.clip.weights import local_encoders
+from carlos_core.comfy.generator import ComfyGenerator
+from carlos_core.measuring.indexer import Failure, Session
+from carlos_core.measuring.plan import all_shots
+from carlos_core.measuring.protocol import TRIGGERS_ON_LORA_SIDE, Protocol, shared_seed_rule
+from carlos_core.prompts.prompt_set import load_prompt_set
 
 
 class Counting(ComfyGenerator):

@@ -28,9 +28,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from carlos_core.comfy.generator import ComfyGenerator
 from carlos_core.errors import LoraError
-from carlos_core.generation.base import Job, LoraUse
-from carlos_core.generation.comfy import ComfyGenerator
+from carlos_core.generator import Job, LoraUse
 
 Tensors = dict[str, Tensor]
 

@@ -30,8 +30,8 @@ import comfy.utils
 import torch
 from safetensors.torch import load_file, save_file
 
-from carlos_core.generation.base import Job, LoraUse
-from carlos_core.generation.comfy import ComfyGenerator
+from carlos_core.comfy.generator import ComfyGenerator
+from carlos_core.generator import Job, LoraUse
 
 TEXTS = ("a red house", "a small boat on the sea", "a red house")
 calls: Counter[str] = Counter()

@@ -12,8 +12,11 @@ import torch
 from host import MINIWORLD
 from PIL import Image
 
-from carlos_core.embedding import OpenClipEncoder, SignatureCache, load_encoder, local_encoders
-from carlos_core.prompts import load_prompt_set
+from carlos_core.clip.encoder import OpenClipEncoder
+from carlos_core.clip.loading import load_encoder
+from carlos_core.clip.signatures import SignatureCache
+from carlos_core.clip.weights import local_encoders
+from carlos_core.prompts.prompt_set import load_prompt_set
 
 
 def labels(*kinds: str) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,8 @@ import workflows
 from host import MINIWORLD, Failed, Host, facts_of, not_offered
 from PIL import Image
 
-from carlos_core.database import MetricsDatabase, load_database
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.parquet import load_database
 
 sys.path.append(str(Path(__file__).parents[1] / "core"))
 

@@ -19,8 +19,9 @@ from host import MINIWORLD, Host, facts_of
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from carlos_core.database import MetricsDatabase, load_database
-from carlos_core.types import LoraRecord
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.parquet import load_database
+from carlos_core.records import LoraRecord
 
 DATABASE = "choices.parquet"
 SNOW, PENCIL = "mystery_12.safetensors", "pencil_sketch.safetensors"

@@ -17,7 +17,7 @@ import workflows
 from host import MINIWORLD, Failed, Host, facts_of
 from PIL import Image
 
-from carlos_core.database import load_database
+from carlos_core.database.parquet import load_database
 
 sys.path.append(str(Path(__file__).parents[1] / "core"))
 

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 import workflows
 
-from carlos_core.database import MetricsDatabase, load_database
-from carlos_core.embedding import local_encoders
+from carlos_core.clip.weights import local_encoders
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.parquet import load_database
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ import workflows
 from host import MINIWORLD, Failed, Host, facts_of
 from safetensors.numpy import load_file, save_file
 
-from carlos_core.database import load_database
+from carlos_core.database.parquet import load_database
 
 NAME = "red_balloons.safetensors"
 PICTURES = 64

@@ -14,7 +14,7 @@ import workflows
 from host import MINIWORLD, Failed, Host, facts_of
 from PIL import Image
 
-from carlos_core.database import load_database
+from carlos_core.database.parquet import load_database
 
 ORDINARY = miniworld.labels("ordinary")
 

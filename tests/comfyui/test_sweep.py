@@ -12,7 +12,7 @@ import pytest
 import workflows
 from host import Failed, Host, facts_of, not_offered
 
-from carlos_core.database import load_database
+from carlos_core.database.parquet import load_database
 
 STRONG = next(iter(miniworld.labels("strong")))
 ORDINARY = "pencil_sketch.safetensors"

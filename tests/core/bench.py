@@ -7,12 +7,12 @@ from typing import Any
 
 from drawn import DrawingGenerator, lora_file
 
-from carlos_core.embedding import OpenClipEncoder
-from carlos_core.indexing import Measurement, Protocol, measure_lora
-from carlos_core.indexing.plan import all_shots
-from carlos_core.indexing.protocol import TRIGGERS_ON_LORA_SIDE
-from carlos_core.loras import LoraFile, read_lora_file
-from carlos_core.prompts import Prompt, PromptSet
+from carlos_core.clip.encoder import OpenClipEncoder
+from carlos_core.loras.lora_file import LoraFile, read_lora_file
+from carlos_core.measuring.measure import Measurement, measure_lora
+from carlos_core.measuring.plan import all_shots
+from carlos_core.measuring.protocol import TRIGGERS_ON_LORA_SIDE, Protocol
+from carlos_core.prompts.prompt_set import Prompt, PromptSet
 
 PROMPTS = PromptSet("p", tuple(Prompt(f"{topic} {k}", topic, "s") for topic in ("cat", "hill", "boat") for k in range(3)))
 SHOTS = all_shots(PROMPTS, seeds=2, first_seed=7)

@@ -16,7 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from carlos_core.civitai import ApiKey, CivitaiClient
+from carlos_core.civitai.client import CivitaiClient
+from carlos_core.civitai.keys import ApiKey
 from carlos_core.civitai.transport import Patience
 
 KEY = "test-key-0123456789abcdef"

@@ -17,11 +17,13 @@ import mini
 from bench import Bench
 from civitai_server import CivitaiServer
 
-from carlos_core import retrieval
-from carlos_core.database import MetricsDatabase, load_database
-from carlos_core.embedding import OpenClipEncoder, load_encoder
-from carlos_core.embedding.preprocess import PixelFormat
-from carlos_core.prompts import PromptSet, load_prompt_set
+from carlos_core.clip.encoder import OpenClipEncoder
+from carlos_core.clip.loading import load_encoder
+from carlos_core.clip.pixels import PixelFormat
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.parquet import load_database
+from carlos_core.prompts.prompt_set import PromptSet, load_prompt_set
+from carlos_core.search import ranking as retrieval
 
 # The models here are so small that threads only wait for each other.
 torch.set_num_threads(1)

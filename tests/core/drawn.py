@@ -20,8 +20,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from carlos_core.errors import LoraError
-from carlos_core.generation import Generated, Job, LoraFit, LoraUse
-from carlos_core.generation.base import OnStep
+from carlos_core.generator import Generated, Job, LoraFit, LoraUse, OnStep
 
 SIDE = 128
 STEPS = 4

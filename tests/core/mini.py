@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from carlos_core.types import LoraRecord
+from carlos_core.records import LoraRecord
 
 MINIWORLD = Path(__file__).parents[1] / "assets" / "miniworld"
 ASSETS = Path(__file__).parent / "assets"

@@ -15,9 +15,10 @@ from bench import PROMPTS, Bench
 from drawn import DrawingGenerator, lora_file
 
 import carlos_core as carlos
-from carlos_core.embedding import OpenClipEncoder, weights
+from carlos_core.clip import weights
+from carlos_core.clip.encoder import OpenClipEncoder
 from carlos_core.errors import EncoderError, GenerationError, IndexingError
-from carlos_core.loras import read_lora_file
+from carlos_core.loras.lora_file import read_lora_file
 
 LIGHT = """
 import sys

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from carlos_core.asking import but_not, combined, like_images, like_lora
-from carlos_core.database import MetricsDatabase
-from carlos_core.embedding import OpenClipEncoder, SignatureCache
+from carlos_core.clip.encoder import OpenClipEncoder
+from carlos_core.clip.signatures import SignatureCache
+from carlos_core.database.database import MetricsDatabase
 from carlos_core.errors import RetrievalError
-from carlos_core.prompts import PromptSet
-from carlos_core.retrieval import find_matches, signature_for
+from carlos_core.prompts.prompt_set import PromptSet
+from carlos_core.search.queries import but_not, combined, like_images, like_lora
+from carlos_core.search.ranking import find_matches, signature_for
 
 LIMITS = {"max_strength": 9.8, "min_consistency": 0.041}
 

@@ -10,9 +10,11 @@ import pyarrow as pa
 import pytest
 import torch
 
-from carlos_core.database import BUNDLED_PATH, MetricsDatabase, copy_bundled_database, load_bundled_database, load_database
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.parquet import load_database
+from carlos_core.database.published import BUNDLED_PATH, copy_bundled_database, load_bundled_database
 from carlos_core.errors import DatabaseError
-from carlos_core.retrieval import rank
+from carlos_core.search.ranking import rank
 
 
 @pytest.fixture(scope="module")

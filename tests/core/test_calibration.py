@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from carlos_core.calibration import Background, calibrated_rows, confidences, fit_background, word_for
-from carlos_core.database import MetricsDatabase
-from carlos_core.embedding import Encoder, OpenClipEncoder, SignatureCache
+from carlos_core.clip.encoder import Encoder, OpenClipEncoder
+from carlos_core.clip.signatures import SignatureCache
+from carlos_core.database.database import MetricsDatabase
 from carlos_core.errors import RetrievalError
-from carlos_core.prompts import PromptSet, default_effect_bank, load_prompt_set
-from carlos_core.retrieval import background_for, find_matches, retrieve, signature_for
-from carlos_core.types import CONFIDENCE_WORDS, Confidence
+from carlos_core.prompts.prompt_set import PromptSet, default_effect_bank, load_prompt_set
+from carlos_core.records import CONFIDENCE_WORDS, Confidence
+from carlos_core.search.calibration import Background, calibrated_rows, confidences, fit_background, word_for
+from carlos_core.search.ranking import background_for, find_matches, retrieve, signature_for
 
 ANY = {"max_strength": math.inf, "min_consistency": -1.0}
 LIMITS = {"max_strength": 9.8, "min_consistency": 0.041}

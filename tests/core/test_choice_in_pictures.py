@@ -20,7 +20,7 @@ def pictures() -> Any:
     package = types.ModuleType("carlos_nodes_alone")
     package.__path__ = [str(Path(__file__).resolve().parents[2] / "nodes")]
     sys.modules[package.__name__] = package
-    return importlib.import_module(f"{package.__name__}.choice_in_pictures")
+    return importlib.import_module(f"{package.__name__}.common.choice_in_pictures")
 
 
 def auto(model: Any, **inputs: Any) -> Prompt:

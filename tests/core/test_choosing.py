@@ -12,11 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carlos_core.choosing import Search, Selection, choose, parts_of
-from carlos_core.database import MetricsDatabase
+from carlos_core.database.database import MetricsDatabase
 from carlos_core.errors import RetrievalError
-from carlos_core.retrieval import find_matches
-from carlos_core.types import Confidence, Match, Matches
+from carlos_core.records import Confidence, Match, Matches
+from carlos_core.search.ranking import find_matches
+from carlos_core.search.selection import Search, Selection, choose, parts_of
 
 SNOW, PENCIL, OIL = [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]
 SIGNATURES = {

@@ -15,9 +15,10 @@ from civitai_server import CivitaiServer, Fault, client_of
 from filelock import FileLock
 from safetensors.numpy import save
 
-from carlos_core.civitai import CivitaiClient, VersionFile
+from carlos_core.civitai.client import CivitaiClient
 from carlos_core.civitai.download import DownloadProgress
 from carlos_core.civitai.file_names import safe_name
+from carlos_core.civitai.versions import VersionFile
 from carlos_core.errors import CivitaiError, CivitaiNotFound
 
 CONTENT = save({"noise": np.random.default_rng(5).integers(0, 256, 3_000_000, dtype=np.uint8)})

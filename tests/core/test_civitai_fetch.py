@@ -17,12 +17,11 @@ from civitai_server import KEY, CivitaiServer, client_of
 from drawn import DrawingGenerator, lora_file
 
 import carlos_core as carlos
-from carlos_core.civitai import CivitaiLora
-from carlos_core.civitai.fetch import lora_file_of
-from carlos_core.embedding import OpenClipEncoder
+from carlos_core.civitai.lora import CivitaiLora, lora_file_of
+from carlos_core.clip.encoder import OpenClipEncoder
 from carlos_core.errors import CivitaiError, CivitaiNotFound, GenerationError, IndexingError
-from carlos_core.loras import read_lora_file
-from carlos_core.loras.sidecar import Sidecar, read_sidecar
+from carlos_core.loras.lora_file import read_lora_file
+from carlos_core.loras.metadata import Sidecar, read_sidecar
 
 
 @pytest.fixture

@@ -13,8 +13,10 @@ import pytest
 from civitai_server import KEY, CivitaiServer, Fault, client_of
 from safetensors.numpy import save
 
-from carlos_core.civitai import ApiKey, CivitaiClient, CivitaiLora, find_key
 from carlos_core.civitai.addresses import Addresses, bases_from_environment
+from carlos_core.civitai.client import CivitaiClient
+from carlos_core.civitai.keys import ApiKey, find_key
+from carlos_core.civitai.lora import CivitaiLora
 from carlos_core.errors import CivitaiError
 
 CONTENT = save({"noise": np.random.default_rng(7).integers(0, 256, 200_000, dtype=np.uint8)})

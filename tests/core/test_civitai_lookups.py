@@ -12,7 +12,7 @@ import pytest
 from civitai_server import CivitaiServer, Fault, client_of
 
 import carlos_core
-from carlos_core.civitai import VersionFile
+from carlos_core.civitai.versions import VersionFile
 from carlos_core.errors import CarlosError, CivitaiError, CivitaiNotFound
 
 CONTENT = b"the content of a LoRA"

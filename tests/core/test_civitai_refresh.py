@@ -14,7 +14,9 @@ from civitai_server import CivitaiServer, Fault, client_of
 from carlos_core import copy_bundled_database
 from carlos_core.civitai import refresh
 from carlos_core.civitai.refresh import FAILED, NOT_FOUND, REFRESHED, UNCHANGED, RefreshedRow, refresh_metadata
-from carlos_core.database import BUNDLED_PATH, MetricsDatabase, load_database
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.parquet import load_database
+from carlos_core.database.published import BUNDLED_PATH
 from carlos_core.errors import CivitaiError, DatabaseError
 
 FULL: dict[str, Any] = {

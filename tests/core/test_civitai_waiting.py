@@ -12,7 +12,7 @@ from email.utils import format_datetime
 import pytest
 from civitai_server import CivitaiServer, Fault, client_of
 
-from carlos_core.civitai import CivitaiClient
+from carlos_core.civitai.client import CivitaiClient
 from carlos_core.civitai.transport import Patience, Transport
 from carlos_core.errors import CivitaiError
 

@@ -9,12 +9,13 @@ import mini
 import numpy as np
 import pytest
 
-from carlos_core.composition import Composition, compose, scaled, weighed
-from carlos_core.database import MetricsDatabase
-from carlos_core.embedding import OpenClipEncoder, SignatureCache
+from carlos_core.clip.encoder import OpenClipEncoder
+from carlos_core.clip.signatures import SignatureCache
+from carlos_core.database.database import MetricsDatabase
 from carlos_core.errors import RetrievalError
-from carlos_core.prompts import PromptSet
-from carlos_core.retrieval import signature_for
+from carlos_core.prompts.prompt_set import PromptSet
+from carlos_core.search.ranking import signature_for
+from carlos_core.search.weights import Composition, compose, scaled, weighed
 
 
 def composed(directions: list[list[float]] | np.ndarray, signature: list[float] | np.ndarray, **choice: object) -> Composition:

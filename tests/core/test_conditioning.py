@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from carlos_core.generation import Job
-from carlos_core.generation.conditioning import form_of, joined, text_of, zeroed
+from carlos_core.comfy.conditioning import form_of, joined, text_of, zeroed
+from carlos_core.generator import Job
 
 
 def test_trigger_words_are_appended_literally_and_prompts_are_left_alone() -> None:

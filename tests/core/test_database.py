@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from carlos_core.database import MetricsDatabase, load_database
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.parquet import load_database
 from carlos_core.errors import DatabaseError
-from carlos_core.types import LoraRecord
+from carlos_core.records import LoraRecord
 
 FULL = mini.record(
     "123456",

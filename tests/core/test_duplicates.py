@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from carlos_core.database import MetricsDatabase, load_bundled_database
-from carlos_core.duplicates import clusters
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.published import load_bundled_database
 from carlos_core.errors import RetrievalError
+from carlos_core.search.duplicates import clusters
 
 
 def groups(directions: np.ndarray | list[list[float]], min_cosine: float = 0.95) -> list[tuple[int, ...]]:

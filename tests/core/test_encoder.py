@@ -12,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from carlos_core.embedding import OpenClipEncoder, encoder_dimension, load_encoder, local_encoders
+from carlos_core.clip.encoder import OpenClipEncoder
+from carlos_core.clip.loading import encoder_dimension, load_encoder
+from carlos_core.clip.weights import local_encoders
 from carlos_core.errors import EncoderError
 
 TEXTS = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from carlos_core.metrics import DiffAccumulator, LoraMetrics
+from carlos_core.measuring.metrics import DiffAccumulator, LoraMetrics
 
 DIMENSION = 64
 

@@ -11,13 +11,14 @@ from bench import Bench
 from drawn import DrawingGenerator, lora_file
 from test_session import PROMPTS, session_of
 
-from carlos_core.generation import Generated, Job
-from carlos_core.generation.base import OnStep
-from carlos_core.indexing import Progress, estimate, work
-from carlos_core.indexing.estimate import UNKNOWN, LibraryEstimate, estimate_lora
-from carlos_core.indexing.plan import all_shots
-from carlos_core.indexing.session import Session
-from carlos_core.indexing.speed import Speed, in_words
+from carlos_core.generator import Generated, Job, OnStep
+from carlos_core.measuring import estimate
+from carlos_core.measuring import studio as work
+from carlos_core.measuring.estimate import UNKNOWN, LibraryEstimate, estimate_lora
+from carlos_core.measuring.indexer import Session
+from carlos_core.measuring.plan import all_shots
+from carlos_core.measuring.speed import Speed, in_words
+from carlos_core.measuring.studio import Progress
 
 N = 64
 """Pictures of a side: all prompts once."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from carlos_core.generation.fingerprint import Fingerprint
+from carlos_core.comfy.fingerprint import Fingerprint
 
 
 def of(value: Any) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from carlos_core.errors import IndexingError
-from carlos_core.indexing.journal import Journal, mean_features
+from carlos_core.measuring.feature_store import Journal, mean_features
 
 IDENTITY = {"generator": "model-1", "encoder": "clip", "weight": 0.75}
 DIMENSION = 5
@@ -21,7 +21,7 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from carlos_core.errors import IndexingError
-from carlos_core.indexing.journal import Journal
+from carlos_core.measuring.feature_store import Journal
 
 def keep(journal, k):
     journal.append([(f"picture {k}", 0, np.full(1000, k, np.float32), 1)])
@@ -207,7 +207,7 @@ APPENDING = """
 import sys
 from pathlib import Path
 import numpy as np
-from carlos_core.indexing.journal import Journal
+from carlos_core.measuring.feature_store import Journal
 folder, name = Path(sys.argv[1]), sys.argv[2]
 journal = Journal(folder, {"a": 1}, 300)
 sys.stdin.readline()

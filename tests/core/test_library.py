@@ -17,8 +17,8 @@ import pytest
 from lora_files import Files, listed, lora, opened_loras, sidecar
 
 from carlos_core.errors import LoraError
-from carlos_core.loras import LoraLibrary, read_lora_file, scan
-from carlos_core.loras.library import survey
+from carlos_core.loras.library import LoraLibrary, scan, survey
+from carlos_core.loras.lora_file import read_lora_file
 
 N_FILES = 5000
 
@@ -343,7 +343,8 @@ def test_a_killed_scan_loses_at_most_the_last_moment(big: Library, tmp_path: Pat
         kept = big.n_kept()
         with opened_loras() as opened:
             found = big.scan()
-        assert 0 < kept < N_FILES
+        # The first kill may come before anything is kept.
+        assert (0 if attempt == 0 else 1) <= kept < N_FILES
         assert len({name for name in opened if name.endswith(".safetensors")}) == N_FILES - kept
         assert all(entry.sha256 == sha256(entry.path) for entry in found.entries)
 

@@ -14,9 +14,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from carlos_core.errors import LoraError
-from carlos_core.loras import FAMILIES, families_alike, family_of_name, fits, read_lora_file
-from carlos_core.loras.family import family_of_header
+from carlos_core.loras.family import FAMILIES, families_alike, family_of_header, family_of_name, fits
 from carlos_core.loras.header import read_header
+from carlos_core.loras.lora_file import read_lora_file
 
 DOWN = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight"
 

@@ -11,11 +11,11 @@ from bench import SHOTS, Bench, assert_same_bits
 from drawn import EVALUATIONS, SIDE, STEPS, DrawingGenerator
 
 from carlos_core.errors import GenerationError, IndexingError, LoraError
-from carlos_core.generation import Job, LoraUse
-from carlos_core.indexing import Progress
-from carlos_core.indexing.plan import Shot
-from carlos_core.indexing.runner import kept_contact_sheet
-from carlos_core.loras import LoraFile
+from carlos_core.generator import Job, LoraUse
+from carlos_core.loras.lora_file import LoraFile
+from carlos_core.measuring.measure import kept_contact_sheet
+from carlos_core.measuring.plan import Shot
+from carlos_core.measuring.studio import Progress
 
 
 def naive_diffs(bench: Bench, lora: LoraFile, shots: Sequence[Shot], weight: float = 1.0) -> np.ndarray:

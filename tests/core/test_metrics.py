@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from carlos_core.errors import MetricsError
-from carlos_core.metrics import DiffAccumulator, LoraMetrics, consistency
+from carlos_core.measuring.metrics import DiffAccumulator, LoraMetrics, consistency
 
 RNG = np.random.default_rng(20250101)
 

@@ -6,9 +6,10 @@ import mini
 import numpy as np
 import pytest
 
-from carlos_core.database import MetricsDatabase, load_bundled_database
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.published import load_bundled_database
 from carlos_core.errors import RetrievalError
-from carlos_core.naming import find_named
+from carlos_core.search.by_name import find_named
 
 
 def library(*rows: tuple[str, dict[str, object]]) -> MetricsDatabase:

@@ -22,13 +22,15 @@ from lora_files import listed, lora, sidecar
 from safetensors.numpy import save_file
 from test_session import session_of
 
-from carlos_core.database import check_storable, load_database
+from carlos_core.database.columns import check_storable
+from carlos_core.database.parquet import load_database
 from carlos_core.errors import LoraError
 from carlos_core.foreign import ForeignFacts, whole_text
-from carlos_core.indexing.session import Failure, Outcome
-from carlos_core.loras import LoraFile, read_lora_file, scan
-from carlos_core.loras.sidecar import Sidecar, read_sidecar
-from carlos_core.types import LoraRecord
+from carlos_core.loras.library import scan
+from carlos_core.loras.lora_file import LoraFile, read_lora_file
+from carlos_core.loras.metadata import Sidecar, read_sidecar
+from carlos_core.measuring.indexer import Failure, Outcome
+from carlos_core.records import LoraRecord
 
 ENDLESS = json.dumps({"1_a": {"snw": 5}}).replace("5", "1e999")
 DEEP = "[" * 100_000 + "]" * 100_000

@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from carlos_core.embedding import OpenClipEncoder
-from carlos_core.embedding.preprocess import PixelFormat, pixels_of
+from carlos_core.clip.encoder import OpenClipEncoder
+from carlos_core.clip.pixels import PixelFormat, pixels_of
 
 FORMAT_224 = PixelFormat(224, mini.CLIP_MEAN, mini.CLIP_STD)
 FORMAT_128 = PixelFormat(128, mini.CLIP_MEAN, mini.CLIP_STD)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from carlos_core.errors import PromptSetError
-from carlos_core.prompts import (
+from carlos_core.prompts.prompt_set import (
     PromptSet,
     default_effect_bank,
     default_index_prompts,

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from carlos_core.errors import IndexingError
-from carlos_core.indexing import Protocol, protocol_covers
-from carlos_core.indexing.plan import all_shots
-from carlos_core.prompts import Prompt, PromptSet
+from carlos_core.measuring.plan import all_shots
+from carlos_core.measuring.protocol import Protocol, protocol_covers
+from carlos_core.prompts.prompt_set import Prompt, PromptSet
 
 PROMPTS = PromptSet("p", tuple(Prompt(f"{topic}{k}", topic, "s") for topic in "abc" for k in range(3)))
 SETTINGS = {"model": "SDXL", "fingerprint": "f00d", "steps": 25, "cfg": 5.0, "sampler": "euler", "size": "1024x1024"}

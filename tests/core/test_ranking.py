@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from carlos_core.database import load_bundled_database
+from carlos_core.database.published import load_bundled_database
 from carlos_core.errors import RetrievalError
-from carlos_core.retrieval import rank
+from carlos_core.search.ranking import rank
 
 ANY = {"max_strength": math.inf, "min_consistency": -1.0}
 

@@ -8,10 +8,12 @@ import mini
 import pytest
 from lora_files import listed, lora, sidecar
 
-from carlos_core.database import MetricsDatabase, load_bundled_database
-from carlos_core.loras import LibraryEntry, LoraLibrary, Resolved, scan
-from carlos_core.loras.sidecar import Sidecar
-from carlos_core.types import LoraIdentity
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.published import load_bundled_database
+from carlos_core.loras.library import LibraryEntry, LoraLibrary, scan
+from carlos_core.loras.matching import Resolved
+from carlos_core.loras.metadata import Sidecar
+from carlos_core.records import LoraIdentity
 
 
 def library_of(*names: str, **more: dict[str, object]) -> LoraLibrary:

@@ -9,10 +9,11 @@ import pytest
 from bench import SHOTS, Bench, assert_same_bits
 from drawn import EVALUATIONS, DrawingGenerator
 
-from carlos_core.embedding import OpenClipEncoder
+from carlos_core.clip.encoder import OpenClipEncoder
 from carlos_core.errors import IndexingError
-from carlos_core.generation import Job
-from carlos_core.indexing import Measurement, Progress
+from carlos_core.generator import Job
+from carlos_core.measuring.measure import Measurement
+from carlos_core.measuring.studio import Progress
 
 
 class Cancelled(Exception):

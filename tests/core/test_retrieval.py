@@ -12,12 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from carlos_core.database import MetricsDatabase, load_database
-from carlos_core.embedding import Encoder, OpenClipEncoder, SignatureCache, load_encoder, local_encoders
+from carlos_core.clip.encoder import Encoder, OpenClipEncoder
+from carlos_core.clip.loading import load_encoder
+from carlos_core.clip.signatures import SignatureCache
+from carlos_core.clip.weights import local_encoders
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.parquet import load_database
 from carlos_core.errors import EncoderError, RetrievalError
-from carlos_core.prompts import PromptSet
-from carlos_core.retrieval import find_matches, retrieve, signature_for
-from carlos_core.types import Match
+from carlos_core.prompts.prompt_set import PromptSet
+from carlos_core.records import Match
+from carlos_core.search.ranking import find_matches, retrieve, signature_for
 
 ANY = {"max_strength": math.inf, "min_consistency": -1.0}
 LIMITS = {"max_strength": 9.8, "min_consistency": 0.041}

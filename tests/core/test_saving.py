@@ -14,7 +14,8 @@ import mini
 import numpy as np
 import pytest
 
-from carlos_core.database import MetricsDatabase, change_database, create_database, load_database, upsert_into_file
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.parquet import change_database, create_database, load_database, upsert_into_file
 from carlos_core.errors import DatabaseError
 
 PREPARE = """
@@ -22,7 +23,7 @@ import sys
 import numpy as np
 from carlos_core.database import MetricsDatabase, copy_bundled_database, upsert_into_file
 from carlos_core.errors import DatabaseError
-from carlos_core.types import LoraRecord
+from carlos_core.records import LoraRecord
 
 def record(name, strength, dimension):
     direction = np.random.default_rng(int(strength)).normal(size=dimension).astype(np.float32)

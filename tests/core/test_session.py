@@ -13,15 +13,16 @@ import torch
 from bench import Bench
 from drawn import EVALUATIONS, DrawingGenerator, lora_file
 
-from carlos_core.database import MetricsDatabase, change_database, load_database
-from carlos_core.embedding import OpenClipEncoder
+from carlos_core.clip.encoder import OpenClipEncoder
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.parquet import change_database, load_database
 from carlos_core.errors import DatabaseError, IndexingError
-from carlos_core.indexing.journal import Journal
-from carlos_core.indexing.presets import OWN_SEED_RULE, PRESETS, own_seed, preset_shots
-from carlos_core.indexing.session import ALREADY_INDEXED, INDEXED, Failure, Outcome, Session, check_writable
-from carlos_core.indexing.stopping import StoppingRule
-from carlos_core.loras import LoraFile, read_lora_file
-from carlos_core.prompts import Prompt, PromptSet, default_index_prompts
+from carlos_core.loras.lora_file import LoraFile, read_lora_file
+from carlos_core.measuring.feature_store import Journal
+from carlos_core.measuring.indexer import ALREADY_INDEXED, INDEXED, Failure, Outcome, Session, check_writable
+from carlos_core.measuring.presets import OWN_SEED_RULE, PRESETS, own_seed, preset_shots
+from carlos_core.measuring.stopping import StoppingRule
+from carlos_core.prompts.prompt_set import Prompt, PromptSet, default_index_prompts
 
 PROMPTS = PromptSet(
     "p", tuple(Prompt(f"{topic} {part} {k}", topic, f"{topic} {part}") for topic in "abcd" for part in "xy" for k in range(8))

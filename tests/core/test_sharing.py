@@ -10,7 +10,8 @@ import mini
 import pytest
 from test_saving import old_file
 
-from carlos_core.database import MetricsDatabase, change_database, load_database, upsert_into_file
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.parquet import change_database, load_database, upsert_into_file
 from carlos_core.errors import DatabaseError
 
 

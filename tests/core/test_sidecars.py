@@ -9,8 +9,8 @@ from pathlib import Path
 import mini
 import pytest
 
-from carlos_core.loras import read_lora_file
-from carlos_core.loras.sidecar import Sidecar, read_sidecar
+from carlos_core.loras.lora_file import read_lora_file
+from carlos_core.loras.metadata import Sidecar, read_sidecar
 
 CIVITAI = {
     "id": 2588340,

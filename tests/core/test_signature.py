@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from carlos_core.embedding import OpenClipEncoder, SignatureCache
-from carlos_core.prompts import Prompt, PromptSet, default_signature_prompts
+from carlos_core.clip.encoder import OpenClipEncoder
+from carlos_core.clip.signatures import SignatureCache
+from carlos_core.prompts.prompt_set import Prompt, PromptSet, default_signature_prompts
 
 QUERIES = {
     "a word": "snow",

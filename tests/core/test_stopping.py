@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from carlos_core.indexing.stopping import ALL_TAKEN, DIRECTION_KNOWN, NO_EFFECT, StoppingRule, f_quantile, picture_order
+from carlos_core.measuring.stopping import ALL_TAKEN, DIRECTION_KNOWN, NO_EFFECT, StoppingRule, f_quantile, picture_order
 
 DIMENSION, PROMPTS, SEEDS, STRATA = 48, 80, 4, 10
 RULE = StoppingRule()

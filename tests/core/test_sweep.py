@@ -18,14 +18,15 @@ from test_measuring import naive_diffs
 from test_session import PROMPTS, session_of
 
 from carlos_core import index_lora
-from carlos_core.database import MetricsDatabase, load_database
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.parquet import load_database
 from carlos_core.errors import GenerationError, IndexingError
-from carlos_core.indexing import Progress
-from carlos_core.indexing.plan import Shot, all_shots
-from carlos_core.indexing.session import ALREADY_INDEXED, INDEXED, Session
-from carlos_core.indexing.sweep import Sweep, suggested_weight, sweep_lora, sweep_shots
-from carlos_core.loras import LoraFile
-from carlos_core.types import CurvePoint
+from carlos_core.loras.lora_file import LoraFile
+from carlos_core.measuring.indexer import ALREADY_INDEXED, INDEXED, Session
+from carlos_core.measuring.plan import Shot, all_shots
+from carlos_core.measuring.strength_curve import Sweep, suggested_weight, sweep_lora, sweep_shots
+from carlos_core.measuring.studio import Progress
+from carlos_core.records import CurvePoint
 
 SHOTS = all_shots(PROMPTS, seeds=2, first_seed=7)
 """64 prompts x 2 seeds; the first 12 are of 12 prompts."""

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from carlos_core.embedding import load_encoder, weights
-from carlos_core.embedding.weights import ensure_weights, fetch_file, weights_path
+from carlos_core.clip import weights
+from carlos_core.clip.loading import load_encoder
+from carlos_core.clip.weights import ensure_weights, fetch_file, weights_path
 from carlos_core.errors import EncoderError
 
 CONTENT = save({"noise": np.random.default_rng(41).integers(0, 256, 3_500_000, dtype=np.uint8)})

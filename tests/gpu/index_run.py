@@ -30,17 +30,18 @@ import comfyui_memory
 comfyui_memory.prepare(is_dynamic=HAS_GPU and "--static" not in OPTIONS)
 import comfy.sd
 
-from carlos_core.database import MetricsDatabase, load_database
-from carlos_core.embedding import local_encoders
-from carlos_core.embedding.comfy import load_comfy_encoder
-from carlos_core.generation.base import LoraUse
-from carlos_core.generation.comfy import ComfyGenerator
-from carlos_core.indexing.presets import OWN_SEED_RULE, PAPER_IMAGES, PRESETS, TYPICAL_IMAGES, preset_shots
-from carlos_core.indexing.protocol import TRIGGERS_ON_LORA_SIDE, Protocol
-from carlos_core.indexing.session import Session
-from carlos_core.indexing.stopping import StoppingRule
-from carlos_core.loras import read_lora_file
-from carlos_core.prompts import PromptSet, load_prompt_set
+from carlos_core.clip.weights import local_encoders
+from carlos_core.comfy.encoder import load_comfy_encoder
+from carlos_core.comfy.generator import ComfyGenerator
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.parquet import load_database
+from carlos_core.generator import LoraUse
+from carlos_core.loras.lora_file import read_lora_file
+from carlos_core.measuring.indexer import Session
+from carlos_core.measuring.presets import OWN_SEED_RULE, PAPER_IMAGES, PRESETS, TYPICAL_IMAGES, preset_shots
+from carlos_core.measuring.protocol import TRIGGERS_ON_LORA_SIDE, Protocol
+from carlos_core.measuring.stopping import StoppingRule
+from carlos_core.prompts.prompt_set import PromptSet, load_prompt_set
 
 
 class Counting(ComfyGenerator):

@@ -1,0 +1,1 @@
+"""CLIP: pictures and texts as features, and the signatures of queries."""

@@ -1,0 +1,83 @@
+"""CLIP encoders: pictures and texts -> raw features in one space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import EncoderError
+from .pixels import PixelFormat, pixels_of
+from .text_tower import TextTower
+
+_IMAGE_BATCH = 64
+_TEXT_BATCH = 64
+
+
+class Encoder(Protocol):
+    """Pictures and texts -> features [N, D] float32 on the CPU, raw: not normalised. `encoder_id` names the space."""
+
+    encoder_id: str
+    dimension: int
+
+    def encode_images(self, images: Tensor) -> Tensor: ...
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor: ...
+
+
+class OpenClipEncoder:
+    """An open_clip model. A subclass that manages memory overrides `_ready`, which says where the model is now."""
+
+    def __init__(self, model: Any, tokenizer: Any, encoder_id: str, pixel_format: PixelFormat, dimension: int) -> None:
+        self.encoder_id = encoder_id
+        self.dimension = dimension
+        self._model = model.eval().requires_grad_(False)
+        self._tokenizer = tokenizer
+        self._pixel_format = pixel_format
+        self._tower = TextTower(model) if TextTower.supports(model) else None
+
+    @torch.inference_mode()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """images: [B, H, W, C >= 3], values in [0, 1]. Result: [B, D] float32 on the CPU, not normalised."""
+        if images.ndim != 4 or images.shape[-1] < 3:
+            raise EncoderError(f"Pictures have shape {list(images.shape)}.", "Pass [B, H, W, 3] with values in [0, 1].")
+        device = self._ready()
+        parts = []
+        for part in torch.split(images, _IMAGE_BATCH):
+            pixels = pixels_of(part.to(device), self._pixel_format)
+            parts.append(self._model.encode_image(pixels).float().cpu())
+        return torch.cat(parts)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Result: [N, D] float32 on the CPU, not normalised. Texts longer than the context are cut, as CLIP does."""
+        device = self._ready()
+        ids = self._padded_ids(texts)
+        if self._tower is not None:
+            return self._tower.encode(_trimmed(ids)).float().cpu()
+        parts = [self._model.encode_text(part.to(device)).float().cpu() for part in torch.split(ids, _TEXT_BATCH)]
+        return torch.cat(parts)
+
+    @property
+    def text_tower(self) -> TextTower | None:
+        """The tower that can go on from cached prefixes, on the CPU only: elsewhere a full pass is cheap, memory is not."""
+        return self._tower if self._ready().type == "cpu" else None
+
+    def token_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Token ids of each text from the start to the end-of-text token."""
+        return _trimmed(self._padded_ids(texts))
+
+    def _padded_ids(self, texts: Sequence[str]) -> Tensor:
+        return self._tokenizer(list(texts))
+
+    def _ready(self) -> torch.device:
+        """Make sure that the model can run, and say on which device."""
+        return next(self._model.parameters()).device
+
+
+def _trimmed(ids: Tensor) -> list[tuple[int, ...]]:
+    """[N, context] -> ids up to the end of text, which has the highest number of all tokens."""
+    ends = ids.argmax(dim=-1).tolist()
+    return [tuple(row[: end + 1].tolist()) for row, end in zip(ids, ends, strict=True)]

@@ -1,0 +1,170 @@
+"""From an encoder id to a loaded encoder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import paths
+from ..errors import EncoderError
+from .encoder import OpenClipEncoder
+from .pixels import PixelFormat
+from .weights import OnBytes, check_safetensors, ensure_weights, find_local_encoder
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderParts:
+    """A model in memory and what is needed to run it."""
+
+    model: nn.Module
+    tokenizer: object
+    encoder_id: str
+    pixel_format: PixelFormat
+    dimension: int
+
+
+def load_encoder(
+    encoder_id: str, folders: Sequence[str | Path] | None = None, *, device: str | None = None, on_bytes: OnBytes | None = None
+) -> OpenClipEncoder:
+    """Load an encoder: "<open_clip model>/<tag>", or the id of a local one, "<name>@<12 hex>".
+
+    folders: where weights are looked for; the first also takes what is fetched (default: CARLOS_HOME/encoders).
+    device: default is the first GPU if there is one. Raises EncoderError that says which file to put where.
+    """
+    import torch
+
+    parts = load_encoder_parts(encoder_id, folders, on_bytes=on_bytes)
+    parts.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return OpenClipEncoder(parts.model, parts.tokenizer, parts.encoder_id, parts.pixel_format, parts.dimension)
+
+
+def load_encoder_parts(
+    encoder_id: str, folders: Sequence[str | Path] | None = None, *, on_bytes: OnBytes | None = None
+) -> EncoderParts:
+    """The model of an encoder on the CPU, with tokenizer and pixel format. Raises as `load_encoder`."""
+    search = [Path(folder) for folder in folders or (paths.encoders_directory(),)]
+    if "@" in encoder_id:
+        return _load_local(encoder_id, search)
+    if "/" not in encoder_id:
+        raise EncoderError(f"{encoder_id!r} is no encoder id.", 'Use "<open_clip model>/<tag>" or "<name>@<12 hex>".')
+    return _load_pretrained(encoder_id, search, on_bytes)
+
+
+def encoder_dimension(encoder_id: str, folders: Sequence[str | Path] | None = None) -> int:
+    """Length of an encoder's features, without loading its weights. Raises EncoderError for an unknown encoder."""
+    search = [Path(folder) for folder in folders or (paths.encoders_directory(),)]
+    if "@" in encoder_id:
+        return find_local_encoder(encoder_id, search).dimension
+    return int(_model_config(encoder_id.partition("/")[0])["embed_dim"])
+
+
+def _load_pretrained(encoder_id: str, folders: Sequence[Path], on_bytes: OnBytes | None) -> EncoderParts:
+    import open_clip
+
+    model_name, _, tag = encoder_id.partition("/")
+    config = _model_config(model_name)
+    pretrained = open_clip.get_pretrained_cfg(model_name, tag)
+    if not pretrained:
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(model_name)) or "none"
+        raise EncoderError(f"open_clip has no weights {tag!r} for {model_name}.", f"It has: {known}.")
+    weights = ensure_weights(model_name, tag, pretrained, folders, on_bytes)
+    with _without_open_clips_log():
+        model = open_clip.create_model(model_name, pretrained=None, force_quick_gelu=bool(pretrained.get("quick_gelu")))
+    _load_weights(model, weights)
+    return _parts(model, model_name, encoder_id, config, pretrained)
+
+
+def _load_local(encoder_id: str, folders: Sequence[Path]) -> EncoderParts:
+    import open_clip
+
+    local = find_local_encoder(encoder_id, folders)
+    dimension = local.dimension
+    config = json.loads(local.config.read_text(encoding="utf-8"))
+    # open_clip keeps configs in one registry by file name: a name of our own, so that no built-in model is replaced.
+    canonical = json.dumps(config, sort_keys=True)
+    registered = f"carlos-{local.name}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+    if registered not in open_clip.list_models():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{registered}.json"
+            path.write_text(canonical, encoding="utf-8")
+            open_clip.add_model_config(path)
+    if registered not in open_clip.list_models():
+        raise EncoderError(
+            f"{local.config.name} is no open_clip model config.", 'It needs "embed_dim", "vision_cfg" and "text_cfg".'
+        )
+    try:
+        with _without_open_clips_log():
+            model = open_clip.create_model(registered, pretrained=None)
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:
+        raise EncoderError(f"open_clip cannot build {local.config.name} ({error}).", "Check the config.") from error
+    _load_weights(model, local.weights)
+    return _parts(model, registered, encoder_id, config | {"embed_dim": dimension}, {})
+
+
+def _model_config(model_name: str) -> dict[str, Any]:
+    import open_clip
+
+    # "hf-hub:..." and "local-dir:..." would make open_clip fetch or open what a database file asks for.
+    config = None if ":" in model_name else open_clip.get_model_config(model_name)
+    if config is None:
+        raise EncoderError(f"open_clip knows no model {model_name!r}.", "Check the encoder id, or update open_clip_torch.")
+    return config
+
+
+@contextmanager
+def _without_open_clips_log() -> Iterator[None]:
+    """open_clip talks on the root logger, and warns that the model has random weights; ours come a moment later."""
+
+    def is_not_open_clips(record: logging.LogRecord) -> bool:
+        return "open_clip" not in record.pathname
+
+    root = logging.getLogger()
+    root.addFilter(is_not_open_clips)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_not_open_clips)
+
+
+def _load_weights(model: nn.Module, path: Path) -> None:
+    from safetensors.torch import load_file
+
+    check_safetensors(path, path.name)
+    state = load_file(path)
+    own = model.state_dict()
+    missing = [name for name in own if name not in state]
+    wrong = [name for name, tensor in state.items() if name in own and own[name].shape != tensor.shape]
+    if missing or wrong:
+        raise EncoderError(
+            f"{path.name} does not fit its model: {len(missing)} tensors missing, {len(wrong)} of another shape"
+            f" (first: {(missing + wrong)[0]}).",
+            "Get the weights that belong to this model.",
+        )
+    model.load_state_dict({name: state[name] for name in own})
+    model.float()
+
+
+def _parts(
+    model: nn.Module, model_name: str, encoder_id: str, config: dict[str, Any], pretrained: dict[str, Any]
+) -> EncoderParts:
+    import open_clip
+
+    with _without_open_clips_log():
+        tokenizer = open_clip.get_tokenizer(model_name)
+    size = model.visual.image_size  # type: ignore[union-attr]
+    pixel_format = PixelFormat(
+        size=int(size[0] if isinstance(size, (tuple, list)) else size),  # type: ignore[arg-type]
+        mean=tuple(pretrained.get("mean") or open_clip.OPENAI_DATASET_MEAN),
+        std=tuple(pretrained.get("std") or open_clip.OPENAI_DATASET_STD),
+    )
+    return EncoderParts(model, tokenizer, encoder_id, pixel_format, int(config["embed_dim"]))

@@ -1,0 +1,199 @@
+"""Query signatures: what a text adds to CLIP's features, averaged over many prompts.
+
+signature(q) = mean over prompts p of t(p + " " + q) - t(p), with raw text features t (arXiv 2512.08826). It depends only on
+(encoder, prompt set, query) and is kept; so are the prompts' own features and, on the CPU, their keys and values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..prompts.prompt_set import PromptSet
+from ..search.calibration import Background, fit_background
+from .encoder import Encoder, OpenClipEncoder
+from .text_tower import Prefix
+
+logger = logging.getLogger(__name__)
+
+_PREFIX_SETS_KEPT = 1
+_BACKGROUNDS_KEPT = 4
+_SIGNATURES_KEPT = 4096
+_CHECKSUM_BYTES = 16
+
+OnPhrase = Callable[[int, int], None]
+"""Called while a bank is encoded: phrases done, phrases in all. What it raises ends the work; the phrases done are kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class _PromptState:
+    """What is known of a prompt set under one encoder. mean: [D] float64, the mean of t(p)."""
+
+    mean: np.ndarray
+    prefixes: list[Prefix] | None = None
+
+
+class SignatureCache:
+    """Signatures and prompt features, in memory and, if a folder is given, on disk; backgrounds made of them in memory.
+
+    Not for use by several threads at once.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._signatures: OrderedDict[str, Tensor] = OrderedDict()
+        self._prompts: OrderedDict[tuple[str, str], _PromptState] = OrderedDict()
+        self._backgrounds: OrderedDict[tuple[str, str, str], Background] = OrderedDict()
+
+    def known(self, encoder_id: str, prompts: PromptSet, query: str) -> Tensor | None:
+        """The signature if it was made before: needs no encoder. [D] float32."""
+        key = _key("signature", encoder_id, prompts.content_hash, query)
+        if key not in self._signatures:
+            found = self._read(key)
+            if found is None:
+                return None
+            self._keep(key, torch.from_numpy(found.astype(np.float32)))
+        self._signatures.move_to_end(key)
+        return self._signatures[key]
+
+    def signature(self, encoder: Encoder, prompts: PromptSet, query: str) -> Tensor:
+        """The signature of a query. [D] float32, raw CLIP units."""
+        found = self.known(encoder.encoder_id, prompts, query)
+        if found is not None:
+            return found
+        state = self._prompt_state(encoder, prompts)
+        features = _features_with(encoder, prompts, state, query)
+        # The mean of the differences is the difference of the means.
+        signature = torch.from_numpy((features.double().mean(0).numpy() - state.mean).astype(np.float32))
+        key = _key("signature", encoder.encoder_id, prompts.content_hash, query)
+        self._keep(key, signature)
+        self._write(key, signature.numpy())
+        return signature
+
+    def known_background(self, encoder_id: str, prompts: PromptSet, bank: PromptSet) -> Background | None:
+        """The background of a bank if all its signatures were made before: needs no encoder."""
+        identity = (encoder_id, prompts.content_hash, bank.content_hash)
+        if identity not in self._backgrounds:
+            signatures = []
+            for phrase in bank.texts:
+                known = self.known(encoder_id, prompts, phrase)
+                if known is None:
+                    return None
+                signatures.append(known)
+            self._backgrounds[identity] = fit_background(torch.stack(signatures))
+            while len(self._backgrounds) > _BACKGROUNDS_KEPT:
+                self._backgrounds.popitem(last=False)
+        self._backgrounds.move_to_end(identity)
+        return self._backgrounds[identity]
+
+    def background(self, encoder: Encoder, prompts: PromptSet, bank: PromptSet, on_phrase: OnPhrase | None = None) -> Background:
+        """The background of a bank of phrases; the first time it takes as long as that many queries."""
+        missing = [phrase for phrase in bank.texts if self.known(encoder.encoder_id, prompts, phrase) is None]
+        if missing:
+            logger.info("carlos: encoding %d phrases with %s to compare queries with, once", len(missing), encoder.encoder_id)
+        for place, phrase in enumerate(missing):
+            if on_phrase:
+                on_phrase(len(bank) - len(missing) + place, len(bank))
+            self.signature(encoder, prompts, phrase)
+        background = self.known_background(encoder.encoder_id, prompts, bank)
+        assert background is not None, "every phrase was just encoded"
+        return background
+
+    def _prompt_state(self, encoder: Encoder, prompts: PromptSet) -> _PromptState:
+        identity = (encoder.encoder_id, prompts.content_hash)
+        if identity not in self._prompts:
+            self._prompts[identity] = self._new_prompt_state(encoder, prompts)
+            while len(self._prompts) > _PREFIX_SETS_KEPT:
+                self._prompts.popitem(last=False)
+        return self._prompts[identity]
+
+    def _new_prompt_state(self, encoder: Encoder, prompts: PromptSet) -> _PromptState:
+        tower = encoder.text_tower if isinstance(encoder, OpenClipEncoder) else None
+        prefixes = None
+        if tower is not None and isinstance(encoder, OpenClipEncoder):
+            with torch.inference_mode():
+                prefixes = tower.prefixes([ids[:-1] for ids in encoder.token_ids(prompts.texts)])
+        key = _key("prompts", encoder.encoder_id, prompts.content_hash)
+        mean = self._read(key)
+        if mean is None:
+            features = encoder.encode_texts(prompts.texts)
+            mean = features.double().mean(0).numpy()
+            self._write(key, mean)
+        return _PromptState(mean=mean, prefixes=prefixes)
+
+    def _keep(self, key: str, signature: Tensor) -> None:
+        self._signatures[key] = signature
+        while len(self._signatures) > _SIGNATURES_KEPT:
+            self._signatures.popitem(last=False)
+
+    def _read(self, key: str) -> np.ndarray | None:
+        if self._folder is None:
+            return None
+        try:
+            content = (self._folder / f"{key}.f64").read_bytes()
+        except OSError:
+            return None
+        checksum, values = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
+        if not values or len(values) % 8 or checksum != _checksum(values):
+            return None
+        return np.frombuffer(values, dtype="<f8").astype(np.float64)
+
+    def _write(self, key: str, value: np.ndarray) -> None:
+        """Keep a vector on disk; it can always be made again, so that a full disk is only worth a line in the log."""
+        if self._folder is None:
+            return
+        values = np.ascontiguousarray(value, dtype="<f8").tobytes()
+        temporary = self._folder / f"{key}.{os.getpid()}.tmp"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(_checksum(values) + values)
+            temporary.replace(self._folder / f"{key}.f64")
+        except OSError as error:
+            logger.warning("carlos: the signature cache in %s cannot be written: %s", self._folder, error)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def _features_with(encoder: Encoder, prompts: PromptSet, state: _PromptState, query: str) -> Tensor:
+    """t(p + " " + query) for every prompt. [P, D]."""
+    texts = [f"{prompt} {query}" for prompt in prompts.texts]
+    tower = encoder.text_tower if isinstance(encoder, OpenClipEncoder) else None
+    if tower is None or state.prefixes is None or not isinstance(encoder, OpenClipEncoder):
+        return encoder.encode_texts(texts)
+    ids = encoder.token_ids(texts)
+    # CLIP's BPE works word by word, so a prompt's tokens begin the longer text; where cleaning or the end of the context
+    # made that untrue, the text runs as a whole.
+    shared = [
+        text[: prefix.length] == prefix.token_ids and len(text) > prefix.length
+        for text, prefix in zip(ids, state.prefixes, strict=True)
+    ]
+    whole = [index for index, is_shared in enumerate(shared) if not is_shared]
+    continued = [index for index, is_shared in enumerate(shared) if is_shared]
+    features = torch.empty(len(texts), encoder.dimension)
+    with torch.inference_mode():
+        if continued:
+            prefixes = [state.prefixes[index] for index in continued]
+            features[continued] = tower.continue_from(
+                prefixes, [ids[index][state.prefixes[index].length :] for index in continued]
+            ).cpu()
+        if whole:
+            features[whole] = tower.encode([ids[index] for index in whole]).cpu()
+    return features
+
+
+def _checksum(values: bytes) -> bytes:
+    return hashlib.sha256(values).digest()[:_CHECKSUM_BYTES]
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

@@ -1,0 +1,410 @@
+"""The Generator of ComfyUI's loaded model.
+
+It does what the graph Load LoRA -> CLIP Text Encode -> KSampler -> VAE Decode does, for many pictures in one sampler call.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ..errors import GenerationError
+from ..generator import LEADING, Generated, Job, LoraFit, LoraUse, OnStep
+from .conditioning import Conditioning, form_of, joined, size_of, text_of, zeroed
+from .families import native_size
+from .fingerprint import Fingerprint
+from .patching import apply_lora, load_lora
+
+logger = logging.getLogger(__name__)
+
+_BATCHED_SAMPLERS = frozenset(
+    (
+        "euler",
+        "heun",
+        "heunpp2",
+        "dpm_2",
+        "lms",
+        "dpm_fast",
+        "dpmpp_2m",
+        "ddim",
+        "uni_pc",
+        "uni_pc_bh2",
+        "ipndm",
+        "ipndm_v",
+        "deis",
+    )
+    + (
+        "res_multistep",
+        "gradient_estimation",
+        "euler_cfg_pp",
+        "dpmpp_2m_cfg_pp",
+        "res_multistep_cfg_pp",
+        "gradient_estimation_cfg_pp",
+    )
+)
+"""Samplers that draw no noise of their own and treat each picture of a batch alone; others get one picture at a time."""
+
+_BATCH_SIZES = (16, 8, 4, 2)
+_CPU_BATCH_SIZE = 4
+_MEMORY_MARGIN = 1.5
+_SIDES_KEPT = 3
+_CONDITIONING_BYTES = 512 << 20
+
+
+class _Texts:
+    """Conditionings of texts under one text encoder."""
+
+    def __init__(self) -> None:
+        self._conditionings: dict[str, Conditioning] = {}
+        self._n_bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self._n_bytes > _CONDITIONING_BYTES
+
+    def get(self, text: str) -> Conditioning | None:
+        return self._conditionings.get(text)
+
+    def keep(self, text: str, conditioning: Conditioning) -> None:
+        """Take one in; the oldest are given up for it."""
+        while self.is_full:
+            self._n_bytes -= size_of(self._conditionings.pop(next(iter(self._conditionings))))
+        self._conditionings[text] = conditioning
+        self._n_bytes += size_of(conditioning)
+
+
+@dataclass(eq=False)
+class _Side:
+    """Model and text encoder with some LoRAs applied (none: the base side). texts: shared with the base side by LoRAs that do
+    not touch the text encoder."""
+
+    model: Any
+    clip: Any
+    fits: tuple[LoraFit, ...]
+    texts: _Texts = field(default_factory=_Texts)
+
+
+@dataclass
+class _Count:
+    """Forward passes of the diffusion model. Apart from the generator: a model that held it would be freed only by the garbage
+    collector, in no order, and ComfyUI then takes it for a leak and collects garbage at every load from there on."""
+
+    evaluations: int = 0
+
+
+class ComfyGenerator:
+    """The Generator of ComfyUI's MODEL, CLIP and VAE. The three are cloned before anything is hung on them.
+
+    width, height: pixels; 0 for the native size of the model's family. scheduler: one of ComfyUI's, or "leading", diffusers'
+    default spacing for SDXL. zero_negative: zeros in place of the encoded empty negative, as diffusers does for SDXL.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        *,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        width: int = 0,
+        height: int = 0,
+        zero_negative: bool = False,
+    ) -> None:
+        self._model, self._clip, self._vae = model, clip, vae
+        self._steps, self._cfg, self._sampler_name, self._scheduler = steps, cfg, sampler_name, scheduler
+        self._zero_negative = zero_negative
+        self.width = width or native_size(model)
+        self.height = height or native_size(model)
+        self._compression = int(vae.spacial_compression_encode())
+        if self.width % self._compression or self.height % self._compression:
+            raise GenerationError(
+                f"{self.width} x {self.height} is no size for this VAE.", f"Choose multiples of {self._compression}."
+            )
+        self._sides: dict[tuple[LoraUse, ...], _Side] = {}
+        self._max_batch: int | None = None
+        self._count = _Count()
+
+    @property
+    def steps(self) -> int:
+        return self._steps
+
+    @property
+    def evaluations_per_image(self) -> int:
+        """Forward passes that a picture takes with a sampler of one evaluation a step."""
+        return self._steps * (1 if self._cfg == 1.0 else 2)
+
+    @cached_property
+    def model_fingerprint(self) -> str:
+        """16 hex digits for MODEL, CLIP and VAE with all that is hung on them."""
+        fingerprint = Fingerprint()
+        for name, patcher in (("model", self._model), ("clip", self._clip.patcher), ("vae", self._vae.patcher)):
+            fingerprint.add_tensors(_unpatched_weights(patcher), _computing_types(patcher.model))
+            fingerprint.add(f"{name} patches", _described_patches(patcher))
+            fingerprint.add(f"{name} options", patcher.model_options)
+            fingerprint.add(f"{name} object patches", patcher.object_patches)
+        fingerprint.add("clip layer", self._clip.layer_idx)
+        fingerprint.add("tokenizer", self._clip.tokenizer_options)
+        fingerprint.add("sampling", self._sigmas)
+        return fingerprint.hexdigest()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {
+            "model": self.model_fingerprint,
+            "steps": self._steps,
+            "cfg": self._cfg,
+            "sampler": self._sampler_name,
+            "scheduler": self._scheduler,
+            "width": self.width,
+            "height": self.height,
+            **({"negative": "zeros"} if self._zero_negative else {}),
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        fingerprint = Fingerprint()
+        fingerprint.add("settings", self.settings)
+        return fingerprint.hexdigest()
+
+    def suggest_batch_size(self) -> int:
+        """The largest batch that fits into free memory by ComfyUI's own estimate, once other models have made room."""
+        if self._sampler_name not in _BATCHED_SAMPLERS:
+            return 1
+        device = self._model.load_device
+        if comfy.model_management.is_device_cpu(device):
+            return _CPU_BATCH_SIZE
+        free = comfy.model_management.get_free_memory(device) + _evictable_memory(device) - self._model.model_size()
+        shape = list(self._empty_latent.shape[1:])
+        for batch in _BATCH_SIZES:
+            if self._model.model.memory_required([2 * batch, *shape]) * _MEMORY_MARGIN < free:
+                return batch
+        return 1
+
+    def check_lora(self, lora: LoraUse) -> LoraFit:
+        """Apply a LoRA to clones of model and text encoder and count what fitted. Raises LoraError if nothing did."""
+        return self._side((lora,)).fits[0]
+
+    def prepare(self, jobs: Sequence[Job]) -> None:
+        """Encode the texts of coming jobs in one go, so that a small GPU does not change models at every batch."""
+        for job in jobs:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            side = self._side(job.loras)
+            if side.texts.is_full:
+                break
+            self._encoded(side, text_of(job))
+
+    def generate(self, jobs: Sequence[Job], on_step: OnStep | None = None) -> Generated:
+        """Make pictures; see `Generator`. Raises LoraError for a LoRA that does not fit; on_step's errors pass through."""
+        jobs = list(jobs)
+        images: list[Tensor | None] = [None] * len(jobs)
+        self._count.evaluations = 0
+        done = 0
+        for indices in self._groups(jobs):
+            group = [jobs[index] for index in indices]
+
+            def report(step: int, done: int = done, n: int = len(group)) -> None:
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                if on_step is not None:
+                    on_step(done + step * n, len(jobs) * self._steps)
+
+            sampled = self._sampled(group, report)
+            if len(group) == len(jobs):
+                return Generated(sampled, self._count.evaluations)
+            for index, image in zip(indices, sampled, strict=True):
+                images[index] = image
+            done += len(group) * self._steps
+        return Generated(torch.stack([image for image in images if image is not None]), self._count.evaluations)
+
+    def _groups(self, jobs: Sequence[Job]) -> Iterator[list[int]]:
+        """Indices of jobs that can share a sampler call: same LoRAs, conditionings of one form."""
+        limit = 1 if self._sampler_name not in _BATCHED_SAMPLERS else self._max_batch or len(jobs)
+        groups: dict[Any, list[int]] = {}
+        for index, job in enumerate(jobs):
+            groups.setdefault(job.loras, []).append(index)
+        for loras, members in groups.items():
+            side = self._side(loras)
+            by_form: dict[Any, list[int]] = {}
+            for index in members:
+                by_form.setdefault(form_of(self._encoded(side, text_of(jobs[index]))), []).append(index)
+            for alike in by_form.values():
+                for start in range(0, len(alike), limit):
+                    yield alike[start : start + limit]
+
+    def _sampled(self, jobs: Sequence[Job], report: Callable[[int], None]) -> Tensor:
+        """Pictures of jobs that share a sampler call, in halves if memory does not suffice."""
+        try:
+            return self._sampled_together(jobs, report)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            if len(jobs) == 1:
+                raise GenerationError(
+                    f"There is too little memory for one picture of {self.width} x {self.height}.",
+                    "Choose a smaller width and height, or close other programs.",
+                ) from error
+        half = (len(jobs) + 1) // 2
+        logger.warning("carlos: out of memory with %d pictures at a time, going on with %d", len(jobs), half)
+        comfy.model_management.soft_empty_cache()
+        self._max_batch = limit = half
+        parts: list[Tensor] = []
+        place = 0
+        while place < len(jobs):
+            # A part may find that even this is too much; the next ones, and later batches, need not find it out again.
+            limit = min(limit, self._max_batch)
+            parts.append(self._sampled(jobs[place : place + limit], report))
+            place += limit
+        return torch.cat(parts)
+
+    def _sampled_together(self, jobs: Sequence[Job], report: Callable[[int], None]) -> Tensor:
+        side = self._side(jobs[0].loras)
+        positive = joined([self._encoded(side, text_of(job)) for job in jobs])
+        negative = joined([zeroed(self._encoded(side, "")) if self._zero_negative else self._encoded(side, "")])
+        # The noise a KSampler with that seed makes for one picture, whatever shares the batch.
+        noise = torch.cat([comfy.sample.prepare_noise(self._empty_latent, job.seed) for job in jobs])
+        if self._scheduler == LEADING:
+            # diffusers starts from sqrt(sigma^2 + 1) * noise, ComfyUI below its highest level from sigma * noise.
+            noise = noise * (1 + 1 / self._sigmas[0] ** 2).sqrt()
+        latents = comfy.sample.sample(
+            side.model,
+            noise,
+            self._steps,
+            self._cfg,
+            self._sampler_name,
+            comfy.samplers.SCHEDULER_NAMES[0] if self._scheduler == LEADING else self._scheduler,
+            positive,
+            negative,
+            torch.zeros_like(noise),
+            sigmas=self._sigmas if self._scheduler == LEADING else None,
+            callback=lambda step, x0, x, total: report(step + 1),
+            disable_pbar=True,
+            seed=jobs[0].seed,
+        )
+        images = self._vae.decode(latents)
+        if images.ndim == 5:
+            images = images[:, 0]
+        return images
+
+    def _encoded(self, side: _Side, text: str) -> Conditioning:
+        """Conditioning of a text under a side's text encoder."""
+        conditioning = side.texts.get(text)
+        if conditioning is None:
+            encoded = side.clip.encode_from_tokens_scheduled(side.clip.tokenize(text))
+            if len(encoded) != 1:
+                raise GenerationError(
+                    "This CLIP has a schedule of its own (hooks), so that a prompt is no single conditioning.",
+                    "Index with the CLIP as the checkpoint loader gives it.",
+                )
+            conditioning = (encoded[0][0], encoded[0][1])
+            side.texts.keep(text, conditioning)
+        return conditioning
+
+    def _side(self, loras: tuple[LoraUse, ...]) -> _Side:
+        """Model and text encoder with LoRAs applied, on clones; the last few combinations are kept."""
+        side = self._sides.pop(loras, None)
+        if side is None:
+            model, clip = self._model, self._clip
+            fits = []
+            for lora in loras:
+                model, clip, fit = apply_lora(model, clip, load_lora(lora.path), lora.path.name, lora.weight, lora.weight)
+                fits.append(fit)
+            model = model.clone()
+            model.set_model_unet_function_wrapper(_counting(model.model_options.get("model_function_wrapper"), self._count))
+            side = _Side(model, clip, tuple(fits))
+            if loras and clip is self._clip:
+                side.texts = self._side(()).texts
+            while len(self._sides) >= _SIDES_KEPT:
+                del self._sides[next(iter(self._sides))]
+        self._sides[loras] = side
+        return side
+
+    @cached_property
+    def _empty_latent(self) -> Tensor:
+        """Zeros of one picture's latent, in the model's own number of channels."""
+        flat = torch.zeros(1, 4, self.height // self._compression, self.width // self._compression)
+        return comfy.sample.fix_empty_latent_channels(self._model, flat)
+
+    @cached_property
+    def _sigmas(self) -> Tensor:
+        """The noise levels of the schedule: they tell of any change to the model's sampling.
+
+        Always computed on the CPU: the model takes its `model_sampling` to the GPU with it, where they come out otherwise by
+        5e-7, and a model would have another fingerprint once it has made a picture.
+        """
+        sampling = copy.deepcopy(self._model.get_model_object("model_sampling")).to("cpu")
+        if self._scheduler == LEADING:
+            return _leading_sigmas(sampling, self._steps)
+        return comfy.samplers.calculate_sigmas(sampling, self._scheduler, self._steps)
+
+
+def _counting(inner: Any, count: _Count) -> Callable[[Any, dict[str, Any]], Any]:
+    """A model function that counts forward passes, around the one that the user's model may have already."""
+
+    def counted(apply_model: Any, arguments: dict[str, Any]) -> Any:
+        count.evaluations += int(arguments["input"].shape[0])
+        if inner is not None:
+            return inner(apply_model, arguments)
+        return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
+
+    return counted
+
+
+def _evictable_memory(device: torch.device) -> int:
+    """Bytes of a device that loaded models hold, which ComfyUI frees when another model needs them."""
+    loaded = comfy.model_management.current_loaded_models
+    return sum(int(model.model_loaded_memory()) for model in loaded if model.device == device)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Also for the CPU, where torch has no error of its own for it."""
+    return isinstance(error, (comfy.model_management.OOM_EXCEPTION, MemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
+def _leading_sigmas(sampling: Any, steps: int) -> Tensor:
+    """diffusers' "leading" spacing with an offset of 1: every (T / steps)-th timestep from the lowest, then zero."""
+    stride = int(sampling.num_timesteps) // steps
+    timesteps = torch.arange(steps - 1, -1, -1) * stride + 1
+    return torch.cat([sampling.sigma(timesteps).float().cpu(), torch.zeros(1)])
+
+
+def _unpatched_weights(patcher: Any) -> Iterator[tuple[str, Tensor]]:
+    """A model's own weights, also while a LoRA is patched into them: ComfyUI keeps aside what it changes."""
+    kept_buffers = getattr(patcher, "backup_buffers", {})
+    for name, tensor in patcher.model.state_dict().items():
+        kept = patcher.backup.get(name)
+        yield name, kept_buffers.get(name, tensor) if kept is None else kept.weight
+
+
+def _computing_types(model: torch.nn.Module) -> dict[str, torch.dtype]:
+    """The types that ComfyUI computes in, by name of the weight, where it notes them.
+
+    Without dynamic VRAM the weights have these types from the start. With it they are kept as the file has them and are cast when
+    they are used, some of them once and for all: the same model, which must not look like another one before that.
+    """
+    note = "_comfy_model_dtype"
+    return {
+        f"{module_name}.{key.removesuffix(note)}".lstrip("."): dtype
+        for module_name, module in model.named_modules()
+        for key, dtype in vars(module).items()
+        if key.endswith(note) and dtype is not None
+    }
+
+
+def _described_patches(patcher: Any) -> dict[str, Any]:
+    """Patches that came with the model, e.g. a LoRA that the user applied before: weights and strengths."""
+    return {
+        key: [(strength, getattr(patch, "weights", patch), strength_model) for strength, patch, strength_model, *_ in patches]
+        for key, patches in patcher.patches.items()
+    }

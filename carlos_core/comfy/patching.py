@@ -1,0 +1,67 @@
+"""LoRAs onto ComfyUI's MODEL and CLIP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.lora
+import comfy.utils
+from torch import Tensor
+
+from ..errors import LoraError
+from ..generator import LoraFit
+from .families import class_of_model
+from .lora_fit import FittingPatches
+
+
+def load_lora(path: Path) -> dict[str, Tensor]:
+    """Tensors of a LoRA file. Raises LoraError when it cannot be read."""
+    try:
+        return comfy.utils.load_torch_file(str(path), safe_load=True)
+    except Exception as error:  # ComfyUI passes on whatever the format's reader raises; none of it is a cancel
+        raise LoraError(f"The LoRA {path.name} cannot be loaded ({error}).", "Check that the file is whole.") from error
+
+
+def apply_lora(
+    model: Any, clip: Any, tensors: dict[str, Tensor], name: str, weight: float, clip_weight: float
+) -> tuple[Any, Any, LoraFit]:
+    """Model and text encoder (either may be None) with a LoRA applied to clones of them, and how much of it fitted.
+
+    Layers of the right name and another width are left out: ComfyUI would log an error for each at every picture, or stop.
+    A model or text encoder that the LoRA does not touch comes back as it is.
+
+    Raises LoraError, with the counts, if none of its tensors fits the model, and for a file whose tensors make no sense.
+    """
+    key_map: dict[str, Any] = {}
+    weights: dict[str, Tensor] = {}
+    if model is not None:
+        key_map = comfy.lora.model_lora_keys_unet(model.model, key_map)
+        weights.update(model.model.state_dict())
+    if clip is not None:
+        key_map = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, key_map)
+        weights.update(clip.patcher.model.state_dict())
+    fitting = FittingPatches(tensors, name, key_map, weights)
+    fit = LoraFit(
+        matched=fitting.matched,
+        total=fitting.total,
+        model=class_of_model(model) if model is not None else "",
+        of_other_shape=fitting.of_other_shape,
+    )
+    if not fitting.patches:
+        shapes = f"; {fit.of_other_shape} have its names and other shapes" if fit.of_other_shape else ""
+        raise LoraError(
+            f"LoRA does not fit: 0 of {fit.total} keys in '{name}' match this {fit.model or 'text encoder'} model{shapes}.",
+            "Load a checkpoint of the LoRA's own family and size, or pick another LoRA.",
+        )
+    patched_model, patched_clip = set(), set()
+    if model is not None:
+        clone = model.clone()
+        patched_model = set(clone.add_patches(fitting.patches, weight))
+        # An untouched one is passed on as it is: a clone would be loaded anew, and its texts encoded again.
+        model = clone if patched_model else model
+    if clip is not None:
+        clone = clip.clone()
+        patched_clip = set(clone.add_patches(fitting.patches, clip_weight))
+        clip = clone if patched_clip else clip
+    return model, clip, fit

@@ -1,0 +1,268 @@
+"""The columns of a metrics database, and how foreign tables become ours.
+
+A database is one Arrow table: a row for each LoRA. Facts about all rows stand in the table's metadata: the schema's
+version, the encoder whose features the directions are made of, and a readable description of every protocol.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import DatabaseError
+from ..records import CurvePoint, LoraRecord
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA_VERSION = 1
+DEFAULT_ENCODER_ID = "ViT-B-32-quickgelu/openai"
+
+_PREFIX = b"carlos."
+_REQUIRED = ("direction", "strength", "consistency")
+
+
+def column_types(dimension: int) -> dict[str, pa.DataType]:
+    """Name -> Arrow type of our columns, in file order; directions have `dimension` numbers."""
+    import pyarrow as pa
+
+    return {
+        "lora_id": pa.string(),
+        "version_id": pa.int64(),
+        "model_id": pa.int64(),
+        "model_name": pa.string(),
+        "file_name": pa.string(),
+        "sha256": pa.string(),
+        "base_model": pa.string(),
+        "trigger_words": pa.list_(pa.string()),
+        "nsfw_level": pa.int32(),
+        "download_count": pa.int64(),
+        "preview_url": pa.string(),
+        "direction": pa.list_(pa.float32(), dimension),
+        "strength": pa.float64(),
+        "consistency": pa.float64(),
+        "n_images": pa.int32(),
+        "n_prompts": pa.int32(),
+        "alignment": pa.float64(),
+        "strength_se": pa.float64(),
+        "consistency_se": pa.float64(),
+        "topic_names": pa.list_(pa.string()),
+        "topic_images": pa.list_(pa.int32()),
+        "topic_strengths": pa.list_(pa.float64()),
+        "topic_consistencies": pa.list_(pa.float64()),
+        "topic_directions": pa.list_(pa.list_(pa.float32(), dimension)),
+        "curve_weights": pa.list_(pa.float64()),
+        "curve_strengths": pa.list_(pa.float64()),
+        "curve_alignments": pa.list_(pa.float64()),
+        "suggested_weight": pa.float64(),
+        "protocol_id": pa.string(),
+        "encoder_id": pa.string(),
+        "indexed_at": pa.string(),
+        "notes": pa.list_(pa.string()),
+    }
+
+
+def empty_table(dimension: int) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.schema(list(column_types(dimension).items())).empty_table()
+
+
+def normalised(table: pa.Table, source: str) -> pa.Table:
+    """`table` with our column types, ids as text, unknown columns kept; `source` names it in errors.
+
+    Raises DatabaseError when a needed column is missing, a direction is ragged or not finite, or an id is there twice.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    missing = [name for name in _REQUIRED if name not in table.column_names]
+    if "lora_id" not in table.column_names and "version_id" not in table.column_names:
+        missing.append("lora_id")
+    if missing:
+        raise DatabaseError(
+            f"{source} is no metrics database: it lacks {', '.join(missing)}.",
+            "Choose a file written by CARLoS or by the reference package.",
+        )
+    columns = {name: table[name] for name in table.column_names}
+    if "lora_id" not in columns:
+        columns["lora_id"] = pc.cast(columns["version_id"], pa.string())
+    directions = direction_matrix(table["direction"], source)
+    types = column_types(directions.shape[1])
+    columns["direction"] = direction_array(directions)
+    for name, type_ in types.items():
+        if name == "direction":
+            continue
+        if name not in columns:
+            columns[name] = pa.nulls(table.num_rows, type_)
+            continue
+        try:
+            columns[name] = pc.cast(columns[name], type_)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise DatabaseError(
+                f"Column {name} of {source} cannot be read as {type_} ({error}).", "Write it with that type."
+            ) from error
+    ordered = [*types, *(name for name in columns if name not in types)]
+    result = pa.table({name: columns[name] for name in ordered})
+    _check_values(result, source)
+    return result
+
+
+def _check_values(table: pa.Table, source: str) -> None:
+    import pyarrow.compute as pc
+
+    ids = table["lora_id"]
+    if ids.null_count or pc.any(pc.equal(ids, "")).as_py():
+        raise DatabaseError(f"{source} has rows without an id.", "Give each row a lora_id of its own.")
+    counts = pc.value_counts(ids)
+    repeated = [entry["values"].as_py() for entry in counts if entry["counts"].as_py() > 1] if len(counts) < len(ids) else []
+    if repeated:
+        raise DatabaseError(
+            f"{source} holds the id {repeated[0]} more than once ({len(repeated)} such ids).", "Remove the copies."
+        )
+    strength = table["strength"]
+    if strength.null_count or not pc.all(pc.is_finite(strength), min_count=0).as_py():
+        raise DatabaseError(f"{source} has rows whose strength is no number.", "Index these LoRAs again.")
+
+
+def direction_matrix(column: pa.ChunkedArray, source: str) -> np.ndarray:
+    """Directions as float32 [R, D]. Raises DatabaseError for null, ragged or not finite directions."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not (pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type) or pa.types.is_large_list(column.type)):
+        raise DatabaseError(f"The directions of {source} are {column.type}, not lists of numbers.", "Choose another file.")
+    if pa.types.is_fixed_size_list(column.type):
+        dimension = column.type.list_size
+    else:
+        lengths = set(pc.list_value_length(column).drop_null().to_pylist())
+        if len(lengths) > 1:
+            raise DatabaseError(
+                f"{source} mixes directions of {' and '.join(map(str, sorted(lengths)))} dimensions.",
+                "Rows of different encoders belong in different databases.",
+            )
+        dimension = lengths.pop() if lengths else 0
+    if column.null_count:
+        raise DatabaseError(f"{source} has {column.null_count} rows without a direction.", "Remove them or index them again.")
+    try:
+        values = pc.list_flatten(column).cast(pa.float64()).to_numpy()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DatabaseError(f"The directions of {source} are no numbers ({error}).", "Choose another file.") from error
+    directions = values.astype(np.float32).reshape(len(column), dimension)
+    broken = int((~np.isfinite(directions).all(axis=1)).sum())
+    if broken:
+        raise DatabaseError(
+            f"{broken} of {len(column)} directions in {source} hold NaN or infinity.", "Remove these rows or index them again."
+        )
+    return directions
+
+
+def direction_array(directions: np.ndarray) -> pa.Array:
+    """[R, D] float32 -> fixed_size_list<float32>[D]."""
+    import pyarrow as pa
+
+    flat = pa.array(np.ascontiguousarray(directions, dtype=np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, directions.shape[1])
+
+
+def table_of(record: LoraRecord, schema: pa.Schema, old: Mapping[str, Any]) -> pa.Table:
+    """A table of one row for `record` with the given columns; those that a record does not know are taken from the `old` row."""
+    import pyarrow as pa
+
+    known = column_types(len(record.direction))
+    values: dict[str, Any] = {name: value for name, value in old.items() if name not in known}
+    values.update({field.name: getattr(record, field.name) for field in fields(record)})
+    if record.topics:
+        values["topic_names"] = [effect.topic for effect in record.topics]
+        values["topic_images"] = [effect.n_images for effect in record.topics]
+        values["topic_strengths"] = [effect.vector.strength for effect in record.topics]
+        values["topic_consistencies"] = [effect.vector.consistency for effect in record.topics]
+        values["topic_directions"] = [effect.vector.direction.tolist() for effect in record.topics]
+    values.update(curve_columns(record.strength_curve))
+    columns = []
+    for column in schema:
+        if column.name == "direction":
+            columns.append(direction_array(record.direction[None]))
+            continue
+        value = values.get(column.name)
+        columns.append(pa.array([list(value) if isinstance(value, tuple) else value], column.type))
+    return pa.table(columns, schema=schema)
+
+
+def check_storable(record: LoraRecord) -> None:
+    """Raises DatabaseError for a row whose facts have no place in a file: text that is no Unicode, numbers that are too large."""
+    try:
+        table_of(record, empty_table(len(record.direction)).schema, {})
+    except (ValueError, OverflowError) as error:  # Arrow's own errors about values are ValueErrors
+        raise DatabaseError(
+            f"The facts of this LoRA cannot be saved ({error}).", "Correct what stands beside its file."
+        ) from error
+
+
+def appended(table: pa.Table, further: pa.Table) -> pa.Table:
+    """A table with the rows of another below it. Its columns stay; what the other lacks of them is null there."""
+    import pyarrow as pa
+
+    columns = [
+        further[field.name] if field in further.schema else pa.nulls(further.num_rows, field.type) for field in table.schema
+    ]
+    return pa.concat_tables([table, pa.table(columns, schema=table.schema)]).combine_chunks()
+
+
+def curve_columns(curve: Sequence[CurvePoint]) -> dict[str, list[float | None] | None]:
+    """A strength curve as the values of its columns; null for none."""
+    return {
+        "curve_weights": [point.weight for point in curve] or None,
+        "curve_strengths": [point.strength for point in curve] or None,
+        "curve_alignments": [point.alignment for point in curve] or None,
+    }
+
+
+def row_of(table: pa.Table, index: int) -> dict[str, Any]:
+    """One row as a plain dict; the direction is a float32 array."""
+    row: dict[str, Any] = {name: table[name][index].as_py() for name in table.column_names if name != "direction"}
+    row["direction"] = np.asarray(table["direction"][index].values, dtype=np.float32)
+    return row
+
+
+def pack_metadata(encoder_id: str, protocols: Mapping[str, Any], stamp: str) -> dict[bytes, bytes]:
+    """stamp: a name of this writing of the file."""
+    facts = {"schema_version": SCHEMA_VERSION, "encoder_id": encoder_id, "protocols": dict(protocols)}
+    return {_PREFIX + name.encode(): json.dumps(value, sort_keys=True).encode() for name, value in facts.items()} | stamped(stamp)
+
+
+def stamped(stamp: str) -> dict[bytes, bytes]:
+    """Metadata that say nothing but the name of a writing."""
+    return {_PREFIX + b"stamp": json.dumps(stamp).encode()}
+
+
+def stamp_of(metadata: Mapping[bytes, bytes] | None) -> str:
+    """The stamp of a file's metadata; empty if it has none."""
+    try:
+        return str(json.loads((metadata or {}).get(_PREFIX + b"stamp", b'""')))
+    except ValueError:
+        return ""
+
+
+def unpack_metadata(metadata: Mapping[bytes, bytes] | None, source: str) -> dict[str, Any]:
+    """Our facts of a file's metadata; empty for a file that is not ours. Raises DatabaseError for a newer schema."""
+    facts = {}
+    for key, value in (metadata or {}).items():
+        if key.startswith(_PREFIX):
+            try:
+                facts[key[len(_PREFIX) :].decode()] = json.loads(value)
+            except ValueError as error:
+                raise DatabaseError(f"The metadata of {source} is damaged.", "Restore the file from a copy.") from error
+    version = facts.get("schema_version", 0)
+    if not isinstance(version, int):
+        raise DatabaseError(f"The schema version of {source} is {version!r}.", "Restore the file from a copy.")
+    if version > SCHEMA_VERSION:
+        raise DatabaseError(
+            f"{source} was written by a newer version (schema {facts['schema_version']}, known: {SCHEMA_VERSION}).",
+            "Update CARLoS.",
+        )
+    return facts

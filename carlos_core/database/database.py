@@ -1,0 +1,265 @@
+"""The metrics database in memory: rows, and the arrays that ranking needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..errors import DatabaseError, EncoderError
+from ..records import CurvePoint, LoraIdentity, LoraRecord
+from ..storage import target_of
+from . import columns as schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, eq=False)
+class RankingArrays:
+    """Rows in the order of their ids, ready for `retrieval.rank`.
+
+    rows: [R] index of each in the table. directions: [R, D] float32. norms, strength, consistency: [R] float32 (consistency
+    NaN where undefined).
+    """
+
+    rows: np.ndarray
+    directions: torch.Tensor
+    norms: torch.Tensor
+    strength: torch.Tensor
+    consistency: torch.Tensor
+
+
+class MetricsDatabase:
+    """What is known about many LoRAs, all measured with one encoder.
+
+    `path` is the file it was read from or last saved to; None for one that was never saved. A `read_only` database refuses
+    changes. Tables are immutable inside, so that `copy()` costs nothing and a copy never changes its original. stamp: the name of
+    the writing of `path` that was read.
+    """
+
+    def __init__(
+        self,
+        table: pa.Table,
+        *,
+        encoder_id: str | None,
+        protocols: Mapping[str, Any] | None = None,
+        path: Path | None = None,
+        read_only: bool = False,
+        stamp: str = "",
+    ) -> None:
+        self._table = table
+        self.encoder_id = encoder_id
+        self.protocols: dict[str, Any] = dict(protocols or {})
+        self.path = path
+        self.read_only = read_only
+        self._changes: list[Callable[[MetricsDatabase], None]] = []
+        self._bases: dict[Path, tuple[str, int]] = {}
+        """Files that this database was read from or saved to, with the name of that writing and how many changes were in it."""
+        if path is not None and stamp:
+            self.saved(path, stamp)
+
+    @classmethod
+    def empty(cls, encoder_id: str, dimension: int) -> MetricsDatabase:
+        """A database without rows for directions of `dimension` numbers."""
+        return cls(schema.empty_table(dimension), encoder_id=encoder_id)
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    def __contains__(self, lora_id: object) -> bool:
+        return lora_id in self._position
+
+    @property
+    def name(self) -> str:
+        return self.path.name if self.path else "this unsaved database"
+
+    @property
+    def table(self) -> pa.Table:
+        return self._table
+
+    @property
+    def dimension(self) -> int:
+        """Length of a direction."""
+        return self._table.schema.field("direction").type.list_size
+
+    def copy(self) -> MetricsDatabase:
+        """An independent database with the same rows; it may be changed, whether this one may or not.
+
+        A copy of a read-only database has no file yet.
+        """
+        path = None if self.read_only else self.path
+        copied = MetricsDatabase(self._table, encoder_id=self.encoder_id, protocols=self.protocols, path=path)
+        if not self.read_only:
+            copied._changes, copied._bases = list(self._changes), dict(self._bases)
+        return copied
+
+    def check_encoder(self, encoder_id: str | None = None) -> str:
+        """The encoder that made the rows. Raises EncoderError if it is not known, or is not the one that is given."""
+        if self.encoder_id is None:
+            raise EncoderError(
+                f"It is not known which encoder made the rows of {self.name}.",
+                "Open the file with load_database(path, encoder_id=...).",
+            )
+        if encoder_id not in (None, self.encoder_id):
+            raise EncoderError(
+                f"The rows of {self.name} were measured with {self.encoder_id}, not with {encoder_id}.",
+                f"Use {self.encoder_id} for this database: the two spaces do not mix.",
+            )
+        return self.encoder_id
+
+    def row(self, lora_id: str) -> dict[str, Any] | None:
+        """All columns of one LoRA, or None if it is not here."""
+        position = self._position.get(lora_id)
+        return None if position is None else self.row_at(position)
+
+    def id_of_version(self, version_id: int) -> str:
+        """lora_id of the row of a CivitAI version: `str(version_id)`, unless its row was written before the version was known."""
+        lora_id, versions = str(version_id), self.column("version_id")
+        return lora_id if lora_id in self or version_id not in versions else self.column("lora_id")[versions.index(version_id)]
+
+    def row_at(self, position: int) -> dict[str, Any]:
+        """All columns of the row at a place in the table."""
+        return schema.row_of(self._table, position)
+
+    def column(self, name: str) -> list[Any]:
+        """All values of one column, in table order."""
+        return self._table[name].to_pylist()
+
+    def upsert(self, record: LoraRecord, protocol: Mapping[str, Any] | None = None) -> None:
+        """Add a row, or replace the one with the same id. protocol: what `record.protocol_id` stands for.
+
+        Raises DatabaseError for a read-only database, another encoder, a wrong dimension or a direction that is not finite.
+        """
+        import pyarrow as pa
+
+        if self.read_only:
+            raise DatabaseError(f"{self.name} is read-only.", "Make a writable copy first (create_as in Metrics DB Loader).")
+        if record.encoder_id is not None and record.encoder_id != self.encoder_id:
+            raise DatabaseError(
+                f"A row measured with {record.encoder_id} does not belong among rows of {self.encoder_id}.",
+                "Use a database of that encoder, or index the LoRA with this one's.",
+            )
+        if record.direction.shape != (self.dimension,):
+            raise DatabaseError(
+                f"The direction has shape {list(record.direction.shape)}, rows of {self.name} have {self.dimension} numbers.",
+                "Rows of different encoders belong in different databases.",
+            )
+        consistency = 0.0 if record.consistency is None else record.consistency
+        if not (np.isfinite(record.direction).all() and np.isfinite([record.strength, consistency]).all()):
+            raise DatabaseError(f"The metrics of {record.lora_id} are not finite.", "Index the LoRA again.")
+        position = self._position.get(record.lora_id)
+        row = schema.table_of(record, self._table.schema, {} if position is None else self.row_at(position))
+        end = len(self) if position is None else position
+        parts = [self._table.slice(0, end), row, self._table.slice(end + 1)]
+        self._replace(pa.concat_tables(parts).combine_chunks())
+        if record.protocol_id is not None and protocol is not None:
+            self.protocols[record.protocol_id] = dict(protocol)
+        self._changes.append(lambda database: database.upsert(record, protocol))
+
+    def set_value(self, lora_id: str, column: str, value: Any) -> None:
+        """Change one cell that is not a metric, e.g. the name of a file that moved. Raises DatabaseError as `upsert`."""
+        self.set_values(column, {lora_id: value})
+
+    def set_values(self, column: str, values: Mapping[str, Any]) -> None:
+        """Change cells of one column that is not a metric: lora_id -> value. Raises DatabaseError as `upsert`."""
+        import pyarrow as pa
+
+        cells = self.column(column) if column in self._table.column_names else None
+        for lora_id, value in values.items():
+            position = self._position.get(lora_id)
+            if self.read_only or position is None or cells is None:
+                raise DatabaseError(
+                    f"{column} of {lora_id} cannot be changed in {self.name}.", "Check the id, use a writable copy."
+                )
+            cells[position] = value
+        if not values:
+            return
+        field = self._table.schema.field(column)
+        self._replace(self._table.set_column(self._table.schema.get_field_index(column), field, pa.array(cells, field.type)))
+        kept = dict(values)
+        self._changes.append(lambda database: database.set_values(column, {key: kept[key] for key in kept if key in database}))
+
+    def set_curve(self, lora_id: str, curve: Sequence[CurvePoint], suggested_weight: float | None) -> None:
+        """Add to a row what a scale sweep by its protocol has found. Raises DatabaseError as `upsert`."""
+        for column, value in {**schema.curve_columns(curve), "suggested_weight": suggested_weight}.items():
+            self.set_value(lora_id, column, value)
+
+    def save_parquet(self, path: str | Path, *, layout: str = "carlos") -> None:
+        """Write all rows to `path`, atomically. layout: "carlos", or "reference" for the reference package's own columns.
+
+        If this database was read from `path` or saved there before, and another process has changed the file since, its rows are
+        kept: what was changed here is changed in the file as it is now. Any other file is replaced.
+        Raises DatabaseError when the file cannot be written; the file that was there before is whole then.
+        """
+        from .parquet import save_database
+
+        save_database(self, Path(path), layout=layout)
+
+    def saved(self, path: Path, stamp: str) -> None:
+        """Take note that `path` holds all rows, in the writing that is called `stamp`."""
+        self._bases[target_of(path)] = (stamp, len(self._changes))
+
+    def base_of(self, path: Path) -> str | None:
+        """The name of the writing of a file that this database knows; None if it was not read from it nor saved there."""
+        base = self._bases.get(target_of(path))
+        return None if base is None else base[0]
+
+    def rebase(self, path: Path, current: MetricsDatabase) -> None:
+        """Take the rows of `path` as it is now, and make the changes again that were made here since it was last the same.
+
+        Rows that are here alone stay: nothing of ours removes one.
+        Raises DatabaseError if the file holds another encoder's rows by now.
+        """
+        if (current.encoder_id, current.dimension) != (self.encoder_id, self.dimension):
+            raise DatabaseError(
+                f"{path.name} is another database by now, of the encoder {current.encoder_id}.", "Save under another name."
+            )
+        for change in self._changes[self._bases[target_of(path)][1] :]:
+            change(current)
+        ours = np.array([place for lora_id, place in self._position.items() if lora_id not in current], dtype=np.int64)
+        self._replace(schema.appended(current.table, self._table.take(ours)))
+        self.protocols = {**current.protocols, **self.protocols}
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """All rows as a pandas table; directions are float32 arrays."""
+        frame = self._table.drop_columns(["direction"]).to_pandas()
+        directions = schema.direction_matrix(self._table["direction"], self.name)
+        frame.insert(self._table.column_names.index("direction"), "direction", list(directions))
+        return frame
+
+    @cached_property
+    def ranking_arrays(self) -> RankingArrays:
+        """Directions, norms and limits in the order of the ids, prepared once."""
+        ids = np.array(self._table["lora_id"].to_pylist(), dtype=object)
+        rows = np.argsort(ids, kind="stable") if len(ids) else np.zeros(0, dtype=np.int64)
+        directions = torch.from_numpy(schema.direction_matrix(self._table["direction"], self.name)[rows])
+        strength = self._table["strength"].to_numpy()[rows]
+        consistency = self._table["consistency"].to_numpy()[rows].astype(np.float64)
+        return RankingArrays(
+            rows=rows,
+            directions=directions,
+            norms=torch.linalg.vector_norm(directions, dim=1),
+            strength=torch.tensor(strength),
+            consistency=torch.tensor(consistency),
+        )
+
+    @cached_property
+    def identities(self) -> list[LoraIdentity]:
+        """What every row knows about which LoRA it is, in table order."""
+        return list(map(LoraIdentity, *(self.column(name) for name in LoraIdentity._fields)))
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {lora_id: position for position, lora_id in enumerate(self._table["lora_id"].to_pylist())}
+
+    def _replace(self, table: pa.Table) -> None:
+        self._table = table
+        for derived in ("ranking_arrays", "identities", "_position"):
+            self.__dict__.pop(derived, None)

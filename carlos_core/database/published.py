@@ -1,0 +1,31 @@
+"""The published database that comes with the package: 740 LoRAs, measured by the authors of the method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import DatabaseError
+from .database import MetricsDatabase
+from .parquet import copy_file_atomically, load_database
+
+BUNDLED_PATH = Path(__file__).parent / "data" / "published.parquet"
+
+
+def load_bundled_database() -> MetricsDatabase:
+    """The published database, read-only. `copy_bundled_database` makes one that can be changed."""
+    database = load_database(BUNDLED_PATH)
+    database.read_only = True
+    return database
+
+
+def copy_bundled_database(dest: str | Path, overwrite: bool = False) -> Path:
+    """Write a copy of the published database to `dest`; an existing file is kept unless `overwrite`. Returns its path.
+
+    Raises DatabaseError when the file cannot be written.
+    """
+    dest = Path(dest)
+    if dest.is_dir():
+        raise DatabaseError(f"{dest} is a folder.", "Give the name of a .parquet file in it.")
+    if overwrite or not dest.exists():
+        copy_file_atomically(BUNDLED_PATH, dest)
+    return dest

@@ -1,0 +1,122 @@
+"""A LoRA file and what it says about itself."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..foreign import printable, whole_text
+from ..hashing import sha256_of
+from .family import family_of_header, family_of_name
+from .header import read_header
+from .metadata import Sidecar, read_sidecar
+
+logger = logging.getLogger(__name__)
+
+_COMMON_TAG = 0.9
+"""A tag is a trigger word if it stands in at least this part of the training captions."""
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA on disk. name: as in ComfyUI's list, with "/" between folders. `sha256` is of the whole file."""
+
+    path: Path
+    name: str
+    sha256: str
+    base_model: str | None
+    trigger_words: tuple[str, ...]
+    sidecar: Sidecar
+
+    @property
+    def lora_id(self) -> str:
+        """`str(version_id)` for a LoRA known on CivitAI, else the beginning of its content's hash."""
+        if self.sidecar.version_id is not None:
+            return str(self.sidecar.version_id)
+        return f"sha256:{self.sha256[:16]}"
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What header and sidecar of a file say. base_model: the family if it is known, else the sidecar's own word.
+
+    problem: what of that cannot be read; the LoRA itself can be used.
+    """
+
+    base_model: str | None = None
+    trigger_words: tuple[str, ...] = ()
+    sidecar: Sidecar = Sidecar()
+    problem: str = ""
+
+
+NO_FACTS = FileFacts()
+
+
+def read_facts(path: Path) -> FileFacts:
+    """Read header and sidecar of a LoRA. Raises LoraError if the file is missing or is no safetensors file."""
+    header = read_header(path)
+    problems: list[str] = []
+    sidecar = read_sidecar(path, problems)
+    trigger_words = sidecar.trigger_words or trigger_words_of(header.metadata, problems)
+    problem = f"{printable(path.name)}: {'; '.join(problems)}." if problems else ""
+    if problem:
+        logger.warning("carlos: %s", problem)
+    return FileFacts(
+        base_model=family_of_name(sidecar.base_model) or family_of_header(header.metadata, header.shapes) or sidecar.base_model,
+        trigger_words=trigger_words,
+        sidecar=sidecar,
+        problem=problem,
+    )
+
+
+def read_lora_file(path: str | Path, name: str | None = None) -> LoraFile:
+    """Read header and sidecar of a LoRA and hash it. name: default is the file's own.
+
+    Raises LoraError if the file is missing or is no safetensors file.
+    """
+    path = Path(path)
+    facts = read_facts(path)
+    return LoraFile(
+        path=path,
+        name=(name or path.name).replace("\\", "/"),
+        sha256=sha256_of(path),
+        base_model=facts.base_model,
+        trigger_words=facts.trigger_words,
+        sidecar=facts.sidecar,
+    )
+
+
+def trigger_words_of(metadata: Mapping[str, str], problems: list[str]) -> tuple[str, ...]:
+    """Trigger words from a file's own metadata: its trigger phrase, else the tags that nearly all captions share.
+
+    problems: takes a sentence if the counts of tags cannot be read.
+    """
+    phrase = metadata.get("modelspec.trigger_phrase", "").strip()
+    if phrase:
+        return tuple(dict.fromkeys(word for word in (part.strip() for part in phrase.split(",")) if word))
+    try:
+        return _common_tags(metadata)
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
+        problems.append(f"the counts of tags in its metadata cannot be read ({error})")
+        return ()
+
+
+def _common_tags(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """Tags in at least 90% of the captions. `ss_tag_frequency` counts them for each folder of the training set, named
+    "<repeats>_<concept>"; how many captions there were stands in `ss_dataset_dirs` or, failing that, is the highest count."""
+    folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
+    counts: Counter[str] = Counter()
+    for tags in folders.values():
+        for tag, count in tags.items():
+            counts[whole_text(tag).strip()] += int(count)
+    images = _caption_count(metadata) or max(counts.values(), default=0)
+    return tuple(tag for tag, count in counts.most_common() if tag and images and count >= _COMMON_TAG * images)
+
+
+def _caption_count(metadata: Mapping[str, str]) -> int:
+    folders = json.loads(metadata.get("ss_dataset_dirs") or "{}")
+    return sum(int(folder.get("img_count", 0)) for folder in folders.values())

@@ -1,0 +1,129 @@
+"""From rows of a database to the files at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeVar
+
+from ..records import LoraIdentity
+
+FoundBy = Literal["hash", "version id", "model id", "file name"]
+
+_Key = TypeVar("_Key", str, int)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Where a row's LoRA is. name: of the file as listed; None if none can be taken, and `note` then says why.
+
+    by: what told. others: further files that would do as well, or between which could not be decided. note: a sentence for
+    reports, empty if there is nothing to say.
+    """
+
+    name: str | None
+    by: FoundBy
+    others: tuple[str, ...] = ()
+    note: str = ""
+
+
+class _File(NamedTuple):
+    name: str
+    sha256: str | None
+    version_id: int | None
+    model_id: int | None
+
+
+class Files:
+    """The files at hand, (name as listed, sha256, version id, model id) of each, looked up by any of these."""
+
+    def __init__(self, files: Iterable[tuple[str, str | None, int | None, int | None]]) -> None:
+        self.by_hash: dict[str, list[_File]] = {}
+        self.by_version: dict[int, list[_File]] = {}
+        self.by_model: dict[int, list[_File]] = {}
+        self.by_base_name: dict[str, list[_File]] = {}
+        for facts in files:
+            file = _File(*facts)
+            _add(self.by_hash, file.sha256, file)
+            _add(self.by_version, file.version_id, file)
+            _add(self.by_model, file.model_id, file)
+            _add(self.by_base_name, _base_name(_posix(file.name)), file)
+
+
+def _add(table: dict[_Key, list[_File]], key: _Key | None, file: _File) -> None:
+    if key is not None:
+        table.setdefault(key, []).append(file)
+
+
+def resolve(rows: Iterable[LoraIdentity], files: Files) -> dict[str, Resolved]:
+    """lora_id -> its file, for the rows of which there is something to say.
+
+    What tells most is asked first: the hash of the content; the CivitAI version in a sidecar; the CivitAI model, for rows that
+    know neither hash nor version and if one file alone has it; the file name. Of several files with the same content or
+    version the row's own is taken, else the one with the shortest name (then the alphabetically first). A name counts where
+    the row says, else in any one other folder. It is no match if hash or version of the file are known to be others: then the
+    file was replaced. Between several files of a mere name nothing is chosen.
+    """
+    found = {}
+    for row in rows:
+        result = _by_identity(row, files) or (_by_name(row, files) if row.file_name else None)
+        if result is not None:
+            found[row.lora_id] = result
+    return found
+
+
+def _by_identity(row: LoraIdentity, files: Files) -> Resolved | None:
+    if row.sha256 is not None and row.sha256 in files.by_hash:
+        return _chosen(row, files.by_hash[row.sha256], "hash", "the same content")
+    if row.version_id is not None and row.version_id in files.by_version:
+        return _chosen(row, files.by_version[row.version_id], "version id", f"CivitAI version {row.version_id}")
+    if row.sha256 is None and row.version_id is None and row.model_id is not None:
+        of_model = files.by_model.get(row.model_id, [])
+        if len(of_model) == 1:
+            return Resolved(of_model[0].name, "model id")
+    return None
+
+
+def _chosen(row: LoraIdentity, alike: list[_File], by: FoundBy, what: str) -> Resolved:
+    if len(alike) == 1:
+        return Resolved(alike[0].name, by)
+    best, *others = sorted(
+        (file.name for file in alike), key=lambda name: (_posix(name) != row.file_name, len(name), _posix(name))
+    )
+    return Resolved(best, by, tuple(others), f"{what} is also in {_listed(others)}")
+
+
+def _by_name(row: LoraIdentity, files: Files) -> Resolved | None:
+    path = _posix(row.file_name or "")
+    namesakes = files.by_base_name.get(_base_name(path), [])
+    if not namesakes:
+        return None
+    unlike = [file.name for file in namesakes if _is_another(row, file)]
+    left = [file.name for file in namesakes if not _is_another(row, file)]
+    at_path = next((name for name in left if _posix(name) == path), None)
+    if at_path is not None or len(left) == 1:
+        return Resolved(at_path or left[0], "file name")
+    if left:
+        return Resolved(None, "file name", tuple(left), f"which of {_listed(left)} it is cannot be told by the name alone")
+    return Resolved(None, "file name", tuple(unlike), f"{_listed(unlike)} has its name but is another LoRA now")
+
+
+def _is_another(row: LoraIdentity, file: _File) -> bool:
+    """Whether a file is known not to be the row's."""
+    return any(
+        ours is not None and theirs is not None and ours != theirs
+        for ours, theirs in ((row.sha256, file.sha256), (row.version_id, file.version_id))
+    )
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(_posix(name) for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+
+
+def _posix(name: str) -> str:
+    return name.replace("\\", "/")
+
+
+def _base_name(posix: str) -> str:
+    return posix.rpartition("/")[2]

@@ -1,0 +1,1 @@
+"""Measuring what a LoRA does: which pictures, kept where, summed how."""

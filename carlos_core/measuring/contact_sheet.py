@@ -1,0 +1,73 @@
+"""A few pairs of pictures, without and with the LoRA, to look at."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .feature_store import Journal, picture_key
+
+logger = logging.getLogger(__name__)
+
+PAIRS = 8
+_SIDE = 256
+_GAP = 4
+
+
+def keep_thumbnail(journal: Journal, text: str, seed: int, image: Tensor) -> None:
+    """Keep a small copy of a picture beside its journal. image: [H, W, 3] in [0, 1]. A failure costs only the thumbnail."""
+    path = _path(journal, text, seed)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = picture_of(image)
+        picture.thumbnail((_SIDE, _SIDE))
+        temporary = path.with_suffix(".tmp")
+        picture.save(temporary, "PNG")
+        temporary.replace(path)
+    except OSError as error:
+        logger.warning("carlos: a thumbnail cannot be kept: %s", error)
+
+
+def contact_sheet(base: Journal, lora: Journal, pairs: Sequence[tuple[tuple[str, int], tuple[str, int]]]) -> Tensor:
+    """Two rows, without the LoRA above, with it below, a column for each pair whose pictures are at hand.
+
+    pairs: (text, seed) of the base side and of the LoRA side. Result: [1, H, W, 3] float in [0, 1]; a grey square if there is
+    nothing to show.
+    """
+    columns = []
+    for (base_text, base_seed), (lora_text, lora_seed) in pairs[:PAIRS]:
+        without, with_lora = _read(_path(base, base_text, base_seed)), _read(_path(lora, lora_text, lora_seed))
+        if without is not None and with_lora is not None:
+            columns.append((without, with_lora))
+    if not columns:
+        return torch.full((1, 64, 64, 3), 0.5)
+    width = max(picture.width for column in columns for picture in column)
+    height = max(picture.height for column in columns for picture in column)
+    sheet = Image.new("RGB", (len(columns) * (width + _GAP) - _GAP, 2 * height + _GAP), "white")
+    for x, column in enumerate(columns):
+        for y, picture in enumerate(column):
+            sheet.paste(picture, (x * (width + _GAP), y * (height + _GAP)))
+    return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255.0)[None]
+
+
+def picture_of(image: Tensor) -> Image.Image:
+    """A float picture [H, W, 3] in [0, 1] as an 8-bit one."""
+    return Image.fromarray((image[..., :3].float().cpu().clamp(0, 1) * 255.0).round().to(torch.uint8).numpy())
+
+
+def _path(journal: Journal, text: str, seed: int) -> Path:
+    return journal.thumbnails / f"{picture_key(text, seed).hex()}.png"
+
+
+def _read(path: Path) -> Image.Image | None:
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except OSError:
+        return None

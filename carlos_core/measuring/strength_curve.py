@@ -1,0 +1,174 @@
+"""The scale sweep: what a LoRA does at other weights than the one it was measured at, and which weight suits it.
+
+The published method measures at weight 1 and leaves the best weight of each LoRA open (arXiv 2512.08826). Here the first
+prompts of the plan are made again at several weights; the pictures without the LoRA and those at the row's own weight are there
+already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..clip.encoder import Encoder
+from ..errors import BrokenPictureError, IndexingError
+from ..generator import Generator
+from ..loras.lora_file import LoraFile
+from ..records import CurvePoint
+from .plan import Shot
+from .protocol import Protocol
+from .speed import Speed
+from .studio import OnProgress, Progress, Side, Work, base_side, diff, lora_side
+
+TARGET_STRENGTH = 6.0
+"""Strength that a suggested weight aims at: the published LoRAs have 5.94 in the mean at weight 1, and break pictures from 9.8
+on."""
+
+FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25)
+"""Weights that are always measured, as multiples of the row's own."""
+
+FURTHER_FACTORS = (1.5, 2.0)
+"""Weights for a LoRA that is weaker than the target up to here, one at a time."""
+
+MAX_SHOTS = 12
+"""Prompts of the plan that are used, one picture each."""
+
+NEAR_BEST = 0.9
+"""Share of the best alignment that a weight must keep. Twelve prompts know a direction to a cosine of 0.74 at the published
+median consistency; all weights share their noise, so that the ratio of two alignments says more than either. The
+pictures at the row's own weight are among those that its direction is made of, which flatters that weight where the row has few:
+other weights are then left sooner, never later."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """curve: by growing distance from 0. model_evaluations: forward passes behind the pictures at weights other than the row's
+    own, also of those kept from an earlier run, and behind those at its own that were no longer there; base_model_evaluations:
+    those that this run spent on the base side."""
+
+    curve: tuple[CurvePoint, ...]
+    suggested_weight: float | None
+    model_evaluations: int
+    base_model_evaluations: int
+
+
+def sweep_shots(shots: Sequence[Shot]) -> tuple[Shot, ...]:
+    """The pictures of a plan that a sweep uses: the first of each of the first prompts, in the plan's order."""
+    first: dict[str, Shot] = {}
+    for shot in shots:
+        first.setdefault(shot.prompt.text, shot)
+    return tuple(first.values())[:MAX_SHOTS]
+
+
+def most_pictures(shots: Sequence[Shot]) -> int:
+    """How many pictures a sweep makes at most, beyond those of the measurement itself."""
+    return len(sweep_shots(shots)) * (len(FACTORS) - 1 + len(FURTHER_FACTORS))
+
+
+def sweep_lora(
+    lora: LoraFile,
+    direction: np.ndarray,
+    *,
+    generator: Generator,
+    encoder: Encoder,
+    protocol: Protocol,
+    shots: Sequence[Shot],
+    working_directory: Path,
+    batch_size: int = 0,
+    target_strength: float = TARGET_STRENGTH,
+    on_progress: OnProgress | None = None,
+) -> Sweep:
+    """Measure the strength curve of a LoRA whose row has `direction` [D], by the row's own `protocol` and `shots`.
+
+    Pictures are kept as those of a measurement are, each weight in a journal of its own: one that was broken off goes on, and
+    what is there is never made afresh. The curve ends before a weight at which a picture is broken (NaN). Raises IndexingError
+    for a lora_weight of 0, else as `measure_lora`.
+    """
+    if protocol.lora_weight == 0:
+        raise IndexingError("A LoRA of weight 0 has no curve.", "Set lora_weight to another value, or scale_sweep off.")
+    shots = sweep_shots(shots)
+    batch = batch_size or generator.suggest_batch_size()
+    place = (generator, encoder.encoder_id, encoder.dimension, working_directory)
+    base = base_side(protocol.base_triggers(lora.trigger_words), *place)
+    speed = Speed(working_directory, generator.fingerprint)
+    points: list[CurvePoint] = []
+    evaluations = base_evaluations = 0
+    for factor in (*FACTORS, *FURTHER_FACTORS):
+        if factor > FACTORS[-1] and not _is_wanted(points, target_strength):
+            break
+        weight = factor * protocol.lora_weight
+        with_lora = lora_side(lora, weight, *place)
+        titled = _titled(on_progress, f"weight {weight:g}: ")
+        work = Work(generator, encoder, (base, with_lora), shots, batch, speed, titled, thumbnails=0)
+        work.make(base, 0, len(shots))
+        base_evaluations += work.evaluations[base]
+        try:
+            work.make(with_lora, 0, len(shots))
+        except BrokenPictureError:
+            if not points:
+                raise
+            break
+        own = work.evaluations[with_lora]
+        evaluations += own if factor == 1 else sum(with_lora.entry(shot).evaluations for shot in shots)
+        points.append(_point(weight, base, with_lora, shots, direction))
+    return Sweep(tuple(points), suggested_weight(points, target_strength), evaluations, base_evaluations)
+
+
+def suggested_weight(curve: Sequence[CurvePoint], target_strength: float = TARGET_STRENGTH) -> float | None:
+    """The weight at which a LoRA changes pictures as much as `target_strength` says, as far as it still does the same to them.
+
+    curve: by growing distance from 0, all of one sign. The answer is where the strength, linear between two weights, first
+    reaches the target. It never leaves the weights that were measured: a LoRA that is stronger at all of them gets the
+    smallest, a weaker one the largest. From the weight of the best alignment on, it ends before the first weight whose
+    alignment is less than `NEAR_BEST` of the best: there the picture breaks, or the LoRA does something else. Below that weight
+    a poor alignment is no limit: the row of a LoRA that is too strong points to its broken pictures. None if that is not known:
+    no curve, or no weight at which the LoRA moves pictures in the row's direction.
+    """
+    end = _aligned_end(curve)
+    if end == 0:
+        return None
+    usable = list(curve[:end])
+    if usable[0].strength >= target_strength:
+        return usable[0].weight
+    for lower, upper in zip(usable, usable[1:], strict=False):
+        if upper.strength >= target_strength:
+            share = (target_strength - lower.strength) / (upper.strength - lower.strength)
+            return lower.weight + share * (upper.weight - lower.weight)
+    return usable[-1].weight
+
+
+def _aligned_end(curve: Sequence[CurvePoint]) -> int:
+    """How many points of a curve come before the alignment falls; 0 if there is no alignment at all."""
+    alignments = [-1.0 if point.alignment is None else point.alignment for point in curve]
+    best = max(alignments, default=-1.0)
+    if best <= 0:
+        return 0
+    top = alignments.index(best)
+    return next((k for k in range(top, len(curve)) if alignments[k] < NEAR_BEST * best), len(curve))
+
+
+def _is_wanted(points: Sequence[CurvePoint], target_strength: float) -> bool:
+    """Whether a larger weight than those measured could be suggested."""
+    return 0 < _aligned_end(points) == len(points) and all(point.strength < target_strength for point in points)
+
+
+def _point(weight: float, base: Side, with_lora: Side, shots: Sequence[Shot], direction: np.ndarray) -> CurvePoint:
+    diffs = np.stack([diff(base, with_lora, shot) for shot in shots])
+    mean = diffs.mean(0)
+    length = float(np.linalg.norm(mean) * np.linalg.norm(direction.astype(np.float64)))
+    alignment = float(mean @ direction) / length if length else None
+    return CurvePoint(weight, float(np.linalg.norm(diffs, axis=1).mean()), alignment)
+
+
+def _titled(on_progress: OnProgress | None, title: str) -> OnProgress | None:
+    if on_progress is None:
+        return None
+
+    def titled(progress: Progress) -> None:
+        note = f"{title}{progress.note}" if progress.note else ""
+        on_progress(Progress(progress.done, progress.total, progress.image, note))
+
+    return titled

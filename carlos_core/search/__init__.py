@@ -1,0 +1,1 @@
+"""From a query to LoRAs: rankings, limits, and which to put together."""

@@ -1,0 +1,77 @@
+"""LoRAs by what they are called, for people who remember a name."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RetrievalError
+from ..records import Matches
+from .ranking import matches_at, selected
+
+if TYPE_CHECKING:
+    from ..database.database import MetricsDatabase
+
+_COLUMNS = ("model_name", "file_name", "lora_id", "trigger_words", "folder_name")
+
+
+def find_named(
+    db: MetricsDatabase,
+    name: str,
+    *,
+    top_k: int,
+    base_model: str | None = None,
+    installed: Mapping[str, str] | None = None,
+    installed_only: bool = False,
+) -> Matches:
+    """LoRAs whose model name, file name, id, folder or trigger words hold every word of `name`, in any order.
+
+    Case, accents and what stands between words do not matter, and a word may be part of a longer one. The score is the largest
+    part of a single name that was asked for: 1 for all of it. Equal scores are ordered by id. The signature is the mean of the
+    unit directions found, so that a name can be combined with other searches. Raises RetrievalError for a name without letters
+    or digits, or top_k < 1.
+    """
+    words = _words(name)
+    if not words:
+        raise RetrievalError("The name is empty.", "Type a part of a LoRA's name, file name, id or trigger words.")
+    if top_k < 1:
+        raise RetrievalError(f"top_k is {top_k}.", "Ask for at least 1 LoRA.")
+    arrays = db.ranking_arrays
+    keep = selected(db, base_model=base_model, installed=(installed or {}) if installed_only else None)
+    columns = [db.column(column) for column in _COLUMNS if column in db.table.column_names]
+    found = []
+    for index, row in enumerate(arrays.rows.tolist()):
+        if keep is None or bool(keep[index]):
+            score = _score(words, [text for column in columns for text in _texts(column[row])])
+            if score > 0:
+                found.append((-score, index))
+    found = sorted(found)[:top_k]
+    indices = [index for _, index in found]
+    items = matches_at(db, indices, [-score for score, _ in found], installed or {})
+    norms = arrays.norms[indices]
+    units = arrays.directions[indices][norms > 0] / norms[norms > 0, None]
+    return Matches(
+        query=name.strip(),
+        encoder_id=str(db.encoder_id),
+        items=items,
+        reason="" if items else f"No LoRA's name, file, id or trigger words hold all of: {', '.join(words)}.",
+        signature=units.mean(0) if len(units) else None,
+    )
+
+
+def _score(words: list[str], names: list[str]) -> float:
+    """Largest part of one name that the words cover, in [0, 1]; 0 unless each word is in one of the names."""
+    if not all(any(word in name for name in names) for word in words):
+        return 0.0
+    return max(min(1.0, sum(len(word) for word in words if word in name) / len(name)) for name in names if name)
+
+
+def _texts(value: Any) -> list[str]:
+    """A cell as names without blanks: "Pixel-Art v2" -> "pixelartv2"."""
+    return ["".join(_words(str(each))) for each in (value if isinstance(value, list) else [value]) if each is not None]
+
+
+def _words(text: str) -> list[str]:
+    letters = (char for char in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(char))
+    return "".join(char if char.isalnum() else " " for char in letters).split()

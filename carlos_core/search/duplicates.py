@@ -1,0 +1,49 @@
+"""LoRAs that do the same, by the cosine of their directions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import RetrievalError
+
+_ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """LoRAs that do the same. rows: the first is the one that most others are like; cosines: of each with it, 1 for itself."""
+
+    rows: tuple[int, ...]
+    cosines: tuple[float, ...]
+
+
+def clusters(directions: Tensor, min_cosine: float, *, ids: Sequence[str]) -> tuple[Cluster, ...]:
+    """Groups of rows around one whose cosine with each of them is at least `min_cosine`; the largest group first.
+
+    directions: [R, D] float32; rows without a direction belong nowhere. The row with the most likes takes its likes, then the
+    next of those that are left, equal ones by id: no chain of small steps puts LoRAs together that differ. Memory is [1024, R] at
+    most. Raises RetrievalError for a min_cosine outside (0, 1].
+    """
+    if not 0 < min_cosine <= 1:
+        raise RetrievalError(f"min_cosine is {min_cosine:g}.", "Choose a cosine above 0, at most 1: 0.95 means nearly the same.")
+    norms = torch.linalg.vector_norm(directions, dim=1)
+    units = directions / torch.where(norms > 0, norms, torch.ones(()))[:, None]
+    # float32 leaves copies at a cosine of 1 - 1e-7.
+    least = min_cosine - 1e-6
+    likes = torch.cat([((part @ units.T) >= least).sum(1) for part in units.split(_ROWS_AT_ONCE)]) if len(units) else norms
+    open_rows = {row for row in range(len(ids)) if likes[row] > 1 and norms[row] > 0}
+    found = []
+    for row in sorted(open_rows, key=lambda row: (-int(likes[row]), ids[row])):
+        if row not in open_rows:
+            continue
+        cosines = (units @ units[row]).tolist()
+        others = [other for other in open_rows if other != row and cosines[other] >= least]
+        if others:
+            others.sort(key=lambda other: (-cosines[other], ids[other]))
+            found.append(Cluster((row, *others), (1.0, *(min(cosines[other], 1.0) for other in others))))
+            open_rows -= {row, *others}
+    return tuple(sorted(found, key=lambda cluster: (-len(cluster.rows), ids[cluster.rows[0]])))

@@ -1,0 +1,80 @@
+"""Other ways to ask than a sentence: each gives a vector that ranks LoRAs as a sentence's signature does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import RetrievalError
+
+if TYPE_CHECKING:
+    from ..clip.encoder import Encoder
+    from ..database.database import MetricsDatabase
+
+
+def like_lora(db: MetricsDatabase, lora_id: str) -> Tensor:
+    """The direction of a LoRA. [D] float32. Raises RetrievalError if `db` has no such row, or the LoRA has no effect."""
+    row = db.row(lora_id.strip())
+    if row is None:
+        raise RetrievalError(f"{db.name} has no LoRA {lora_id.strip()!r}.", "Take the id from a report, or index the LoRA first.")
+    direction = torch.tensor(row["direction"])
+    if not bool(direction.any()):
+        raise RetrievalError(f"{lora_id.strip()} has no measurable effect.", "Nothing is like it: choose another LoRA.")
+    return direction
+
+
+def like_images(encoder: Encoder, images: Tensor, *, without: Tensor | None = None, base_mean: Tensor | None = None) -> Tensor:
+    """What sets pictures apart, as a vector to compare directions with. [D] float32.
+
+    images, without: [B, H, W, 3], values in [0, 1]; of several pictures the mean is taken. It is compared with pictures `without`
+    what is looked for, else with `base_mean` [D], the mean feature of many pictures that no LoRA was used for. With neither, the
+    pictures' own features stand for themselves, and what they show counts as much as how they look.
+    """
+    features = encoder.encode_images(images).double().mean(0)
+    if without is not None:
+        return (features - encoder.encode_images(without).double().mean(0)).float()
+    return (features if base_mean is None else features - base_mean.double()).float()
+
+
+def combined(signatures: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """One signature for several searches: the weighted sum of the unit signatures. [D] float32.
+
+    A negative weight takes the search away, as `but_not` does; -1 wholly. Raises RetrievalError unless one weight is positive
+    and something is left.
+    """
+    units = [_unit(signature) for signature in signatures]
+    wanted = [weight * unit for unit, weight in zip(units, weights, strict=True) if weight > 0]
+    if not wanted:
+        raise RetrievalError("No search has a weight above 0.", "Say what to look for, not only what to avoid.")
+    aim = torch.stack(wanted).sum(0)
+    for unit, weight in zip(units, weights, strict=True):
+        if weight < 0:
+            aim = _without(aim, unit, min(-weight, 1.0))
+    return aim.float()
+
+
+def but_not(signature: Tensor, negative: Tensor) -> Tensor:
+    """`signature` without its part along `negative`. [D] float32.
+
+    LoRAs that do what is unwanted and nothing else then score 0, and not less: "not B" asks for no B, not for its opposite. A
+    signature that points away from the negative stays as it is. Raises RetrievalError if nothing is left.
+    """
+    return _without(signature.double(), _unit(negative), 1.0).float()
+
+
+def _without(aim: Tensor, unit: Tensor, share: float) -> Tensor:
+    left = aim - share * torch.clamp(aim @ unit, min=0.0) * unit
+    # Of a signature without itself only rounding errors are left, and these would rank LoRAs by chance.
+    if torch.linalg.vector_norm(left) <= 1e-5 * torch.linalg.vector_norm(aim):
+        raise RetrievalError("What is to be avoided is all that was looked for.", "Look for something else, or avoid less.")
+    return left
+
+
+def _unit(signature: Tensor) -> Tensor:
+    length = torch.linalg.vector_norm(signature.double())
+    if not torch.isfinite(length) or length == 0:
+        raise RetrievalError("A search changes nothing in the encoder's eyes.", "Use other words or pictures.")
+    return signature.double() / length

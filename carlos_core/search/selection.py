@@ -1,0 +1,211 @@
+"""From a sentence to LoRAs with weights, or to "nothing fits"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import RetrievalError
+from ..records import CONFIDENCE_WORDS, Match, Matches
+from .weights import BEST_ONE, MODES, TOP_K_EQUAL, compose, unlike, weighed
+
+ANY = "any"
+CONFIDENCES = (ANY, *CONFIDENCE_WORDS[1:])
+"""How sure a match must be to be taken; "any" takes the best whatever it is."""
+
+CANDIDATES = 12
+"""How many matches of a search are looked at."""
+
+_BLANKS = re.compile(r"\s+")
+_SEPARATORS = re.compile(r"\s?[,;+&\n]\s?|\s(?:and|with|plus)\s", re.IGNORECASE)
+"""Between single blanks."""
+
+Search = Callable[[str], Matches]
+"""Text -> its best matches, with `signature` and, unless everything is taken, with confidences."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pick:
+    """A LoRA to apply. weight: for model and CLIP. score: cosine of its direction with the signature of the whole query.
+    part: of the query, that it was taken for."""
+
+    match: Match
+    weight: float
+    score: float
+    part: str
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What to apply for a query. Empty when nothing fits; reason says why, or how it was chosen."""
+
+    query: str
+    picks: tuple[Pick, ...]
+    reason: str
+
+
+def parts_of(query: str) -> tuple[str, ...]:
+    """The effects that a query asks for: what stands between commas, "and" and "with"."""
+    # Runs of blanks first, so that the time does not grow with their square.
+    single = _BLANKS.sub(lambda run: "\n" if "\n" in run[0] else " ", query.strip())
+    return tuple(part.strip() for part in _SEPARATORS.split(single) if part.strip())
+
+
+def choose(
+    query: str,
+    search: Search,
+    *,
+    mode: str,
+    max_loras: int,
+    strength_budget: float,
+    min_confidence: str,
+    max_strength: float,
+    takes_suggested: bool = True,
+) -> Selection:
+    """The LoRAs for a query.
+
+    A query of several parts fits if all of its parts do, or if it does as a whole: the signature of two effects at once looks
+    less sure than either. mode "best one": the best LoRA for the whole; if none fits it, that of the surest part. "composed":
+    the best LoRA of each part, with weights whose predicted joint direction comes closest to the signature of the whole; of a
+    query of one part `composition.compose` of the LoRAs that fit. "top k equal": the same LoRAs and then the next best, all at
+    their own weight.
+
+    strength_budget: what the weights may add up to. takes_suggested: a LoRA's own weight is its `suggested_weight`, else 1.
+    Near-duplicates (cosine above composition.MAX_LIKENESS) are not put together. Equal inputs give equal answers.
+    Raises RetrievalError for values that make no sense, and what `search` raises.
+    """
+    if mode not in MODES or min_confidence not in CONFIDENCES:
+        wrong, choices = (mode, MODES) if mode not in MODES else (min_confidence, CONFIDENCES)
+        raise RetrievalError(f"{wrong!r} is no way to choose LoRAs.", f"Choose one of {', '.join(choices)}.")
+    if max_loras < 1 or not strength_budget > 0:
+        raise RetrievalError(f"{max_loras} LoRAs with a budget of {strength_budget:g}.", "Allow at least 1 LoRA and some weight.")
+    whole = search(query)
+    if not whole.items:
+        return Selection(whole.query, (), whole.reason)
+    texts = parts_of(query)
+    parts = [search(text) for text in texts] if len(texts) > 1 else []
+    fitting = _fitting(whole, min_confidence)
+    leaders = _leaders(parts, min_confidence)
+    if not fitting and len(leaders) < len(parts or [whole]):
+        return Selection(whole.query, (), _why_not(whole, _lacking(parts, leaders) if leaders else [], min_confidence))
+    n = 1 if mode == BEST_ONE else max_loras
+    is_by_parts = bool(parts) and len(leaders) == len(parts) and (n > 1 or not fitting)
+    if is_by_parts:
+        # If these are more than may be used, the surest are, in the order of the query.
+        chosen = _unlike([match for _, match in leaders], len(leaders))
+        surest = sorted(chosen, key=_p_value)[:n]
+        chosen = [match for match in chosen if match in surest]
+        if mode == TOP_K_EQUAL:
+            chosen = _unlike([*chosen, *fitting], n)
+    elif n == 1:
+        chosen = fitting[:1]
+    elif mode == TOP_K_EQUAL:
+        chosen = _unlike(fitting, n)
+    else:
+        chosen = _composed(fitting, whole, n, strength_budget, max_strength, takes_suggested)
+    signature = _signature(whole)
+    weights = weighed(
+        _directions(chosen),
+        signature,
+        strength=np.array([match.vector.strength for match in chosen]),
+        strength_budget=strength_budget,
+        max_strength=max_strength,
+        base_weights=_own_weights(chosen, takes_suggested),
+        is_equal=mode == TOP_K_EQUAL,
+    )
+    names = {match.lora_id: part.query for part, match in reversed(leaders)} if is_by_parts else {}
+    picks = tuple(
+        Pick(match, round(float(weight), 3), _cosine(match.vector.direction, signature), names.get(match.lora_id, whole.query))
+        for match, weight in zip(chosen, weights, strict=True)
+    )
+    reason = _why(chosen[0], _lacking(parts, leaders)) if fitting or not parts else "Each part of the query has a LoRA that fits."
+    return Selection(whole.query, picks, reason)
+
+
+def _composed(
+    fitting: Sequence[Match], whole: Matches, max_loras: int, strength_budget: float, max_strength: float, takes_suggested: bool
+) -> list[Match]:
+    """The best match, and others that together with it come closer to the query."""
+    composition = compose(
+        _directions(fitting),
+        _signature(whole),
+        ids=[match.lora_id for match in fitting],
+        strength=np.array([match.vector.strength for match in fitting]),
+        max_loras=max_loras,
+        strength_budget=strength_budget,
+        max_strength=max_strength,
+        base_weights=_own_weights(fitting, takes_suggested),
+    )
+    rows = sorted(each.index for each in composition.chosen)
+    return [fitting[row] for row in rows] if 0 in rows else [fitting[0]]
+
+
+def _fitting(matches: Matches, min_confidence: str) -> list[Match]:
+    """Those that are sure enough, best first."""
+    if min_confidence == ANY:
+        return list(matches.items)
+    return [match for match in matches.items if match.confidence is not None and match.confidence.reaches(min_confidence)]
+
+
+def _leaders(parts: Sequence[Matches], min_confidence: str) -> list[tuple[Matches, Match]]:
+    """The parts that something fits, each with the best that is sure enough."""
+    found = [(part, _fitting(part, min_confidence)) for part in parts]
+    return [(part, fitting[0]) for part, fitting in found if fitting]
+
+
+def _unlike(matches: Sequence[Match], n: int) -> list[Match]:
+    """The first `n` of which none does the same as an earlier one."""
+    if not matches:
+        return []
+    directions = _directions(matches)
+    units = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    return [matches[place] for place in unlike(range(len(matches)), units, n)]
+
+
+def _lacking(parts: Sequence[Matches], leaders: Sequence[tuple[Matches, Match]]) -> list[str]:
+    """The parts that nothing fits, in quotes."""
+    led = {part.query for part, _ in leaders}
+    return [repr(part.query) for part in parts if part.query not in led]
+
+
+def _why_not(whole: Matches, lacking: Sequence[str], min_confidence: str) -> str:
+    """lacking: some of the query's parts that nothing fits; empty if that is all of them, or if it has but one."""
+    best = whole.items[0]
+    if lacking:
+        return f"Nothing fits {' nor '.join(lacking)} of {whole.query!r}: ask for the rest alone, or lower min_confidence."
+    chance = "" if best.confidence is None else f" ({_p_value(best):.0%} of unrelated queries find one that looks as good)"
+    return f"Nothing fits {whole.query!r}: the best, {best.name}, is not {min_confidence}{chance}."
+
+
+def _why(best: Match, lacking: Sequence[str]) -> str:
+    """Of a query that fits as a whole. lacking: its parts that nothing fits alone."""
+    known = "" if best.confidence is None else f"The best match is {best.confidence.word}. "
+    return f"{known}Nothing fits {' nor '.join(lacking)} alone.".strip() if lacking else known.strip()
+
+
+def _p_value(match: Match) -> float:
+    return match.confidence.p_value if match.confidence is not None else 0.0
+
+
+def _directions(matches: Sequence[Match]) -> np.ndarray:
+    return np.stack([match.vector.direction for match in matches]).astype(np.float64)
+
+
+def _own_weights(matches: Sequence[Match], takes_suggested: bool) -> np.ndarray:
+    """The weight of each LoRA when it is applied alone. [K]"""
+    return np.array([(takes_suggested and match.row.get("suggested_weight")) or 1.0 for match in matches])
+
+
+def _signature(matches: Matches) -> np.ndarray:
+    """[D] float64"""
+    if matches.signature is None:
+        raise RetrievalError(f"The search for {matches.query!r} has no signature.", "Search by an effect, not by a name.")
+    return matches.signature.double().numpy()
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    lengths = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a.astype(np.float64) @ b / lengths) if lengths > 0 else 0.0

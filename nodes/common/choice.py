@@ -1,0 +1,84 @@
+"""A choice of LoRAs as text: what Auto LoRA reports, and takes back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ...carlos_core.errors import LoraError
+from .. import apply_loras as apply
+from ..host import folders
+from . import search as found
+
+_MAX_LORAS = 50
+_LARGEST = 100.0
+
+
+@dataclass(frozen=True)
+class Locked:
+    """A LoRA to apply. file: as in ComfyUI's list. weight: for model and CLIP. score: of the query it was chosen for."""
+
+    lora_id: str
+    file: str
+    weight: float
+    score: float | None
+    trigger_words: tuple[str, ...]
+
+    @property
+    def posix(self) -> str:
+        return self.file.replace("\\", "/")
+
+    def facts(self) -> dict[str, Any]:
+        return {"lora_id": self.lora_id, "file": self.posix, "weight": self.weight, "score": self.score}
+
+
+def read_choice(text: str, database: Any) -> list[Locked]:
+    """LoRAs of a choice: a JSON array of {"lora_id", "file", "weight"}, or a whole report's last line.
+
+    A LoRA is found by its row, wherever its file is by now; without a row by the file's name. Raises LoraError for text that is
+    no choice and for a LoRA that is not at hand.
+    """
+    files = found.installed(found.resolved(database))
+    return [_locked(entry, database, files) for entry in _entries(text)]
+
+
+def _entries(text: str) -> list[dict[str, Any]]:
+    try:
+        parsed = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise LoraError(f"choice is no JSON ({error}).", 'Paste the array behind "choice" of an earlier report.') from error
+    entries = parsed.get("choice") if isinstance(parsed, dict) else parsed
+    if not isinstance(entries, list) or len(entries) > _MAX_LORAS or not all(_is_entry(entry) for entry in entries):
+        raise LoraError(
+            "choice is no list of LoRAs with their weights.",
+            'Each needs "lora_id" or "file", and a "weight", as in an earlier report.',
+        )
+    return entries
+
+
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    named = [entry.get(key) for key in ("lora_id", "file") if entry.get(key) is not None]
+    weight = entry.get("weight")
+    return bool(named) and all(isinstance(name, str) for name in named) and _is_number(weight)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether this is a number and no absurd one. NaN is not, nor are the endless whole numbers that JSON may hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
+
+
+def _locked(entry: dict[str, Any], database: Any, files: dict[str, str]) -> Locked:
+    lora_id, wanted = entry.get("lora_id") or "", entry.get("file")
+    file = files.get(lora_id)
+    if file is None and wanted is not None:
+        file = next((name for name in folders.lora_names() if name.replace("\\", "/") == wanted), None)
+    if file is None:
+        raise LoraError(
+            f"The LoRA {wanted or lora_id!r} of the choice is not installed.", "Put it back into models/loras, or empty choice."
+        )
+    score = entry.get("score")
+    known_score = score if _is_number(score) else None
+    return Locked(lora_id, file, float(entry["weight"]), known_score, apply.trigger_words(file, database.row(lora_id) or {}))

@@ -1,0 +1,12 @@
+"""The sockets that CARLoS's nodes share with each other and with other packs."""
+
+from comfy_api.latest import io
+
+CarlosDb = io.Custom("CARLOS_DB")
+"""A `carlos_core.database.MetricsDatabase`."""
+
+CarlosMatches = io.Custom("CARLOS_MATCHES")
+"""A `carlos_core.records.Matches`."""
+
+LoraStack = io.Custom("LORA_STACK")
+"""A list of (LoRA name as in ComfyUI's list, weight for the model, weight for CLIP)."""
