@@ -22,8 +22,8 @@ from carlos_core.clip.loading import load_encoder
 from carlos_core.clip.signatures import SignatureCache
 from carlos_core.clip.weights import local_encoders
 from carlos_core.prompts.prompt_set import load_prompt_set
+from carlos_core.search.limits import MAX_STRENGTH, MIN_CONSISTENCY
 from carlos_core.search.queries import but_not
-from carlos_core.search.ranking import MAX_STRENGTH, MIN_CONSISTENCY
 
 DRAWS = 100
 LABELS = {file: facts["label"] for file, facts in json.loads((MINIWORLD / "labels.json").read_text()).items()}

@@ -30,7 +30,7 @@ from carlos_core.clip.weights import local_encoders
 from carlos_core.database.published import load_bundled_database
 from carlos_core.prompts.prompt_set import PromptSet, default_effect_bank, load_prompt_set
 from carlos_core.search.calibration import LIKELY, calibrated_rows, fit_background
-from carlos_core.search.ranking import MAX_STRENGTH, MIN_CONSISTENCY
+from carlos_core.search.limits import MAX_STRENGTH, MIN_CONSISTENCY
 
 RUNS = 100
 SIZES = (5, 10, 16)

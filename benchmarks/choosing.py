@@ -15,19 +15,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from torch import Tensor
 
+from carlos_core.clip.encoder import Encoder
 from carlos_core.clip.loading import load_encoder
 from carlos_core.clip.signatures import SignatureCache
 from carlos_core.clip.weights import local_encoders
 from carlos_core.database.columns import normalised
-from carlos_core.database.database import MetricsDatabase
-from carlos_core.database.parquet import load_database
-from carlos_core.prompts.prompt_set import load_prompt_set
-from carlos_core.records import Matches
-from carlos_core.search import ranking as retrieval
-from carlos_core.search.selection import CANDIDATES, Selection, choose
-from carlos_core.search.weights import COMPOSED
+from carlos_core.database.database import MetricsDatabase, load_database
+from carlos_core.prompts.prompt_set import PromptSet, load_prompt_set
+from carlos_core.search.limits import COMPOSED, PUBLISHED_LIMITS, RANKINGS, ChoiceRules
+from carlos_core.search.matches import Matches
+from carlos_core.search.searcher import Searcher
+from carlos_core.search.selection import CANDIDATES, Selection, select
 
 BUDGET = 2.0
 """What the weights of a choice may add up to."""
@@ -56,29 +55,21 @@ def database(path: Path, encoder_id: str) -> MetricsDatabase:
 
 
 def searcher(
-    db: MetricsDatabase, encoder: object, cache: SignatureCache, prompts: object, ranking: str
+    db: MetricsDatabase, encoder: Encoder, cache: SignatureCache, prompts: PromptSet, ranking: str
 ) -> Callable[[str], Matches]:
-    background = retrieval.background_for(db, prompts=prompts, encoder=encoder, cache=cache)
+    searcher = Searcher(db, encoder=encoder, prompts=prompts, signatures=cache)
+    background = searcher.background()
 
     def search(text: str) -> Matches:
-        signature: Tensor = retrieval.signature_for(db, text, prompts=prompts, encoder=encoder, cache=cache)
-        limits = {"max_strength": retrieval.MAX_STRENGTH, "min_consistency": retrieval.MIN_CONSISTENCY}
-        return retrieval.find_matches(db, text, signature, top_k=CANDIDATES, ranking=ranking, background=background, **limits)
+        signature = searcher.signature(text)
+        return searcher.find(signature, PUBLISHED_LIMITS, CANDIDATES, query=text, ranking=ranking, background=background)
 
     return search
 
 
 def auto_choice(query: str, search: Callable[[str], Matches]) -> Selection:
     """Up to two LoRAs, as the node Auto LoRA chooses them."""
-    return choose(
-        query,
-        search,
-        mode=COMPOSED,
-        max_loras=2,
-        strength_budget=BUDGET,
-        min_confidence="likely",
-        max_strength=retrieval.MAX_STRENGTH,
-    )
+    return select(query, search, ChoiceRules(COMPOSED, strength_budget=BUDGET))
 
 
 def main() -> None:
@@ -98,11 +89,11 @@ def main() -> None:
     columns = ("ranking", "single query: right one first", "and alone", "gets nothing", "compound: right pair", "gets nothing")
     print(f"| {' | '.join((*columns, 'misfit gets nothing'))} |")
     print("|---|---|---|---|---|---|---|")
-    for ranking in retrieval.RANKINGS:
+    for ranking in RANKINGS:
         search = searcher(db, encoder, cache, prompts, ranking)
 
         def files(selection: Selection) -> list[str]:
-            return [str(pick.match.row["file_name"]) for pick in selection.picks]
+            return [str(pick.match.record.file_name) for pick in selection.picks]
 
         first = alone = silent = pairs = silent_pairs = misfits = 0
         for query in queries["single"]:

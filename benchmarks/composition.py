@@ -38,9 +38,9 @@ from carlos_core.clip.loading import load_encoder
 from carlos_core.clip.signatures import SignatureCache
 from carlos_core.clip.weights import local_encoders
 from carlos_core.prompts.prompt_set import load_prompt_set
-from carlos_core.search.ranking import CALIBRATED, MAX_STRENGTH, MIN_CONSISTENCY
+from carlos_core.search.limits import CALIBRATED, MAX_STRENGTH, MIN_CONSISTENCY
 from carlos_core.search.selection import Search, parts_of
-from carlos_core.search.weights import COMPOSED, TOP_K_EQUAL, Composition, compose, weighed
+from carlos_core.search.weights import Candidates, Composition, WeightLimits, compose, unlike, weighed
 
 Side = tuple[tuple[str, float], ...]
 """LoRA files with their weights, sorted; empty for the base side."""
@@ -58,30 +58,36 @@ class Library:
     signatures: dict[str, np.ndarray]
     search: Search
 
-    def composed(self, query: str, **choice: Any) -> Composition:
-        return compose(self.directions, self.signatures[query], ids=self.files, strength=self.strength, **choice)
+    @property
+    def candidates(self) -> Candidates:
+        return Candidates(self.files, self.directions, self.strength, np.ones(len(self.files)))
 
-    def side(self, query: str, **choice: Any) -> Side:
-        found = self.composed(query, **choice).chosen
+    def composed(self, query: str, budget: float = BUDGET) -> Composition:
+        return compose(self.candidates, self.signatures[query], WeightLimits(budget), 2)
+
+    def side(self, query: str, budget: float = BUDGET) -> Side:
+        found = self.composed(query, budget).chosen
         return side_of((self.files[each.index], each.weight) for each in found)
+
+    def two_nearest(self, query: str) -> Side:
+        """The two rows nearest to the query that do not do the same, each at its own weight."""
+        units = self.directions / np.linalg.norm(self.directions, axis=1, keepdims=True)
+        order = np.argsort(-(units @ self.signatures[query]), kind="stable").tolist()
+        return side_of((self.files[row], 1.0) for row in unlike(order, units, 2))
 
     def auto_side(self, query: str) -> Side:
         """What Auto LoRA applies: nothing, if it is not sure enough."""
         picks = auto_choice(query, self.search).picks
-        return side_of((str(pick.match.row["file_name"]), pick.weight) for pick in picks)
+        return side_of((str(pick.match.record.file_name), pick.weight) for pick in picks)
 
     def auto_side_for_parts(self, query: str) -> Side:
         """Auto LoRA's LoRAs with the weights that come closest to the sum of the parts' unit signatures."""
         rows = [self.files.index(file) for file, _ in self.auto_side(query)]
         if not rows:
             return ()
-        weights = weighed(
-            self.directions[rows],
-            np.sum([unit(self.search(part).signature.double().numpy()) for part in parts_of(query)], axis=0),
-            strength=self.strength[rows],
-            strength_budget=BUDGET,
-            base_weights=np.ones(len(rows)),
-        )
+        aim = np.sum([unit(self.search(part).signature.double().numpy()) for part in parts_of(query)], axis=0)
+        own = Candidates([self.files[row] for row in rows], self.directions[rows], self.strength[rows], np.ones(len(rows)))
+        weights = weighed(own, aim, WeightLimits(BUDGET))
         return side_of((self.files[row], float(weight)) for row, weight in zip(rows, weights, strict=True))
 
 
@@ -153,21 +159,20 @@ class Pictures:
         import build_checkpoint
 
         from carlos_core.comfy.generator import ComfyGenerator
+        from carlos_core.generator import Sampling
 
         checkpoint = self._cache / "miniworld.safetensors"
         if not checkpoint.exists():
             build_checkpoint.build(str(MINIWORLD / "mini_diffusion.safetensors"), str(checkpoint))
         model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(checkpoint), output_vae=True, output_clip=True)
-        return ComfyGenerator(
-            model, clip, vae, steps=12, cfg=3.0, sampler_name="euler", scheduler="simple", width=128, height=128
-        )
+        return ComfyGenerator(model, clip, vae, Sampling(12, 3.0, "euler", "simple", 128, 128))
 
 
 RULES: dict[str, Any] = {
-    "composed, budget 2.0": lambda lib, query: lib.side(query, mode=COMPOSED),
-    "the same pair at 1.0 + 1.0": lambda lib, query: side_of((file, 1.0) for file, _ in lib.side(query, mode=COMPOSED)),
-    "top k equal (1.0 + 1.0)": lambda lib, query: lib.side(query, mode=TOP_K_EQUAL),
-    "composed, budget 1.0": lambda lib, query: lib.side(query, mode=COMPOSED, strength_budget=1.0),
+    "composed, budget 2.0": lambda lib, query: lib.side(query),
+    "the same pair at 1.0 + 1.0": lambda lib, query: side_of((file, 1.0) for file, _ in lib.side(query)),
+    "top k equal (1.0 + 1.0)": lambda lib, query: lib.two_nearest(query),
+    "composed, budget 1.0": lambda lib, query: lib.side(query, budget=1.0),
     "Auto LoRA": lambda lib, query: lib.auto_side(query),
     "Auto LoRA's pair, weighed for its parts": lambda lib, query: lib.auto_side_for_parts(query),
 }
@@ -237,7 +242,7 @@ def print_rule(clip: str, rule: str, outcomes: list[Outcome]) -> None:
 
 def print_singles(lib: Library, singles: dict[str, set[str]], labels: dict[str, str]) -> None:
     """How often a query for one effect gets one LoRA. Needs no pictures."""
-    chosen = {query: [labels[file] for file, _ in lib.side(query, mode=COMPOSED)] for query in singles}
+    chosen = {query: [labels[file] for file, _ in lib.side(query)] for query in singles}
     one = sum(len(found) == 1 for found in chosen.values())
     right = sum(len(found) == 1 and set(found) == singles[query] for query, found in chosen.items())
     print(f"| {lib.clip} | {interval(one, len(chosen))} | {interval(right, len(chosen))} |")

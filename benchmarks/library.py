@@ -25,7 +25,8 @@ import host as hosts
 import miniworld
 import workflows
 
-from carlos_core.database.parquet import load_database
+from carlos_core.database.database import load_database
+from carlos_core.search.limits import PUBLISHED_LIMITS
 from carlos_core.search.ranking import rank
 
 
@@ -94,8 +95,8 @@ def place_of(database: Any, query: str, right: set[str]) -> int:
     """Place of the first right file, counted from 1; 99 if none is within the published limits."""
     arrays = database.ranking_arrays
     signature = miniworld.torch.from_numpy(miniworld.signature(query)).float()
-    limits = {"strength": arrays.strength, "consistency": arrays.consistency, "norms": arrays.norms}
-    indices, _ = rank(arrays.directions, signature, top_k=len(database), **limits)
+    allowed = PUBLISHED_LIMITS.within(arrays.strength, arrays.consistency)
+    indices, _ = rank(arrays.directions, signature, len(database), norms=arrays.norms, allowed=allowed)
     files = database.column("file_name")
     ranked = [files[int(arrays.rows[index])] for index in indices.tolist()]
     return next((place for place, file in enumerate(ranked, start=1) if file in right), 99)

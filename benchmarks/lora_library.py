@@ -26,8 +26,9 @@ import torch
 
 from carlos_core.database.database import MetricsDatabase
 from carlos_core.loras.library import LoraLibrary, scan, scan_surveyed, survey
-from carlos_core.records import LoraRecord
-from carlos_core.search.ranking import find_matches
+from carlos_core.records import LoraMetadata, LoraRecord
+from carlos_core.search.limits import SearchLimits
+from carlos_core.search.searcher import Searcher
 
 Files = list[tuple[str, Path]]
 
@@ -100,11 +101,11 @@ def seconds(call: Callable[[], object]) -> float:
 
 def time_first_scan(what: str, files: Files, folder: Path, runs: int) -> None:
     """One line of the first table; each run with an index of its own and without the process's memory of hashes."""
-    from carlos_core import hashing
+    from carlos_core import storage
 
     pairs, headers = [], []
     for run in range(runs):
-        hashing._sha256.cache_clear()
+        storage._sha256.cache_clear()
         ours = seconds(lambda run=run: scan(files, folder / f"{what}{run}.sqlite"))
         pairs.append((ours, seconds(lambda: bare_hashes(files))))
         headers.append(seconds(lambda run=run: scan(files, folder / f"{what}{run}.headers.sqlite", hash_files=False)))
@@ -133,12 +134,13 @@ def database_of(library: LoraLibrary) -> MetricsDatabase:
             direction=numbers.standard_normal(512).astype(np.float32),
             strength=5.0,
             consistency=0.2,
-            base_model=entry.base_model,
+            metadata=LoraMetadata(
+                base_model=entry.metadata.base_model, version_id=entry.metadata.version_id if place % 3 == 1 else None
+            ),
             sha256=entry.sha256 if place % 3 == 0 else None,
-            version_id=entry.version_id if place % 3 == 1 else None,
             file_name=entry.name,
         )
-        tables.append(schema.table_of(record, empty.table.schema, {}))
+        tables.append(schema.table_of(record, empty.table.schema))
     return MetricsDatabase(pa.concat_tables(tables).combine_chunks(), encoder_id="some encoder")
 
 
@@ -156,10 +158,8 @@ def time_the_rest(files: Files, index_file: Path, runs: int) -> None:
         resolved = library.resolve(database.identities)
         installed = {lora_id: found.name for lora_id, found in resolved.items() if found.name is not None}
         assert len(installed) == len(files)
-        limits = {"top_k": 5, "max_strength": 9.8, "min_consistency": 0.041}
-        found = find_matches(
-            database, "snow", signature, **limits, installed=installed, installed_only=True, base_model=base_model
-        )
+        limits = SearchLimits(installed_only=True, base_model=base_model)
+        found = Searcher(database, installed=installed).find(signature, limits, query="snow")
         assert len(found) == 5
 
     def first_ask() -> None:

@@ -150,7 +150,14 @@ def build(family: str, cut: bool, device: torch.device) -> tuple[Any, Any, Any]:
     randomised(clip.cond_stage_model, 2)
     channels = 4 if family in ("sd15", "sdxl") else 16
     width = 32 if cut else 128
-    shape = {"double_z": True, "z_channels": channels, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": width}
+    shape: dict[str, Any] = {
+        "double_z": True,
+        "z_channels": channels,
+        "resolution": 256,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": width,
+    }
     shape |= {"ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}
     state = randomised(AutoencoderKL(ddconfig=shape, embed_dim=channels), 3).state_dict()
     return patcher, clip, comfy.sd.VAE(sd=state, config={"params": {"ddconfig": shape, "embed_dim": channels}})
@@ -175,18 +182,18 @@ def write_lora(model: Any, path: Path) -> Path:
 
 def index(generator: Any, lora: Any, encoder: Any, images: int, folder: Path, batch: int = 0) -> tuple[Any, float]:
     """Measure a LoRA; returns the measurement and the seconds it took."""
-    from carlos_core.measuring.measure import measure_lora
-    from carlos_core.measuring.plan import all_shots
-    from carlos_core.measuring.protocol import TRIGGERS_ON_LORA_SIDE, Protocol, shared_seed_rule
+    from carlos_core.measuring.measure import measure
+    from carlos_core.measuring.plan import Plan
+    from carlos_core.measuring.presets import TRIGGERS_ON_LORA_SIDE
+    from carlos_core.measuring.protocol import Protocol
+    from carlos_core.measuring.studio import Studio
     from carlos_core.prompts.prompt_set import default_index_prompts
 
     prompts = default_index_prompts()
-    protocol = Protocol("custom", prompts.content_hash, shared_seed_rule(0), 1.0, TRIGGERS_ON_LORA_SIDE, generator.settings)
-    shots = all_shots(prompts, seeds=1, first_seed=0, max_prompts=images)
+    plan = Plan.all(prompts, max_prompts=images)
+    protocol = Protocol("custom", prompts.content_hash, plan.seed_rule, 1.0, TRIGGERS_ON_LORA_SIDE, generator.settings)
     start = time.perf_counter()
-    measured = measure_lora(
-        lora, generator=generator, encoder=encoder, protocol=protocol, shots=shots, working_directory=folder, batch_size=batch
-    )
+    measured = measure(Studio(generator, encoder, folder, batch), lora, protocol, plan)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return measured, time.perf_counter() - start
@@ -237,6 +244,7 @@ def main() -> None:
     from carlos_core.comfy.encoder import load_comfy_encoder
     from carlos_core.comfy.families import is_guidance_distilled
     from carlos_core.comfy.generator import ComfyGenerator
+    from carlos_core.generator import Sampling
     from carlos_core.loras.lora_file import read_lora_file
 
     device = comfy.model_management.get_torch_device()
@@ -248,10 +256,9 @@ def main() -> None:
         for family in options.families:
             model, clip, vae = build(family, options.cut, device)
             lora = read_lora_file(write_lora(model, folder / f"{family}.safetensors"))
-            size = {"width": 64, "height": 64} if options.cut else {}
+            size = 64 if options.cut else 0
             cfg = 1.0 if is_guidance_distilled(model) else 5.0
-            settings = {"steps": 3, "cfg": cfg, "sampler_name": "euler", "scheduler": "normal"}
-            generator = ComfyGenerator(model, clip, vae, **settings, **size)
+            generator = ComfyGenerator(model, clip, vae, Sampling(3, cfg, "euler", "normal", size, size))
             measured, seconds = index(generator, lora, encoder, 2, folder / family)
             parameters = sum(parameter.numel() for parameter in model.model.parameters()) / 1e6
             print(
@@ -269,12 +276,12 @@ def main() -> None:
 def time_sdxl(model: Any, clip: Any, vae: Any, lora: Any, encoder: Any, folder: Path, options: argparse.Namespace) -> None:
     """Overhead against the bare loop at one batch size, and images a second at several."""
     from carlos_core.comfy.generator import ComfyGenerator
+    from carlos_core.generator import Sampling
 
     size = 64 if options.cut else options.size
 
     def generator() -> Any:
-        settings = {"steps": options.steps, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal"}
-        return ComfyGenerator(model, clip, vae, **settings, width=size, height=size)
+        return ComfyGenerator(model, clip, vae, Sampling(options.steps, 5.0, "euler", "normal", size, size))
 
     auto = generator().suggest_batch_size()
     bare_loop(model, clip, vae, lora.path, auto, auto, 2, size)

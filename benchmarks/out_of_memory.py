@@ -32,11 +32,13 @@ def main() -> None:
 
     comfy.options.enable_args_parsing()
     import numpy as np
-    from overhead import sdxl, shots_of
+    from overhead import plan_of, sdxl
 
     from carlos_core.errors import CarlosError
-    from carlos_core.measuring.measure import measure_lora
-    from carlos_core.measuring.protocol import TRIGGERS_ON_LORA_SIDE, Protocol, shared_seed_rule
+    from carlos_core.measuring.measure import measure
+    from carlos_core.measuring.presets import TRIGGERS_ON_LORA_SIDE
+    from carlos_core.measuring.protocol import Protocol
+    from carlos_core.measuring.studio import Studio
 
     logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="log: %(message)s")
     with tempfile.TemporaryDirectory() as name:
@@ -44,16 +46,9 @@ def main() -> None:
 
         def direction(label: str, batch: int) -> np.ndarray:
             generator = models.generator(4)
-            protocol = Protocol("custom", "16", shared_seed_rule(0), 1.0, TRIGGERS_ON_LORA_SIDE, generator.settings)
-            measured = measure_lora(
-                models.lora,
-                generator=generator,
-                encoder=models.encoder,
-                protocol=protocol,
-                shots=shots_of(16),
-                working_directory=Path(name) / label,
-                batch_size=batch,
-            )
+            plan = plan_of(16)
+            protocol = Protocol("custom", "16", plan.seed_rule, 1.0, TRIGGERS_ON_LORA_SIDE, generator.settings)
+            measured = measure(Studio(generator, models.encoder, Path(name) / label, batch), models.lora, protocol, plan)
             print(
                 f"{label}: {measured.record.n_images} pairs, strength {measured.record.strength:.4f}, auto batch now "
                 f"{generator.suggest_batch_size()}",

@@ -14,7 +14,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,10 @@ class Models:
 
     def generator(self, steps: int) -> Any:
         from carlos_core.comfy.generator import ComfyGenerator
+        from carlos_core.generator import Sampling
 
-        settings = {"steps": steps, "cfg": self.cfg, "sampler_name": "euler", "scheduler": self.scheduler}
-        return ComfyGenerator(self.model, self.clip, self.vae, **settings, width=self.size, height=self.size)
+        sampling = Sampling(steps, self.cfg, "euler", self.scheduler, self.size, self.size)
+        return ComfyGenerator(self.model, self.clip, self.vae, sampling)
 
 
 def miniworld(folder: Path, work: Path) -> Models:
@@ -67,13 +68,14 @@ def sdxl(folder: Path, work: Path, cut: bool) -> Models:
     return Models(model, clip, vae, lora, encoder, 64 if cut else 1024, "normal", 5.0)
 
 
-def shots_of(images: int) -> Sequence[Any]:
-    from carlos_core.measuring.plan import all_shots
+def plan_of(images: int) -> Any:
+    from carlos_core.measuring.plan import Plan
     from carlos_core.prompts.prompt_set import default_index_prompts
 
     prompts = default_index_prompts()
     n_prompts = min(images, len(prompts.prompts))
-    return all_shots(prompts, seeds=-(-images // n_prompts), first_seed=0, max_prompts=n_prompts)[:images]
+    plan = Plan.all(prompts, seeds=-(-images // n_prompts), max_prompts=n_prompts)
+    return replace(plan, shots=plan.shots[:images])
 
 
 def finished() -> float:
@@ -93,7 +95,7 @@ def bare(models: Models, images: int, batch: int, steps: int, whole: bool) -> fl
 
     empty = torch.zeros(1, 4, models.size // 8, models.size // 8)
     empty = comfy.sample.fix_empty_latent_channels(models.model, empty)
-    shots = shots_of(images)
+    shots = plan_of(images).shots
     ready = None if whole else encode(models.clip, "a house by a lake")
     start = finished()
     with_lora = comfy.sd.load_lora_for_models(
@@ -131,23 +133,18 @@ def bare(models: Models, images: int, batch: int, steps: int, whole: bool) -> fl
 
 def indexing(models: Models, images: int, batch: int, steps: int, work: Path) -> float:
     """Seconds of measuring the LoRA from nothing, to the finished row."""
-    from carlos_core.measuring.measure import measure_lora
-    from carlos_core.measuring.protocol import TRIGGERS_ON_LORA_SIDE, Protocol, shared_seed_rule
+    from carlos_core.measuring.measure import measure
+    from carlos_core.measuring.presets import TRIGGERS_ON_LORA_SIDE
+    from carlos_core.measuring.protocol import Protocol
+    from carlos_core.measuring.studio import Studio
     from carlos_core.prompts.prompt_set import default_index_prompts
 
     start = finished()
     generator = models.generator(steps)
     hashed = default_index_prompts().content_hash
-    protocol = Protocol("custom", hashed, shared_seed_rule(0), 1.0, TRIGGERS_ON_LORA_SIDE, generator.settings)
-    measure_lora(
-        models.lora,
-        generator=generator,
-        encoder=models.encoder,
-        protocol=protocol,
-        shots=shots_of(images),
-        working_directory=work,
-        batch_size=batch,
-    )
+    plan = plan_of(images)
+    protocol = Protocol("custom", hashed, plan.seed_rule, 1.0, TRIGGERS_ON_LORA_SIDE, generator.settings)
+    measure(Studio(generator, models.encoder, work, batch), models.lora, protocol, plan)
     return finished() - start
 
 

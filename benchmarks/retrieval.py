@@ -23,6 +23,7 @@ from carlos_core.clip.pixels import PixelFormat
 from carlos_core.clip.signatures import SignatureCache
 from carlos_core.database.published import load_bundled_database
 from carlos_core.prompts.prompt_set import PromptSet, default_signature_prompts
+from carlos_core.search.limits import PUBLISHED_LIMITS
 from carlos_core.search.ranking import rank
 
 QUERIES = (
@@ -67,10 +68,10 @@ def time_ranking(n_rows: int | None, runs: int) -> None:
         directions = torch.randn(n_rows, 512)
         norms, strength, consistency = directions.norm(dim=1), torch.rand(n_rows) * 12, torch.rand(n_rows) * 0.2
     signature = torch.randn(512)
-    limits = {"strength": strength, "consistency": consistency, "top_k": 5, "norms": norms}
 
     def ours() -> object:
-        return rank(directions, signature, **limits)
+        allowed = PUBLISHED_LIMITS.within(strength, consistency)
+        return rank(directions, signature, 5, norms=norms, allowed=allowed)
 
     def bare() -> object:
         return torch.topk(directions @ signature, 5)

@@ -16,46 +16,92 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .api import index_lora
-    from .clip.loading import load_encoder
-    from .database.database import MetricsDatabase
-    from .database.parquet import load_database
+    from .civitai.refresh import refresh_metadata
+    from .clip.loading import encoder_dimension, load_encoder
+    from .comfy.encoder import load_comfy_encoder as load_comfy_encoder
+    from .database.database import MetricsDatabase, create_database, load_database
     from .database.published import copy_bundled_database, load_bundled_database
+    from .database.target import DatabaseFile
     from .errors import CarlosError
+    from .measuring.estimate import LibraryEstimate as LibraryEstimate
+    from .measuring.estimate import estimate_lora as estimate_lora
+    from .measuring.index_lora import index_lora
+    from .measuring.indexer import Indexer, Outcome
+    from .measuring.plan import Plan
+    from .measuring.protocol import Protocol
+    from .measuring.strength_curve import most_pictures as most_pictures
+    from .measuring.studio import Studio
     from .prompts.prompt_set import load_prompt_set
-    from .records import IndexingResult, LoraRecord, LoraVector, Match
-    from .search.ranking import retrieve
+    from .records import IndexingResult, LoraMetadata, LoraRecord, LoraVector
+    from .search.limits import ChoiceRules, SearchLimits
+    from .search.matches import Match
+    from .search.searcher import Searcher, choose, retrieve
+    from .search.selection import Selection
 
 __all__ = [
     "CarlosError",
+    "ChoiceRules",
+    "DatabaseFile",
+    "Indexer",
     "IndexingResult",
+    "LoraMetadata",
     "LoraRecord",
     "LoraVector",
     "Match",
     "MetricsDatabase",
+    "Outcome",
+    "Plan",
+    "Protocol",
+    "SearchLimits",
+    "Searcher",
+    "Selection",
+    "Studio",
+    "choose",
     "copy_bundled_database",
+    "create_database",
+    "encoder_dimension",
     "index_lora",
     "load_bundled_database",
     "load_database",
     "load_encoder",
     "load_prompt_set",
+    "refresh_metadata",
     "retrieve",
 ]
 
 _HOMES = {
     "CarlosError": ".errors",
+    "ChoiceRules": ".search.limits",
+    "DatabaseFile": ".database.target",
+    "Indexer": ".measuring.indexer",
     "IndexingResult": ".records",
+    "LibraryEstimate": ".measuring.estimate",
+    "LoraMetadata": ".records",
     "LoraRecord": ".records",
     "LoraVector": ".records",
-    "Match": ".records",
+    "Match": ".search.matches",
     "MetricsDatabase": ".database.database",
+    "Outcome": ".measuring.indexer",
+    "Plan": ".measuring.plan",
+    "Protocol": ".measuring.protocol",
+    "SearchLimits": ".search.limits",
+    "Searcher": ".search.searcher",
+    "Selection": ".search.selection",
+    "Studio": ".measuring.studio",
+    "choose": ".search.searcher",
     "copy_bundled_database": ".database.published",
-    "index_lora": ".api",
+    "create_database": ".database.database",
+    "encoder_dimension": ".clip.loading",
+    "estimate_lora": ".measuring.estimate",
+    "index_lora": ".measuring.index_lora",
     "load_bundled_database": ".database.published",
-    "load_database": ".database.parquet",
+    "load_comfy_encoder": ".comfy.encoder",
+    "load_database": ".database.database",
     "load_encoder": ".clip.loading",
     "load_prompt_set": ".prompts.prompt_set",
-    "retrieve": ".search.ranking",
+    "most_pictures": ".measuring.strength_curve",
+    "refresh_metadata": ".civitai.refresh",
+    "retrieve": ".search.searcher",
 }
 
 

@@ -25,42 +25,71 @@ def fits_into(number: int, bits: int) -> bool:
 class ForeignFacts:
     """The fields of a JSON object. Whatever stands there in fact, a field gives what it should hold, or nothing.
 
-    problems: a sentence for each field that says something which nobody can keep; shared with the parts of the object.
+    problems: a sentence for each number that nobody can keep; misfits: what stands where something of another kind belongs. Both
+    are shared with the parts of the object.
     """
 
-    def __init__(self, content: Any, problems: list[str] | None = None) -> None:
-        self._content: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
+    def __init__(self, content: Any, problems: list[str] | None = None, misfits: list[str] | None = None) -> None:
         self.problems = [] if problems is None else problems
+        self.misfits = [] if misfits is None else misfits
+        self._content: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
+
+    def says(self, key: str) -> bool:
+        """Whether there is anything behind a key."""
+        return self._content.get(key) is not None
 
     def part(self, key: str) -> ForeignFacts:
         """The object behind a key; an empty one if there is none."""
-        return ForeignFacts(self._content.get(key), self.problems)
+        return self._facts(self._of(key, Mapping))
 
     def parts(self, key: str) -> Iterator[ForeignFacts]:
         """The objects of a list."""
-        value = self._content.get(key)
-        return (ForeignFacts(item, self.problems) for item in (value if isinstance(value, list) else ()))
+        items = self._of(key, list) or ()
+        self.misfits += [f"{key} holds {type(item).__name__}" for item in items if not isinstance(item, Mapping)]
+        return (self._facts(item) for item in items)
 
     def text(self, key: str) -> str | None:
         """Text without blanks around it; None for none."""
-        value = self._content.get(key)
-        return (whole_text(value).strip() or None) if isinstance(value, str) else None
+        value = self._of(key, str)
+        return None if value is None else whole_text(value).strip() or None
+
+    def flag(self, key: str) -> bool:
+        """Yes or no; no for none."""
+        return self._of(key, bool) or False
 
     def number(self, key: str, bits: int = 64) -> int | None:
         """A whole number that a column of so many bits can hold."""
-        value = self._content.get(key)
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
+        value = self.decimal(key, bits)
+        return None if value is None else int(value)
+
+    def decimal(self, key: str, bits: int = 64) -> float | None:
+        """A number whose whole part a column of so many bits can hold."""
+        value = self._of(key, (int, float))
+        if value is None:
             return None
         if (isinstance(value, float) and not math.isfinite(value)) or not fits_into(int(value), bits):
             # A whole number of thousands of digits cannot even be written out.
             shown = repr(value) if isinstance(value, float) else f"of {value.bit_length()} bits"
             self.problems.append(f"{key} is a number that makes no sense ({shown})")
             return None
-        return int(value)
+        return value  # type: ignore[no-any-return]
 
-    def words(self, key: str) -> tuple[str, ...]:
-        """Trigger words of a list."""
-        return words_of(self._content.get(key))
+    def words(self, key: str) -> tuple[str, ...] | None:
+        """Trigger words of a list; None if there is no list."""
+        value = self._of(key, list)
+        return None if value is None else words_of(value)
+
+    def _facts(self, content: Any) -> ForeignFacts:
+        return ForeignFacts(content, self.problems, self.misfits)
+
+    def _of(self, key: str, kind: Any) -> Any:
+        value = self._content.get(key)
+        # In JSON, yes is no number.
+        if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+            return value
+        if value is not None:
+            self.misfits.append(f"{key} is {type(value).__name__}")
+        return None
 
 
 def words_of(value: Any) -> tuple[str, ...]:

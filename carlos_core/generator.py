@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from .progress import OnProgress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,6 +15,20 @@ if TYPE_CHECKING:
 
 LEADING = "leading"
 """Name of the schedule that diffusers uses for SDXL by default, and the published protocol with it."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a picture is sampled. width, height: pixels; 0 for the model's native size. zero_negative: the unconditional side is
+    zeros, not an encoded empty text."""
+
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    width: int = 0
+    height: int = 0
+    zero_negative: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,11 +78,6 @@ class LoraFit:
         return f"{lacking}{shapes} and are without effect"
 
 
-OnStep = Callable[[int, int], None]
-"""Called after each sampler step: steps done and steps in all of this batch, all of its pictures together. It may raise to
-stop the work."""
-
-
 class Generator(Protocol):
     """Same jobs, same pictures, whatever shares a batch: a picture's noise depends on its seed alone.
 
@@ -93,4 +104,6 @@ class Generator(Protocol):
     def prepare(self, jobs: Sequence[Job]) -> None:
         """Told what will be asked for next: a chance to do in one go what would be dear batch by batch."""
 
-    def generate(self, jobs: Sequence[Job], on_step: OnStep | None = None) -> Generated: ...
+    def generate(self, jobs: Sequence[Job], on_progress: OnProgress | None = None) -> Generated:
+        """Make pictures. on_progress is called after each sampler step: steps done and steps in all, all pictures together."""
+        ...

@@ -1,15 +1,12 @@
-"""The few nouns that everybody shares."""
+"""What is known about a LoRA: the nouns that every room shares."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,84 +41,22 @@ class CurvePoint:
     alignment: float | None
 
 
-CONFIDENCE_WORDS = ("none", "weak", "likely", "clear")
-"""From no better than chance to certain; `calibration` says which p-values they stand for."""
-
-
 @dataclass(frozen=True)
-class Confidence:
-    """How sure a match is. z: standard deviations above what unrelated phrases reach with this LoRA. p_value: how often the
-    best of the LoRAs to choose from would look this good for an effect that none of them has, in [0, 1]. word: one of
-    CONFIDENCE_WORDS."""
+class LoraMetadata:
+    """What people and tools say about a LoRA. None: they do not say.
 
-    z: float
-    p_value: float
-    word: str
-
-    def reaches(self, word: str) -> bool:
-        """Whether this is at least as sure as `word`."""
-        return CONFIDENCE_WORDS.index(self.word) >= CONFIDENCE_WORDS.index(word)
-
-    @property
-    def fits(self) -> bool:
-        """Whether the LoRA does what was asked for, by the usual standard of one false alarm in 20."""
-        return self.reaches("likely")
-
-
-@dataclass(frozen=True, eq=False)
-class Match:
-    """One row found for a query: `rank` counts from 1, `score` is the cosine with the query's signature (of a search by name:
-    the part of the name that was asked for, in [0, 1]).
-
-    row: every column of the database row. file: name of the installed LoRA file as in ComfyUI's list, None if not installed.
-    confidence: None if no background was at hand.
+    base_model: the family if it is known, else the words of who says it. trigger_words: empty if it has none.
+    nsfw_level: the sum of the levels of its pictures on CivitAI.
     """
 
-    rank: int
-    lora_id: str
-    score: float
-    row: Mapping[str, Any]
-    vector: LoraVector
-    file: str | None = None
-    confidence: Confidence | None = None
-
-    @property
-    def version_id(self) -> str | None:
-        """The CivitAI version as text, None for a LoRA that is not known there."""
-        version_id = self.row.get("version_id")
-        return None if version_id is None else str(version_id)
-
-    @property
-    def name(self) -> str:
-        """The best name there is for people: the model's, else the file's, else the published folder's, else the id."""
-        names = (self.row.get(column) for column in ("model_name", "file_name", "folder_name"))
-        return next(filter(None, names), self.lora_id)
-
-    @property
-    def trigger_words(self) -> tuple[str, ...]:
-        return tuple(self.row.get("trigger_words") or ())
-
-
-@dataclass(frozen=True)
-class Matches:
-    """Answer to one query, best first; empty when nothing fits, and `reason` then says why.
-
-    signature: [D], what was looked for in the encoder's space, of any length; None where nothing was (a search by name without
-    results).
-    """
-
-    query: str
-    encoder_id: str
-    items: tuple[Match, ...]
-    reason: str = ""
-    signature: Tensor | None = field(default=None, compare=False, repr=False)
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    @property
-    def installed(self) -> tuple[Match, ...]:
-        return tuple(match for match in self.items if match.file is not None)
+    version_id: int | None = None
+    model_id: int | None = None
+    model_name: str | None = None
+    base_model: str | None = None
+    trigger_words: tuple[str, ...] | None = None
+    nsfw_level: int | None = None
+    download_count: int | None = None
+    preview_url: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -130,43 +65,60 @@ class LoraRecord:
 
     direction: [D] float32. strength_se, consistency_se: standard errors with the prompt as the unit. alignment: expected
     cosine of the measured direction with the one that endless prompts would give. indexed_at: ISO 8601, UTC. strength_curve,
-    suggested_weight: from a scale sweep by the row's protocol; empty and None if there was none.
+    suggested_weight: from a scale sweep by the row's protocol; empty and None if there was none. extra: columns of other
+    programs, by name.
     """
 
     lora_id: str
     direction: np.ndarray
     strength: float
     consistency: float | None
-    version_id: int | None = None
-    model_id: int | None = None
-    model_name: str | None = None
+    metadata: LoraMetadata = LoraMetadata()
     file_name: str | None = None
     sha256: str | None = None
-    base_model: str | None = None
-    trigger_words: tuple[str, ...] = field(default=())
-    nsfw_level: int | None = None
-    download_count: int | None = None
-    preview_url: str | None = None
     n_images: int | None = None
     n_prompts: int | None = None
     alignment: float | None = None
     strength_se: float | None = None
     consistency_se: float | None = None
-    topics: tuple[TopicEffect, ...] = field(default=())
-    strength_curve: tuple[CurvePoint, ...] = field(default=())
+    topics: tuple[TopicEffect, ...] = ()
+    strength_curve: tuple[CurvePoint, ...] = ()
     suggested_weight: float | None = None
     protocol_id: str | None = None
     encoder_id: str | None = None
     indexed_at: str | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def vector(self) -> LoraVector:
         return LoraVector(self.direction, self.strength, self.consistency)
 
+    @property
+    def measured(self) -> MeasuredRow:
+        has_curve = bool(self.strength_curve)
+        return MeasuredRow(self.lora_id, self.file_name, self.protocol_id, self.n_images, self.strength, self.notes, has_curve)
+
+    @property
+    def name(self) -> str:
+        """The best name there is for people: the model's, else the file's, else the published folder's, else the id."""
+        return self.metadata.model_name or self.file_name or self.extra.get("folder_name") or self.lora_id
+
+
+class MeasuredRow(NamedTuple):
+    """How a row was measured: what decides whether its LoRA must be measured again."""
+
+    lora_id: str
+    file_name: str | None
+    protocol_id: str | None
+    n_images: int | None
+    strength: float
+    notes: tuple[str, ...]
+    has_curve: bool
+
 
 class LoraIdentity(NamedTuple):
-    """What a row knows about which LoRA it is. file_name: "/" between folders."""
+    """Which LoRA a row or a file is, as far as it is known. file_name: "/" between folders in rows; as listed for files."""
 
     lora_id: str
     sha256: str | None = None
@@ -175,11 +127,31 @@ class LoraIdentity(NamedTuple):
     file_name: str | None = None
 
 
+@dataclass(frozen=True)
+class AppliedLora:
+    """A LoRA that is chosen to be applied, from the choice to the graph, the report, the picture's metadata and back.
+
+    file: as in ComfyUI's list. weight: for model and CLIP. score: cosine with the query that it was chosen for, None if that is
+    not known.
+    """
+
+    file: str
+    weight: float
+    trigger_words: tuple[str, ...] = ()
+    lora_id: str = ""
+    score: float | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class IndexingResult:
-    """A LoRA's row in a database, after `index_lora`. is_new: it was measured just now, not found there."""
+    """A LoRA's row in a database, after `index_lora`. row: by column, as in the reference package. is_new: it was measured just
+    now, not found there."""
 
     lora_id: str
+    record: LoraRecord
     row: Mapping[str, Any]
-    vector: LoraVector
     is_new: bool
+
+    @property
+    def vector(self) -> LoraVector:
+        return self.record.vector

@@ -1,25 +1,69 @@
-"""Files on disk that other processes read and write at the same time."""
+"""Files on disk: where ours are, their hashes, and writing while other processes read and write them, too."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
+
+import filelock
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_CHUNK = 1 << 20
 _LOCK_TIMEOUT_S = 60
 _ABANDONED_AFTER_S = 600
 _REPLACE_TRIES = 20
 _REPLACE_WAIT_S = 0.05
+
+
+def home() -> Path:
+    """The folder of weights and caches, where nobody names another (ComfyUI's nodes do): the environment variable CARLOS_HOME,
+    else ~/.cache/carlos."""
+    return Path(os.environ.get("CARLOS_HOME") or Path.home() / ".cache" / "carlos")
+
+
+def encoders_directory() -> Path:
+    return home() / "encoders"
+
+
+def loras_directory() -> Path:
+    return home() / "loras"
+
+
+def cache_directory() -> Path:
+    return home() / "cache"
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a whole file, 64 hex digits; made again only when the file changed. Raises OSError if it cannot be read."""
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=8192)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    del size, mtime_ns
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def short_hash(content: str | bytes, digits: int) -> str:
+    """The first `digits` hex digits of the sha256 of a text (as UTF-8) or of bytes."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:digits]
 
 
 def target_of(path: Path) -> Path:
@@ -37,8 +81,6 @@ def target_of(path: Path) -> Path:
 def locked(path: Path) -> Iterator[None]:
     """Keep other processes from writing a file, by a lock beside it. Raises TimeoutError after a minute, OSError if there can be
     no lock."""
-    import filelock
-
     target = target_of(path)
     lock = filelock.FileLock(target.with_name(f".{target.name}.lock"), timeout=_LOCK_TIMEOUT_S)
     _make_folder(path, target)
@@ -52,19 +94,23 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object], *, is_cache: bool = False) -> None:
     """Run `write` on a temporary file beside `path`, force it to disk, then rename it over `path`.
+
+    is_cache: the file can be made again, so that it need not survive a power cut.
 
     At every moment `path` is the old file or the whole new one. Of a link the target is written, and the link stays. Temporary
     files that a killed process has left are removed; those of processes that write now are not. Raises OSError.
     """
     target = target_of(path)
     _make_folder(path, target)
-    _remove_abandoned(target)
+    if not is_cache:
+        _remove_abandoned(target)
     handle, temporary = _new_temporary(target)
     try:
         write(temporary)
-        os.fsync(handle)
+        if not is_cache:
+            os.fsync(handle)
         if target.exists():
             temporary.chmod(target.stat().st_mode & 0o777)
         else:
@@ -76,7 +122,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             os.close(handle)
             handle = -1
         _replace(temporary, target)
-        _sync_folder(target.parent)
+        if not is_cache:
+            _sync_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
         if handle >= 0:

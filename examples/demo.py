@@ -42,7 +42,7 @@ def show_retrieval(queries: tuple[str, ...]) -> None:
         matches = carlos.retrieve(database, query, top_k=3, prompts=prompts, encoder=encoder)
         print(f"\n  {query!r} ({1000 * (time.perf_counter() - start):.0f} ms)")
         for match in matches:
-            file = match.row["file_name"]
+            file = match.record.file_name
             print(f"    {match.rank}. {match.score:+.3f}  {file:34s} really: {labels[file]['label']}")
 
 

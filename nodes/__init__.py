@@ -1,19 +1,21 @@
-"""All nodes of the pack."""
+"""ComfyUI nodes: they translate between sockets and widgets and `carlos_core`, and hold no maths."""
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import apply_loras as apply
-from . import auto_lora as auto
-from . import combine_searches as combine
-from . import find_loras as retrieve
-from . import image, name, similar
-from . import index_loras as index
-from . import load_database as database
-from . import refresh_metadata as civitai
+from . import apply_loras, auto_lora, combine_searches, duplicate_loras, find_loras, index_loras, load_database, refresh_metadata
 from .common import choice_in_pictures
 from .host.folders import register_folders
 
-_FAMILIES = (database, auto, retrieve, similar, image, name, combine, apply, index, civitai)
+_FAMILIES = (
+    load_database,
+    auto_lora,
+    find_loras,
+    combine_searches,
+    duplicate_loras,
+    apply_loras,
+    index_loras,
+    refresh_metadata,
+)
 
 
 class CarlosExtension(ComfyExtension):

@@ -1,13 +1,23 @@
 """Nodes that put LoRAs onto a model."""
 
+from __future__ import annotations
+
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from ..carlos_core.comfy.conditioning import escape_emphasis
+from ..carlos_core.comfy.patching import apply_lora, load_lora
+from ..carlos_core.errors import LoraError
+from ..carlos_core.records import AppliedLora
 from .common.sockets import CarlosMatches, LoraStack
-from .host import folders
+from .host import folders, lora_folder
+
+if TYPE_CHECKING:
+    from ..carlos_core.search.matches import Matches
 
 logger = logging.getLogger(__name__)
 
@@ -52,47 +62,59 @@ class CarlosApplyLoras(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, matches, max_loras: int, weight: float, clip=None, weights: str = AS_GIVEN) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, matches: Matches, max_loras: int, weight: float, clip: Any = None, weights: str = AS_GIVEN
+    ) -> io.NodeOutput:
         folders.check_choice(weights, (AS_GIVEN, SUGGESTED), "weight")
         loras = []
         for match in matches.installed[:max_loras]:
-            suggested = match.row.get("suggested_weight") if weights == SUGGESTED else None
+            suggested = match.record.suggested_weight if weights == SUGGESTED else None
             own = weight if suggested is None else weight * suggested
-            loras.append((match.file, own, trigger_words(match.file, match.row)))
-        model, clip, words, stack, _ = applied(model, clip, loras)
-        return io.NodeOutput(model, clip, words, stack)
+            file = match.file or ""
+            loras.append(AppliedLora(file, own, lora_folder.trigger_words(file, match.record)))
+        return io.NodeOutput(*applied(model, clip, loras).outputs)
 
 
-def applied(
-    model: Any, clip: Any, loras: Sequence[tuple[str, float, tuple[str, ...]]]
-) -> tuple[Any, Any, str, list[tuple[str, float, float]], list[str]]:
-    """Model and CLIP with listed LoRAs (file, weight, trigger words) on them, the words for a prompt, the LoRA stack, and what
-    of the LoRAs is without effect on this model, a sentence each.
+@dataclass(frozen=True, eq=False)
+class Applied:
+    """A model and a text encoder with LoRAs on them. warnings: what of the LoRAs is without effect on this model, a sentence
+    each."""
 
-    Raises LoraError for a LoRA that does not fit, is not listed or cannot be read.
-    """
-    from ..carlos_core.comfy.conditioning import escape_emphasis
-    from ..carlos_core.comfy.patching import apply_lora, load_lora
+    model: Any
+    clip: Any
+    loras: list[AppliedLora] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
-    words: dict[str, None] = {}
-    warnings: list[str] = []
-    for file, weight, of_file in loras:
-        path = folders.lora_path(file)
-        model, clip, fit = apply_lora(model, clip, load_lora(path), path.name, weight, weight)
-        if fit.warning:
-            warnings.append(f"{path.name}: {fit.warning}")
-            logger.warning("carlos: %s", warnings[-1])
-        words.update(dict.fromkeys(of_file))
-    in_prompt = ", ".join(escape_emphasis(word) for word in words)
-    return model, clip, in_prompt, [(file, weight, weight) for file, weight, _ in loras], warnings
+    @property
+    def outputs(self) -> tuple[Any, Any, str, list[tuple[str, float, float]]]:
+        """In the order of `outputs`: with the words for a prompt and the stack."""
+        words = dict.fromkeys(word for lora in self.loras for word in lora.trigger_words)
+        in_prompt = ", ".join(escape_emphasis(word) for word in words)
+        return self.model, self.clip, in_prompt, [(lora.file, lora.weight, lora.weight) for lora in self.loras]
 
 
-def trigger_words(file: str, row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Those that the row knows, or the file's own if it does not say, as the published rows do not."""
-    if row.get("trigger_words") is not None:
-        return tuple(row["trigger_words"])
-    entry = folders.lora_library().entry(file)
-    return () if entry is None else entry.trigger_words
+class NotApplied(LoraError):
+    """A LoRA does not fit, is not listed or cannot be read. lora: which one."""
+
+    def __init__(self, lora: AppliedLora, error: LoraError) -> None:
+        super().__init__(error.what, error.hint)
+        self.lora = lora
+
+
+def applied(model: Any, clip: Any, loras: Iterable[AppliedLora]) -> Applied:
+    """Model and CLIP with listed LoRAs on them. Raises NotApplied for the first that cannot be applied."""
+    result = Applied(model, clip)
+    for lora in loras:
+        try:
+            path = lora_folder.lora_path(lora.file)
+            model, clip, fit = apply_lora(result.model, result.clip, load_lora(path), path.name, lora.weight, lora.weight)
+        except LoraError as error:
+            raise NotApplied(lora, error) from error
+        warnings = [f"{path.name}: {fit.warning}"] if fit.warning else []
+        for warning in warnings:
+            logger.warning("carlos: %s", warning)
+        result = Applied(model, clip, [*result.loras, lora], [*result.warnings, *warnings])
+    return result
 
 
 NODES = [CarlosApplyLoras]

@@ -6,24 +6,26 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 
+from ..carlos_core.comfy.families import model_family
 from ..carlos_core.loras.family import FAMILIES, families_alike
 from ..carlos_core.prompts.prompt_set import default_signature_prompts
-from ..carlos_core.search import ranking as retrieval
-from ..carlos_core.search import selection as choosing
-from ..carlos_core.search import weights as composition
+from ..carlos_core.records import AppliedLora
+from ..carlos_core.search import limits
+from ..carlos_core.search.limits import ChoiceRules, SearchLimits
 from . import apply_loras as apply
-from . import refresh_metadata as civitai
-from .common import choice_in_pictures
-from .common import search as found
-from .common.choice import Locked, read_choice
+from .common import choice_in_pictures, matches, search_widgets
+from .common.choice import facts_of, posix, read_choice
 from .common.report import number, report, table
 from .common.sockets import CarlosDb
-from .host import folders
-from .host import runtime as encoding
+from .host import civitai, folders, lora_folder, runtime
+from .host.progress import NodeProgress, bar
 
 if TYPE_CHECKING:
-    from ..carlos_core.records import Matches
-    from ..carlos_core.search.selection import Selection
+    from ..carlos_core.database.database import MetricsDatabase
+    from ..carlos_core.search.selection import Pick, Selection
+
+_TRIES = 5
+"""How many choices are made while there are LoRAs among them that cannot be applied."""
 
 AUTO = "auto"
 SUGGESTED, ONE = "suggested", "1.0"
@@ -50,8 +52,8 @@ class CarlosAutoLora(io.ComfyNode):
                 io.String.Input("negative_query", default="", tooltip="But not this, e.g. heavy brush strokes."),
                 io.Combo.Input(
                     "mode",
-                    options=list(composition.MODES),
-                    default=composition.BEST_ONE,
+                    options=list(limits.MODES),
+                    default=limits.BEST_ONE,
                     tooltip="best one: one LoRA. top k equal: the best ones alike. composed: one for each effect, weighed.",
                 ),
                 io.Int.Input("max_loras", default=2, min=1, max=10, tooltip="How many LoRAs to apply at most."),
@@ -66,29 +68,25 @@ class CarlosAutoLora(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "base_model",
-                    options=[AUTO, found.ANY_BASE_MODEL, *FAMILIES],
+                    options=[AUTO, search_widgets.ANY_BASE_MODEL, *FAMILIES],
                     default=AUTO,
                     tooltip="auto: from the model's shapes. Pony and Illustrious have SDXL's: choose them by hand.",
                 ),
                 io.Combo.Input(
                     "min_confidence",
-                    options=list(choosing.CONFIDENCES),
+                    options=list(limits.CONFIDENCES),
                     default="likely",
                     tooltip="Below this nothing is applied. any: the best, however little it fits.",
                 ),
-                found.nsfw_input(optional=False),
+                search_widgets.nsfw_input(optional=False),
                 io.Boolean.Input("allow_download", default=False, tooltip="May fetch the chosen LoRAs from CivitAI."),
                 io.String.Input(
                     "choice", default="", tooltip="The choice of an earlier run, from its report: it is applied as it is."
                 ),
-                *found.effect_inputs(optional=False),
-                found.prompts_input(),
-                io.Combo.Input(
-                    "ranking",
-                    options=list(retrieval.RANKINGS),
-                    default=retrieval.CALIBRATED,
-                    optional=True,
-                    tooltip="calibrated: by how far a LoRA stands out of what it has in common with any sentence.",
+                *search_widgets.effect_inputs(optional=False),
+                search_widgets.prompts_input(),
+                search_widgets.ranking_input(
+                    limits.CALIBRATED, "calibrated: by how far a LoRA stands out of what it has in common with any sentence."
                 ),
             ],
             outputs=[*apply.outputs(), io.String.Output(display_name="report")],
@@ -96,114 +94,106 @@ class CarlosAutoLora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_inputs: object) -> str:
-        return found.fingerprint()
+        return matches.fingerprint()
 
     @classmethod
-    def execute(cls, model, database, query: str, choice: str, clip=None, **settings: Any) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, database: MetricsDatabase, query: str, choice: str, clip: Any = None, **settings: Any
+    ) -> io.NodeOutput:
         if choice.strip():
-            locked = read_choice(choice, database)
-            lines = [f"A choice made before is applied as it is ({len(locked)} LoRAs); the query is not looked at."]
-            reason = "chosen before"
+            loras = read_choice(choice, database)
+            applied = apply.applied(model, clip, loras)
+            lines = [f"A choice made before is applied as it is ({len(loras)} LoRAs); the query is not looked at."]
+            reason, notes = "chosen before", applied.warnings
         else:
             selection = _selection(model, database, query, **settings)
-            locked = _with_files(selection, cls.hidden.unique_id)
-            lines, reason = _lines(selection, locked), selection.reason
-        loras = [(lora.file, lora.weight, lora.trigger_words) for lora in locked]
-        model, clip, words, stack, warnings = apply.applied(model, clip, loras)
-        facts = [lora.facts() for lora in locked]
+            selection, applied, left_out = _applied(model, clip, selection, cls.hidden.unique_id)
+            lines, reason, notes = _lines(selection, applied.loras), selection.reason, [*left_out, *applied.warnings]
+        facts = [facts_of(lora) for lora in applied.loras]
         choice_in_pictures.keep(cls.hidden, query, facts)
-        text = report([*lines, *warnings], {"query": query.strip(), "choice": facts, "reason": reason, "notes": warnings})
-        return io.NodeOutput(model, clip, words, stack, text, ui=ui.PreviewText(text))
+        text = report([*lines, *notes], {"query": query.strip(), "choice": facts, "reason": reason, "notes": notes})
+        return io.NodeOutput(*applied.outputs, text, ui=ui.PreviewText(text))
 
 
 def _selection(
-    model: Any,
-    database: Any,
-    query: str,
-    *,
-    negative_query: str,
-    mode: str,
-    max_loras: int,
-    strength_budget: float,
-    weight: str,
-    base_model: str,
-    min_confidence: str,
-    max_nsfw_level: int,
-    allow_download: bool,
-    max_strength: float,
-    min_consistency: float,
-    prompts: str,
-    ranking: str = retrieval.CALIBRATED,
+    model: Any, database: Any, query: str, *, negative_query: str, prompts: str, ranking: str = limits.CALIBRATED, **settings: Any
 ) -> Selection:
-    from ..carlos_core.search.queries import but_not
-
-    folders.check_choice(weight, (SUGGESTED, ONE), "weight")
-    folders.check_choice(mode, composition.MODES, "mode")
-    folders.check_choice(min_confidence, choosing.CONFIDENCES, "confidence")
-    folders.check_choice(ranking, retrieval.RANKINGS, "ranking")
-    families = _families(model, base_model)
+    """What to apply, by the node's settings."""
+    folders.check_choice(ranking, limits.RANKINGS, "ranking")
+    rules = _rules(settings)
+    files = lora_folder.installed(lora_folder.resolved(database))
+    allowed = _limits(model, database, files, settings)
     signature_prompts = folders.prompt_set(prompts, default_signature_prompts())
-    needs_background = ranking == retrieval.CALIBRATED or min_confidence != choosing.ANY
-    background = encoding.background(database, signature_prompts) if needs_background else None
-    installed = found.installed(found.resolved(database))
-    versions = dict(zip(database.column("lora_id"), database.column("version_id"), strict=True))
-    at_reach = {lora_id for lora_id, version in versions.items() if allow_download and version is not None} | set(installed)
-    out_of_reach = versions.keys() - at_reach
+    searcher = runtime.searcher(database, signature_prompts).among(files)
+    return searcher.choose(query, negative=negative_query, rules=rules, limits=allowed, ranking=ranking, on_progress=bar())
 
-    def search(text: str) -> Matches:
-        signature = encoding.signature(database, signature_prompts, text)
-        if negative_query.strip():
-            signature = but_not(signature, encoding.signature(database, signature_prompts, negative_query))
-        return retrieval.find_matches(
-            database,
-            text,
-            signature,
-            top_k=choosing.CANDIDATES,
-            max_strength=max_strength,
-            min_consistency=min_consistency,
-            base_model=families,
-            installed=installed,
-            max_nsfw_level=max_nsfw_level,
-            exclude=out_of_reach,
-            ranking=ranking,
-            background=background,
-        )
 
-    return choosing.choose(
-        query,
-        search,
-        mode=mode,
-        max_loras=max_loras,
-        strength_budget=strength_budget,
-        min_confidence=min_confidence,
-        max_strength=max_strength,
-        takes_suggested=weight == SUGGESTED,
+def _rules(settings: dict[str, Any]) -> ChoiceRules:
+    folders.check_choice(settings["weight"], (SUGGESTED, ONE), "weight")
+    folders.check_choice(settings["mode"], limits.MODES, "mode")
+    folders.check_choice(settings["min_confidence"], limits.CONFIDENCES, "confidence")
+    return ChoiceRules(
+        settings["mode"],
+        settings["max_loras"],
+        settings["strength_budget"],
+        settings["min_confidence"],
+        takes_suggested=settings["weight"] == SUGGESTED,
+    )
+
+
+def _limits(model: Any, database: Any, files: dict[str, str], settings: dict[str, Any]) -> SearchLimits:
+    """What may be chosen: of the model's family, and at hand or, if that is allowed, to be fetched."""
+    versions = zip(database.column("lora_id"), database.column("version_id"), strict=True)
+    out_of_reach = {
+        lora_id
+        for lora_id, version in versions
+        if lora_id not in files and not (settings["allow_download"] and version is not None)
+    }
+    return SearchLimits(
+        settings["max_strength"],
+        settings["min_consistency"],
+        base_model=_families(model, settings["base_model"]),
+        max_nsfw_level=settings["max_nsfw_level"],
+        exclude=out_of_reach,
     )
 
 
 def _families(model: Any, base_model: str) -> frozenset[str] | str | None:
     """What LoRAs must fit: what the model's shapes tell, or what the user says. None for anything."""
-    from ..carlos_core.comfy.families import model_family
-
     if base_model != AUTO:
-        return found.base_model_of(base_model)
+        return search_widgets.base_model_of(base_model)
     family = model_family(model)
     return None if family is None else families_alike(family)
 
 
-def _with_files(selection: Selection, node_id: str | None) -> list[Locked]:
-    """What was selected, with what is not at hand fetched."""
-    chosen = []
-    for pick in selection.picks:
-        row = pick.match.row
-        file = pick.match.file
-        if file is None:
-            file = civitai.fetch_version(row["model_id"], row["version_id"], node_id)
-        chosen.append(Locked(pick.match.lora_id, file, pick.weight, pick.score, apply.trigger_words(file, row)))
-    return chosen
+def _applied(model: Any, clip: Any, selection: Selection, node_id: str | None) -> tuple[Selection, apply.Applied, list[str]]:
+    """What was selected on the model, with the next best in the place of LoRAs that cannot be applied; why those were left out.
+
+    Raises LoraError if there is no next best.
+    """
+    left_out: dict[str, str] = {}
+    while True:
+        try:
+            loras = [_with_file(pick, node_id) for pick in selection.picks]
+            return selection, apply.applied(model, clip, loras), list(left_out.values())
+        except apply.NotApplied as error:
+            left_out[error.lora.lora_id] = f"{posix(error.lora.file)} is left out: {error.what}"
+            selection = selection.without(left_out.keys())
+            if not selection.picks or len(left_out) >= _TRIES:
+                raise
 
 
-def _lines(selection: Selection, chosen: list[Locked]) -> list[str]:
+def _with_file(pick: Pick, node_id: str | None) -> AppliedLora:
+    """A pick to apply, fetched if it is not at hand."""
+    record, file = pick.match.record, pick.match.file
+    if file is None:
+        progress = NodeProgress(node_id)
+        wanted = civitai.wanted(record.metadata.model_id, record.metadata.version_id, progress)
+        file = civitai.fetched(wanted, progress)[1]
+    return AppliedLora(file, pick.weight, lora_folder.trigger_words(file, record), record.lora_id, pick.score)
+
+
+def _lines(selection: Selection, chosen: list[AppliedLora]) -> list[str]:
     if not chosen:
         return [selection.reason]
     header = ("LoRA", "weight", "score", "confidence", "strength", "for", "file")
@@ -215,7 +205,7 @@ def _lines(selection: Selection, chosen: list[Locked]) -> list[str]:
             pick.match.confidence.word if pick.match.confidence else "-",
             number(pick.match.vector.strength, 2),
             pick.part,
-            lora.posix,
+            posix(lora.file),
         )
         for pick, lora in zip(selection.picks, chosen, strict=True)
     ]

@@ -1,14 +1,19 @@
 """Nodes that put several searches together."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
 from ..carlos_core.errors import RetrievalError
-from ..carlos_core.records import Matches
-from ..carlos_core.search import queries as asking
-from .common import search as found
+from ..carlos_core.search import queries
+from ..carlos_core.search.matches import Matches
+from .common import matches, search_widgets
 from .common.sockets import CarlosDb, CarlosMatches
+
+if TYPE_CHECKING:
+    from ..carlos_core.database.database import MetricsDatabase
 
 
 class CarlosCombineSearches(io.ComfyNode):
@@ -22,7 +27,7 @@ class CarlosCombineSearches(io.ComfyNode):
             inputs=[
                 CarlosDb.Input("database", tooltip="From Metrics DB Loader: the one that was searched."),
                 CarlosMatches.Input("matches_1", tooltip="From any node that finds LoRAs."),
-                found.top_k_input(),
+                search_widgets.top_k_input(),
                 CarlosMatches.Input("matches_2", optional=True, tooltip="A second search."),
                 CarlosMatches.Input("matches_3", optional=True, tooltip="A third search."),
                 *[
@@ -37,43 +42,33 @@ class CarlosCombineSearches(io.ComfyNode):
                     )
                     for place in (1, 2, 3)
                 ],
-                *found.optional_limits(),
+                *search_widgets.optional_limits(),
             ],
-            outputs=found.outputs(),
+            outputs=matches.outputs(),
         )
 
     @classmethod
     def fingerprint_inputs(cls, **_inputs: object) -> str:
-        return found.fingerprint()
+        return matches.fingerprint()
 
     @classmethod
-    def execute(
-        cls,
-        database,
-        matches_1,
-        matches_2=None,
-        matches_3=None,
-        weight_1: float = 1.0,
-        weight_2: float = 1.0,
-        weight_3: float = 1.0,
-        **limits: Any,
-    ) -> io.NodeOutput:
-        given = [(matches_1, weight_1), (matches_2, weight_2), (matches_3, weight_3)]
-        searches = [(matches, weight) for matches, weight in given if matches is not None and weight != 0]
-        for matches, _ in searches:
-            database.check_encoder(matches.encoder_id)
-            if matches.signature is None:
-                raise RetrievalError(f"The search for {matches.query!r} found nothing.", "Change it, or leave it out.")
-        signature = asking.combined([matches.signature for matches, _ in searches], [weight for _, weight in searches])
-        return found.node_output(database, _worded(searches), signature, **limits)
+    def execute(cls, database: MetricsDatabase, **settings: Any) -> io.NodeOutput:
+        given = [(settings.pop(f"matches_{place}", None), settings.pop(f"weight_{place}", 1.0)) for place in (1, 2, 3)]
+        searches = [(found, weight) for found, weight in given if found is not None and weight != 0]
+        for found, _ in searches:
+            database.check_encoder(found.encoder_id)
+            if found.signature is None:
+                raise RetrievalError(f"The search for {found.query!r} found nothing.", "Change it, or leave it out.")
+        signature = queries.combined([found.signature for found, _ in searches], [weight for _, weight in searches])
+        return matches.found(database, _worded(searches), signature, **settings)
 
 
 def _worded(searches: list[tuple[Matches, float]]) -> str:
     """The searches in one line: "snow, pencil x 0.5, but not fog"."""
     worded = []
-    for matches, weight in searches:
+    for found, weight in searches:
         times = "" if abs(weight) == 1 else f" x {abs(weight):g}"
-        worded.append(f"{'but not ' if weight < 0 else ''}{matches.query}{times}")
+        worded.append(f"{'but not ' if weight < 0 else ''}{found.query}{times}")
     return ", ".join(worded)
 
 

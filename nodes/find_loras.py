@@ -1,15 +1,27 @@
-"""Nodes that find LoRAs for a sentence."""
+"""Nodes that find LoRAs: for a sentence, like a LoRA, like a picture, by name."""
 
-from typing import Any
+from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
 from comfy_api.latest import io
 
+from ..carlos_core.errors import RetrievalError
+from ..carlos_core.measuring.feature_store import mean_features
 from ..carlos_core.prompts.prompt_set import default_signature_prompts
-from ..carlos_core.search import ranking as retrieval
-from .common import search as found
+from ..carlos_core.search import limits, queries
+from ..carlos_core.search.by_name import find_named
+from .common import matches, search_widgets
 from .common.sockets import CarlosDb
-from .host import folders
-from .host import runtime as encoding
+from .host import folders, lora_folder, runtime
+from .host.progress import bar
+
+if TYPE_CHECKING:
+    from ..carlos_core.database.database import MetricsDatabase
+
+BY_ID = "by lora_id"
 
 
 class CarlosLoraRetriever(io.ComfyNode):
@@ -27,10 +39,10 @@ class CarlosLoraRetriever(io.ComfyNode):
                     multiline=True,
                     tooltip='What the LoRA should do, e.g. "snowfall, cold winter scene, visible breath".',
                 ),
-                found.top_k_input(),
-                *found.effect_inputs(optional=False),
-                *found.file_inputs(optional=False),
-                found.prompts_input(),
+                search_widgets.top_k_input(),
+                *search_widgets.effect_inputs(optional=False),
+                *search_widgets.file_inputs(optional=False),
+                search_widgets.prompts_input(),
                 io.Float.Input(
                     "min_alignment",
                     default=0.0,
@@ -40,31 +52,160 @@ class CarlosLoraRetriever(io.ComfyNode):
                     optional=True,
                     tooltip="Leave out LoRAs whose direction is known less well than this cosine says. 0: no limit.",
                 ),
-                io.Combo.Input(
-                    "ranking",
-                    options=list(retrieval.RANKINGS),
-                    default=retrieval.PUBLISHED,
-                    optional=True,
-                    tooltip="By the published score, or by how far a LoRA stands out of what it has in common with any sentence, "
+                search_widgets.ranking_input(
+                    limits.PUBLISHED,
+                    "By the published score, or by how far a LoRA stands out of what it has in common with any sentence, "
                     "with a word for how sure that is.",
                 ),
-                *found.civitai_inputs(),
+                *search_widgets.civitai_inputs(),
             ],
-            outputs=found.outputs(),
+            outputs=matches.outputs(),
         )
 
     @classmethod
     def fingerprint_inputs(cls, **_inputs: object) -> str:
-        return found.fingerprint()
+        return matches.fingerprint()
 
     @classmethod
-    def execute(cls, database, query: str, prompts: str, ranking: str = retrieval.PUBLISHED, **limits: Any) -> io.NodeOutput:
-        found.base_model_of(limits["base_model"])
-        folders.check_choice(ranking, retrieval.RANKINGS, "ranking")
+    def execute(
+        cls, database: MetricsDatabase, query: str, prompts: str, top_k: int, ranking: str = limits.PUBLISHED, **settings: Any
+    ) -> io.NodeOutput:
+        allowed = search_widgets.limits_of(**settings)
+        folders.check_choice(ranking, limits.RANKINGS, "ranking")
+        files = lora_folder.resolved(database)
         signature_prompts = folders.prompt_set(prompts, default_signature_prompts())
-        signature = encoding.signature(database, signature_prompts, query)
-        background = encoding.background(database, signature_prompts) if ranking == retrieval.CALIBRATED else None
-        return found.node_output(database, query, signature, ranking=ranking, background=background, **limits)
+        searcher = runtime.searcher(database, signature_prompts).among(lora_folder.installed(files))
+        signature = searcher.signature(query)
+        background = searcher.background(bar()) if ranking == limits.CALIBRATED else None
+        found = searcher.find(signature, allowed, top_k, query=query, ranking=ranking, background=background)
+        return matches.output_of(files, found)
 
 
-NODES = [CarlosLoraRetriever]
+class CarlosSimilarLoras(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CarlosSimilarLoras",
+            display_name="Similar LoRAs (CARLoS)",
+            category="CARLoS",
+            description="Finds LoRAs that change pictures the same way as a given one.",
+            inputs=[
+                CarlosDb.Input("database", tooltip="From Metrics DB Loader."),
+                io.String.Input("lora_id", default="", tooltip="Id of the LoRA to compare with, as in a report."),
+                search_widgets.top_k_input(),
+                io.Combo.Input(
+                    "lora_name",
+                    options=[BY_ID, *lora_folder.lora_names()],
+                    default=BY_ID,
+                    optional=True,
+                    tooltip="The LoRA to compare with, from your list, in place of its id.",
+                ),
+                *search_widgets.optional_limits(),
+            ],
+            outputs=matches.outputs(),
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_inputs: object) -> str:
+        return matches.fingerprint()
+
+    @classmethod
+    def execute(cls, database: MetricsDatabase, lora_id: str, lora_name: str = BY_ID, **settings: Any) -> io.NodeOutput:
+        lora_id = lora_id.strip() if lora_name == BY_ID else _id_of(database, lora_name)
+        signature = queries.like_lora(database, lora_id)
+        # The LoRA itself is no answer.
+        return matches.found(database, f"like {lora_id}", signature, exclude=frozenset({lora_id}), **settings)
+
+
+class CarlosLorasLikeImage(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CarlosLorasLikeImage",
+            display_name="LoRAs Like Image (CARLoS)",
+            category="CARLoS",
+            description="Finds LoRAs that make pictures look like yours.",
+            inputs=[
+                CarlosDb.Input("database", tooltip="From Metrics DB Loader."),
+                io.Image.Input("image", tooltip="A picture with the look you want; several count as one, by their mean."),
+                search_widgets.top_k_input(),
+                io.Image.Input(
+                    "image_without", optional=True, tooltip="The same without that look: only the difference then counts."
+                ),
+                *search_widgets.optional_limits(),
+            ],
+            outputs=matches.outputs(),
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_inputs: object) -> str:
+        # Pictures without a LoRA that were indexed since are what a single picture is compared with.
+        sizes = sorted((path.name, path.stat().st_size) for path in _base_folder().glob("*.journal"))
+        return f"{matches.fingerprint()}|{sizes}"
+
+    @classmethod
+    def execute(
+        cls, database: MetricsDatabase, image: torch.Tensor, image_without: torch.Tensor | None = None, **settings: Any
+    ) -> io.NodeOutput:
+        encoder = runtime.encoder(database)
+        mean = None if image_without is not None else mean_features(_base_folder(), encoder.encoder_id)
+        signature = queries.like_images(
+            encoder,
+            image,
+            without=image_without,
+            base_mean=None if mean is None else torch.from_numpy(mean),
+        )
+        if image_without is not None:
+            query, note = "the difference of the pictures", "Compared with image_without."
+        elif mean is not None:
+            query, note = "the picture", "Compared with the pictures without a LoRA that indexing has kept."
+        else:
+            query = "the picture"
+            note = "Compared with nothing: what the picture shows counts too. Index a LoRA, or give image_without."
+        return matches.found(database, query, signature, note, **settings)
+
+
+class CarlosLorasByName(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CarlosLorasByName",
+            display_name="LoRAs by Name (CARLoS)",
+            category="CARLoS",
+            description="Finds LoRAs by their names, files, ids and trigger words.",
+            inputs=[
+                CarlosDb.Input("database", tooltip="From Metrics DB Loader."),
+                io.String.Input("name", default="", tooltip="Words or parts of words, in any order; all must be there."),
+                search_widgets.top_k_input(),
+                *search_widgets.file_inputs(optional=True),
+            ],
+            outputs=matches.outputs(),
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_inputs: object) -> str:
+        return matches.fingerprint()
+
+    @classmethod
+    def execute(cls, database: MetricsDatabase, name: str, top_k: int, **settings: Any) -> io.NodeOutput:
+        files = lora_folder.resolved(database)
+        limits = search_widgets.limits_of(**settings)
+        found = find_named(database, name, top_k=top_k, limits=limits, installed=lora_folder.installed(files))
+        return matches.output_of(files, found)
+
+
+def _id_of(database: Any, lora_name: str) -> str:
+    """Id of the row whose file is `lora_name`. Raises RetrievalError if it has none, LoraError for a name that is not listed."""
+    lora_folder.lora_path(lora_name)
+    for lora_id, file in lora_folder.installed(lora_folder.resolved(database)).items():
+        if file == lora_name:
+            return lora_id
+    raise RetrievalError(f"{lora_name} is not in {database.name}.", "Index it with LoRA Indexer first.")
+
+
+def _base_folder() -> Path:
+    """Where indexing keeps features of pictures without a LoRA."""
+    return folders.cache_folder() / "base"
+
+
+NODES = [CarlosLoraRetriever, CarlosSimilarLoras, CarlosLorasLikeImage, CarlosLorasByName]

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..carlos_core.database.parquet import load_database
+from .. import carlos_core as carlos
 from ..carlos_core.errors import IndexingError
-from . import refresh_metadata as civitai
 from .common import indexing
 from .common.report import number, report, table
 from .common.sockets import CarlosDb
-from .host import folders
+from .host import civitai, lora_folder
+from .host.progress import NodeProgress
 
 if TYPE_CHECKING:
-    from ..carlos_core.measuring.indexer import Failure, Outcome
+    from ..carlos_core.measuring.indexer import Failure, Indexer, Outcome
 
 CIVITAI = "CivitAI"
 
@@ -44,8 +44,8 @@ class CarlosLoraIndexer(io.ComfyNode):
                 *indexing.model_inputs(),
                 io.Combo.Input(
                     "lora_name",
-                    options=[CIVITAI, *folders.lora_names()],
-                    default=next(iter(folders.lora_names()), CIVITAI),
+                    options=[CIVITAI, *lora_folder.lora_names()],
+                    default=next(iter(lora_folder.lora_names()), CIVITAI),
                     tooltip="The LoRA to measure.",
                 ),
                 io.String.Input(
@@ -61,15 +61,15 @@ class CarlosLoraIndexer(io.ComfyNode):
 
     @classmethod
     def execute(cls, lora_name: str, civitai_model_id: str, civitai_version_id: str, **settings: Any) -> io.NodeOutput:
-        session = indexing.session_of(**settings)
-        progress = indexing.NodeProgress(cls.hidden.unique_id)
+        indexer = indexing.indexer_of(**settings)
+        progress = NodeProgress(cls.hidden.unique_id)
         if lora_name == CIVITAI:
-            outcome = civitai.index_version(session, civitai_model_id, civitai_version_id, progress)
+            outcome = _of_version(indexer, civitai_model_id, civitai_version_id, progress)
         else:
-            outcome = indexing.index(session, folders.read_lora(folders.lora_path(lora_name), lora_name), progress)
-        text = report([*_lines(outcome), *indexing.plan_lines(session)], indexing.facts_of(outcome))
-        database = load_database(session.database_path)
-        return io.NodeOutput(database, text, outcome.contact_sheet, ui=ui.PreviewText(text))
+            lora = lora_folder.read_lora(lora_folder.lora_path(lora_name), lora_name)
+            outcome = indexing.index(indexer, lora, progress)
+        text = report([*_lines(outcome), *indexing.plan_lines(indexer)], indexing.facts_of(outcome))
+        return io.NodeOutput(indexer.target.read(), text, outcome.contact_sheet, ui=ui.PreviewText(text))
 
 
 class CarlosIndexLibrary(io.ComfyNode):
@@ -94,25 +94,33 @@ class CarlosIndexLibrary(io.ComfyNode):
 
     @classmethod
     def execute(cls, name_filter: str, **settings: Any) -> io.NodeOutput:
-        from ..carlos_core.measuring.indexer import INDEXED, Outcome
-
-        session = indexing.session_of(**settings)
-        names = [name for name in folders.lora_names() if _fits(name, name_filter)]
+        indexer = indexing.indexer_of(**settings)
+        names = [name for name in lora_folder.lora_names() if _fits(name, name_filter)]
         if not names:
             raise IndexingError(f"No LoRA's name fits {name_filter!r}.", "Empty name_filter to take all of models/loras.")
-        plan = indexing.plan_lines(session)
-        progress_of = indexing.LibraryProgress(cls.hidden.unique_id, session, names)
-        results = list(session.index_all([(name, folders.lora_path(name)) for name in names], progress_of))
-        outcomes = [result for result in results if isinstance(result, Outcome)]
+        plan = indexing.plan_lines(indexer)
+        progress_of = indexing.LibraryProgress(cls.hidden.unique_id, indexer, names)
+        results = list(indexer.index_all([(name, lora_folder.lora_path(name)) for name in names], progress_of))
+        outcomes = _outcomes(results)
+        new = [outcome for outcome in outcomes if outcome.is_new]
         facts = {
-            "indexed": [indexing.facts_of(outcome) for outcome in outcomes if outcome.status == INDEXED],
-            "skipped": [outcome.lora.name for outcome in outcomes if outcome.status != INDEXED],
-            "failed": [vars(result) for result in results if not isinstance(result, Outcome)],
+            "indexed": [indexing.facts_of(outcome) for outcome in new],
+            "skipped": [outcome.lora.name for outcome in outcomes if not outcome.is_new],
+            "failed": [vars(failure) for failure in _failures(results)],
         }
         text = report([*_library_lines(results), *plan], facts)
-        sheets = [outcome.contact_sheet for outcome in outcomes if outcome.status == INDEXED]
-        database = load_database(session.database_path)
-        return io.NodeOutput(database, text, _stacked(sheets), ui=ui.PreviewText(text))
+        sheet = _stacked([outcome.contact_sheet for outcome in new])
+        return io.NodeOutput(indexer.target.read(), text, sheet, ui=ui.PreviewText(text))
+
+
+def _of_version(indexer: Indexer, model_id: str, version_id: str, progress: NodeProgress) -> Outcome:
+    """Fetch a LoRA into ComfyUI's first folder of LoRAs and measure it; neither if the database has it. Raises CarlosError."""
+    wanted = civitai.wanted(model_id, version_id, progress)
+    known = indexer.known_version(wanted.version_id)
+    if known is not None:
+        return known
+    path, name = civitai.fetched(wanted, progress)
+    return indexing.index(indexer, lora_folder.read_lora(path, name), progress)
 
 
 def _fits(name: str, name_filter: str) -> bool:
@@ -123,39 +131,40 @@ def _fits(name: str, name_filter: str) -> bool:
 
 def _lines(outcome: Outcome) -> list[str]:
     row = outcome.row
-    topics = zip(row["topic_names"] or (), row["topic_strengths"] or (), strict=True)
-    strongest = sorted(topics, key=lambda topic: -topic[1])
+    topics = sorted(row.topics, key=lambda effect: -effect.vector.strength)
+    by_topic = ", ".join(f"{effect.topic} {number(effect.vector.strength, 1)}" for effect in topics)
     return [
         f"{outcome.lora.name}: {outcome.status} as {outcome.lora.lora_id}",
-        f"strength {number(row['strength'], 2)} +- {number(row['strength_se'], 2)}, "
-        f"consistency {number(row['consistency'])} +- {number(row['consistency_se'])}, "
-        f"from {row['n_images']} pairs of pictures of {row['n_prompts']} prompts",
-        f"direction known to a cosine of about {number(row['alignment'])}",
-        *([f"strength by topic: {', '.join(f'{name} {number(value, 1)}' for name, value in strongest)}"] if strongest else []),
+        f"strength {number(row.strength, 2)} +- {number(row.strength_se, 2)}, "
+        f"consistency {number(row.consistency)} +- {number(row.consistency_se)}, "
+        f"from {row.n_images} pairs of pictures of {row.n_prompts} prompts",
+        f"direction known to a cosine of about {number(row.alignment)}",
+        *([f"strength by topic: {by_topic}"] if topics else []),
         *indexing.curve_lines(row),
         *outcome.notes,
     ]
 
 
 def _library_lines(results: list[Outcome | Failure]) -> list[str]:
-    from ..carlos_core.measuring.indexer import Outcome
+    outcomes, failures = _outcomes(results), _failures(results)
+    lines = [f"{len(outcomes)} of {len(results)} LoRAs are in the database, {len(failures)} failed"]
+    if outcomes:
+        cells = [(outcome.lora.name, outcome.status, *_numbers(outcome)) for outcome in outcomes]
+        lines += table(("LoRA", "status", "strength", "consistency", "images", "alignment"), cells)
+    return lines + [f"failed: {failure.file}: {failure.reason}" for failure in failures]
 
-    outcomes = [result for result in results if isinstance(result, Outcome)]
-    rows = [
-        (
-            outcome.lora.name,
-            outcome.status,
-            number(outcome.row["strength"], 2),
-            number(outcome.row["consistency"]),
-            str(outcome.row["n_images"]),
-            number(outcome.row["alignment"]),
-        )
-        for outcome in outcomes
-    ]
-    lines = [f"{len(outcomes)} of {len(results)} LoRAs are in the database, {len(results) - len(outcomes)} failed"]
-    if rows:
-        lines += table(("LoRA", "status", "strength", "consistency", "images", "alignment"), rows)
-    return lines + [f"failed: {result.file}: {result.reason}" for result in results if not isinstance(result, Outcome)]
+
+def _numbers(outcome: Outcome) -> tuple[str, ...]:
+    row = outcome.row
+    return number(row.strength, 2), number(row.consistency), str(row.n_images), number(row.alignment)
+
+
+def _outcomes(results: list[Outcome | Failure]) -> list[Outcome]:
+    return [result for result in results if isinstance(result, carlos.Outcome)]
+
+
+def _failures(results: list[Outcome | Failure]) -> list[Failure]:
+    return [result for result in results if not isinstance(result, carlos.Outcome)]
 
 
 def _stacked(sheets: list[torch.Tensor]) -> torch.Tensor:

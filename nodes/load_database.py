@@ -1,16 +1,19 @@
 """Nodes that open metrics databases."""
 
+from __future__ import annotations
+
 import time
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..carlos_core.clip.loading import encoder_dimension
-from ..carlos_core.database.columns import DEFAULT_ENCODER_ID
-from ..carlos_core.database.database import MetricsDatabase
-from ..carlos_core.database.parquet import create_database, load_database
-from ..carlos_core.database.published import load_bundled_database
+from .. import carlos_core as carlos
+from ..carlos_core.clip.encoder import DEFAULT_ENCODER_ID
 from .common.sockets import CarlosDb
 from .host import folders
+
+if TYPE_CHECKING:
+    from ..carlos_core.database.database import MetricsDatabase
 
 BUNDLED = "bundled"
 EMPTY = "empty"
@@ -65,17 +68,17 @@ class CarlosMetricsDBLoader(io.ComfyNode):
             return io.NodeOutput(_open(database, encoder))
         target = folders.new_database_path(create_as)
         if target.exists():
-            return io.NodeOutput(load_database(target))
-        return io.NodeOutput(create_database(_open(database, encoder), target))
+            return io.NodeOutput(carlos.load_database(target))
+        return io.NodeOutput(carlos.create_database(_open(database, encoder), target))
 
 
 def _open(name: str, encoder: str) -> MetricsDatabase:
     if name == BUNDLED:
-        return load_bundled_database()
+        return carlos.load_bundled_database()
     if name == EMPTY:
         encoder_id = _encoder_id(encoder)
-        return MetricsDatabase.empty(encoder_id, encoder_dimension(encoder_id, folders.encoder_folders()))
-    return load_database(folders.database_path(name))
+        return carlos.MetricsDatabase.empty(encoder_id, carlos.encoder_dimension(encoder_id, folders.encoder_folders()))
+    return carlos.load_database(folders.database_path(name))
 
 
 def _encoder_id(name: str) -> str:

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from carlos_core.database.columns import DEFAULT_ENCODER_ID, normalised
+from carlos_core.clip.encoder import DEFAULT_ENCODER_ID
+from carlos_core.database.columns import normalised
 from carlos_core.database.database import MetricsDatabase
 from carlos_core.database.published import BUNDLED_PATH
 from carlos_core.database.reference import from_reference_layout

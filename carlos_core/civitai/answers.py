@@ -6,53 +6,49 @@ change of the API is seen where it happens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Any, TypeVar
+from typing import Any
 
 from ..errors import CivitaiOddAnswer
-from ..foreign import ForeignFacts, fits_into, whole_text, words_of
+from ..foreign import ForeignFacts
+from ..loras.metadata import metadata_of_version
 from .versions import Model, Version, VersionFile
 
-_T = TypeVar("_T")
 _EARLY_ACCESS = "EarlyAccess"
 
 
 def model_of(content: Any) -> Model:
     """A model as `GET /api/v1/models/:id` gives it. Raises CivitaiError for a wrong shape."""
-    content = _object(content, "the model")
-    name, type_, mode = (_field(content, key, str) for key in ("name", "type", "mode"))
-    model_id = _id(content, "id")
-    inherited = {"modelId": model_id, "model": {"name": name, "type": type_, "mode": mode}}
-    versions = [_object(entry, "a version") for entry in _field(content, "modelVersions", list) or ()]
-    return Model(model_id, name, type_, mode, tuple(version_of({**inherited, **entry}) for entry in versions))
+    facts = _facts(content, "the model")
+    model_id = _id(facts)
+    model = Model(model_id, facts.text("name"), facts.text("type"), facts.text("mode"))
+    inherited = {"modelId": model_id, "model": {"name": model.name, "type": model.type, "mode": model.mode}}
+    list(facts.parts("modelVersions"))
+    _check(facts)
+    entries = content.get("modelVersions") or ()
+    return Model(model_id, model.name, model.type, model.mode, tuple(version_of({**inherited, **entry}) for entry in entries))
 
 
 def version_of(content: Any) -> Version:
     """A version as `GET /api/v1/model-versions/:id` gives it. Raises CivitaiError for a wrong shape."""
-    content = _object(content, "the version")
-    version_id = _id(content, "id")
-    model = _field(content, "model", dict) or {}
-    trained_words = _field(content, "trainedWords", list)
-    until = _early_access_until(content)
-    return Version(
+    facts = _facts(content, "the version")
+    version_id = _id(facts)
+    model = facts.part("model")
+    until = _early_access_until(facts)
+    version = Version(
         version_id=version_id,
-        model_id=_whole(content, "modelId"),
-        name=_field(content, "name", str),
-        model_name=_field(model, "name", str) or None,
-        model_type=_field(model, "type", str),
-        model_mode=_field(model, "mode", str),
-        base_model=_field(content, "baseModel", str) or None,
-        trigger_words=None if trained_words is None else words_of(trained_words),
-        nsfw_level=_whole(content, "nsfwLevel", bits=32),
-        download_count=_whole(_field(content, "stats", dict) or {}, "downloadCount"),
-        preview_url=_preview_url(content),
-        published_at=_field(content, "publishedAt", str) or _field(content, "createdAt", str),
+        metadata=metadata_of_version(facts),
+        name=facts.text("name"),
+        model_type=model.text("type"),
+        model_mode=model.text("mode"),
+        published_at=facts.text("publishedAt") or facts.text("createdAt"),
         early_access_until=until,
-        usage_control=_field(content, "usageControl", str),
-        files=tuple(_file_of(entry, version_id, until) for entry in _field(content, "files", list) or ()),
+        usage_control=facts.text("usageControl"),
+        files=tuple(_file_of(file, version_id, until) for file in facts.parts("files")),
         raw=content,
     )
+    _check(facts)
+    return version
 
 
 def hashes_in(content: Any) -> set[str]:
@@ -66,29 +62,27 @@ def is_sha256(text: str) -> bool:
     return len(text) == 64 and set(text.lower()) <= set("0123456789abcdef")
 
 
-def _file_of(entry: Any, version_id: int, early_access_until: str | None) -> VersionFile:
-    content = _object(entry, "a file")
-    hashes = _field(content, "hashes", dict) or {}
-    kilobytes = _field(content, "sizeKB", float)
-    sha256 = (_field(hashes, "SHA256", str) or "").lower()
+def _file_of(facts: ForeignFacts, version_id: int, early_access_until: str | None) -> VersionFile:
+    kilobytes = facts.decimal("sizeKB", bits=54)
+    sha256 = (facts.part("hashes").text("SHA256") or "").lower()
     return VersionFile(
         version_id=version_id,
-        file_id=_whole(content, "id"),
-        name=_field(content, "name", str) or "",
-        download_url=_field(content, "downloadUrl", str) or "",
-        type=_field(content, "type", str),
-        format=_field(_field(content, "metadata", dict) or {}, "format", str),
+        file_id=facts.number("id"),
+        name=facts.text("name") or "",
+        download_url=facts.text("downloadUrl") or "",
+        type=facts.text("type"),
+        format=facts.part("metadata").text("format"),
         size=None if kilobytes is None else round(kilobytes * 1024),
         sha256=sha256 if is_sha256(sha256) else None,
-        is_primary=_field(content, "primary", bool) or False,
+        is_primary=facts.flag("primary"),
         early_access_until=early_access_until,
     )
 
 
-def _early_access_until(content: Mapping[str, Any]) -> str | None:
+def _early_access_until(facts: ForeignFacts) -> str | None:
     """See `VersionFile.early_access_until`."""
-    end = _field(content, "earlyAccessEndsAt", str)
-    if _field(content, "availability", str) == _EARLY_ACCESS:
+    end = facts.text("earlyAccessEndsAt")
+    if facts.text("availability") == _EARLY_ACCESS:
         return end or ""
     try:
         is_over = end is None or datetime.fromisoformat(end.replace("Z", "+00:00")) <= datetime.now(timezone.utc)
@@ -97,46 +91,25 @@ def _early_access_until(content: Mapping[str, Any]) -> str | None:
     return None if is_over else end
 
 
-def _preview_url(content: Mapping[str, Any]) -> str | None:
-    """The first still picture."""
-    images = [_object(entry, "a picture") for entry in _field(content, "images", list) or ()]
-    stills = (_field(image, "url", str) for image in images if _field(image, "type", str) in (None, "image"))
-    return next((url for url in stills if url), None)
+def _facts(content: Any, noun: str) -> ForeignFacts:
+    if not isinstance(content, dict):
+        raise _wrong_shape(f"{noun} is {type(content).__name__}, not an object")
+    return ForeignFacts(content)
 
 
-def _object(value: Any, noun: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _wrong_shape(f"{noun} is {type(value).__name__}, not an object")
-    return value
-
-
-def _field(content: Mapping[str, Any], key: str, kind: type[_T]) -> _T | None:
-    value = content.get(key)
-    if value is None:
-        return None
-    if kind is float and isinstance(value, int) and not isinstance(value, bool) and fits_into(value, 64):
-        value = float(value)
-    if not isinstance(value, kind) or (isinstance(value, float) and not abs(value) < 2**63):
-        raise _wrong_shape(f"{key} is {type(value).__name__}")
-    return whole_text(value) if isinstance(value, str) else value  # type: ignore[return-value]
-
-
-def _whole(content: Mapping[str, Any], key: str, bits: int = 64) -> int | None:
-    """A whole number that a column of so many bits can hold."""
-    value = content.get(key)
-    number = value if isinstance(value, int) and not isinstance(value, bool) else _field(content, key, float)
+def _id(facts: ForeignFacts) -> int:
+    number = facts.number("id")
     if number is None:
-        return None
-    if not fits_into(int(number), bits):
-        raise _wrong_shape(f"{key} is too large")
-    return int(number)
-
-
-def _id(content: Mapping[str, Any], key: str) -> int:
-    number = _whole(content, key)
-    if number is None:
-        raise _wrong_shape(f"it has no {key}")
+        _check(facts)
+        raise _wrong_shape("it has no id")
     return number
+
+
+def _check(facts: ForeignFacts) -> None:
+    """Raises CivitaiOddAnswer if something was read that is not as documented."""
+    odd = [*facts.misfits, *facts.problems]
+    if odd:
+        raise _wrong_shape(odd[0])
 
 
 def _wrong_shape(what: str) -> CivitaiOddAnswer:

@@ -11,9 +11,10 @@ from typing import Any
 import requests
 
 from ..errors import CivitaiError, CivitaiNotFound, CivitaiOddAnswer
+from ..progress import OnProgress
 from .addresses import DEFAULT_BASES, bases_from_environment
 from .answers import hashes_in, is_sha256, model_of, version_of
-from .download import Download, OnProgress
+from .download import Download
 from .keys import ApiKey, find_key
 from .refusals import refusal
 from .transport import LoginWanted, OnWait, Patience, Transport

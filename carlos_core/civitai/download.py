@@ -9,9 +9,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,8 +18,9 @@ import filelock
 import requests
 
 from ..errors import CivitaiError, CivitaiNotFound, LoraError
-from ..hashing import sha256_of
 from ..loras.header import read_header
+from ..progress import OnProgress, Progress
+from ..storage import sha256_of
 from . import archive
 from .file_names import names_to_try, safe_name
 from .refusals import UNAUTHORISED, refusal
@@ -35,21 +35,9 @@ SIZE_TOLERANCE = 1024
 """Sizes in the API are KB with a few decimals."""
 
 _LOCK_TIMEOUT_S = 5
+_MEGABYTE = 1_000_000
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OK, _PARTIAL, _RANGE_NOT_SATISFIABLE = 200, 206, 416
-
-
-@dataclass(frozen=True)
-class DownloadProgress:
-    """done, total: bytes, counting what an earlier run fetched; total is 0 if it is not known. bytes_per_second: of this run."""
-
-    done: int
-    total: int
-    bytes_per_second: float
-
-
-OnProgress = Callable[[DownloadProgress], None]
-"""Called about ten times a second. It may raise, to cancel: what has arrived is kept for the next run."""
 
 
 class _WrongContent(CivitaiError):
@@ -298,7 +286,7 @@ class Download:
 
 
 class _Meter:
-    """Tells how far a download is, at most ten times a second."""
+    """Tells how far a download is, in bytes with those of earlier runs, at most ten times a second."""
 
     def __init__(self, on_progress: OnProgress | None, start: int, total: int) -> None:
         self._on_progress, self._start, self._total = on_progress, start, total
@@ -310,7 +298,10 @@ class _Meter:
         if self._on_progress is None or (now < self._next and not is_last):
             return
         self._next = now + _REPORT_S
-        self._on_progress(DownloadProgress(done, self._total, (done - self._start) / max(now - self._begin, 1e-3)))
+        speed = (done - self._start) / max(now - self._begin, 1e-3)
+        size = f"{self._total / _MEGABYTE:.0f}" if self._total else "?"
+        note = f"fetching: {done / _MEGABYTE:.0f} of {size} MB, {speed / _MEGABYTE:.1f} MB/s"
+        self._on_progress(Progress(done, self._total, note))
 
 
 def _chunks(response: requests.Response) -> Iterator[bytes]:

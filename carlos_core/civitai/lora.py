@@ -9,11 +9,11 @@ from pathlib import Path
 
 from ..errors import CivitaiError, CivitaiNotFound
 from ..foreign import whole_text
-from ..hashing import sha256_of
 from ..loras.metadata import read_sidecar
-from ..storage import write_atomically
+from ..progress import OnProgress
+from ..storage import sha256_of, write_atomically
 from .client import CivitaiClient
-from .download import SIZE_TOLERANCE, OnProgress
+from .download import SIZE_TOLERANCE
 from .versions import LORA_TYPES, Model, Version, VersionFile
 
 _WEIGHTS = (None, "Model", "Pruned Model", "Archive")
@@ -44,9 +44,10 @@ class CivitaiLora:
     def version(self) -> Version:
         """Raises CivitaiError if the version belongs to another model, or cannot be had."""
         version = self._client.version(self.version_id)
-        if None not in (self._model_id, version.model_id) and self._model_id != version.model_id:
+        model_id = version.metadata.model_id
+        if None not in (self._model_id, model_id) and self._model_id != model_id:
             raise CivitaiError(
-                f"Version {version.version_id} belongs to model {version.model_id}, not to {self._model_id}.",
+                f"Version {version.version_id} belongs to model {model_id}, not to {self._model_id}.",
                 "Correct or empty one of the ids.",
             )
         return version

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..database.database import MetricsDatabase
-from ..database.parquet import change_database, load_database
+from ..database.database import MetricsDatabase, change_database, load_database
 from ..database.published import BUNDLED_PATH
 from ..errors import CivitaiError, CivitaiNotFound, CivitaiOddAnswer, DatabaseError
 from ..loras.family import family_of_name
+from ..progress import OnProgress, Progress
 from .answers import is_sha256
 from .client import MAX_HASHES, CivitaiClient
 from .lora import lora_file_of
-from .versions import Version
+from .versions import FAILED, NOT_FOUND, REFRESHED, UNCHANGED, Version
 
 logger = logging.getLogger(__name__)
-
-REFRESHED, UNCHANGED, NOT_FOUND, FAILED = "refreshed", "unchanged", "not on CivitAI", "failed"
 
 COLUMNS = ("trigger_words", "base_model", "sha256", "nsfw_level", "download_count", "model_name", "preview_url")
 """What is filled in. A row that lacks one of them is a row with something missing."""
@@ -30,9 +28,6 @@ _IDENTITY = ("version_id", "model_id", "sha256")
 
 _BATCH = 50
 _MAX_FAILURES = 3
-
-OnRows = Callable[[int, int], None]
-"""Rows looked up so far, and all that will be. It may raise, to cancel: what was found is saved."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ class _Row:
 
 
 def refresh_metadata(
-    path: Path, client: CivitaiClient, *, only_missing: bool = True, max_rows: int = 0, on_rows: OnRows | None = None
+    path: Path, client: CivitaiClient, *, only_missing: bool = True, max_rows: int = 0, on_progress: OnProgress | None = None
 ) -> list[RefreshedRow]:
     """Look up the rows of a database file that have a version or a hash, and save what is new.
 
@@ -95,8 +90,8 @@ def refresh_metadata(
                 logger.warning("carlos: %s could not be looked up: %s", row.name, answer)
             if len(pending) >= _BATCH:
                 save()
-            if on_rows is not None:
-                on_rows(len(results), len(rows))
+            if on_progress is not None:
+                on_progress(Progress(len(results), len(rows)))
             if n_failures >= _MAX_FAILURES:
                 break
     finally:
@@ -181,15 +176,12 @@ def _save(path: Path, versions: Mapping[str, Version], only_missing: bool) -> di
 
 def _changes(old: Mapping[str, Any], version: Version, only_missing: bool) -> dict[str, Any]:
     """New values of a row's columns. A blank (also: no trigger words) is filled in, anything else replaced if that is wanted."""
+    said = version.metadata
     known = {
+        **vars(said),
         "version_id": version.version_id,
-        "model_id": version.model_id,
-        "model_name": version.model_name,
-        "base_model": family_of_name(version.base_model) or version.base_model,
-        "trigger_words": None if version.trigger_words is None else list(version.trigger_words),
-        "nsfw_level": version.nsfw_level,
-        "download_count": version.download_count,
-        "preview_url": version.preview_url,
+        "base_model": family_of_name(said.base_model) or said.base_model,
+        "trigger_words": None if said.trigger_words is None else list(said.trigger_words),
         "sha256": _sha256_of(version),
     }
     values = {}

@@ -11,7 +11,7 @@ UNAUTHORISED, FORBIDDEN, NOT_FOUND, GONE, UNAVAILABLE_FOR_LEGAL_REASONS = 401, 4
 def refusal(status: int, subject: str, *, has_key: bool, early_access_until: str | None = None) -> CivitaiError:
     """The error for a status that is no success. subject: what was asked for, such as "version 5".
 
-    early_access_until: as in `types.VersionFile`.
+    early_access_until: as in `versions.VersionFile`.
     """
     if status in (NOT_FOUND, GONE):
         return CivitaiNotFound(
@@ -24,9 +24,8 @@ def refusal(status: int, subject: str, *, has_key: bool, early_access_until: str
             "Wait, take another version, or buy access on the site" + ("." if has_key else " and give your key."),
         )
     if status == UNAUTHORISED:
-        if has_key:
-            return CivitaiError("CivitAI does not accept your key (401).", HOW_TO_GIVE_A_KEY)
-        return CivitaiError(f"CivitAI gives {subject} only to those who log in (401).", HOW_TO_GIVE_A_KEY)
+        without_key = f"CivitAI gives {subject} only to those who log in (401)."
+        return CivitaiError("CivitAI does not accept your key (401)." if has_key else without_key, HOW_TO_GIVE_A_KEY)
     if status == FORBIDDEN:
         who = "your account" if has_key else "those who are not logged in"
         return CivitaiError(

@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..records import LoraMetadata
+
 LORA_TYPES = ("LORA", "LoCon", "DoRA")
 """Kinds of models that are LoRAs, as CivitAI calls them."""
+
+
+REFRESHED, UNCHANGED, NOT_FOUND, FAILED = STATUSES = ("refreshed", "unchanged", "not on CivitAI", "failed")
+"""What became of a row that was looked up."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +45,13 @@ class VersionFile:
 
 @dataclass(frozen=True)
 class Version:
-    """One release of a model. raw: CivitAI's answer as it is. trigger_words: empty if it has none."""
+    """One release of a model. metadata: what a row takes over. raw: CivitAI's answer as it is."""
 
     version_id: int
-    model_id: int | None = None
+    metadata: LoraMetadata = LoraMetadata()
     name: str | None = None
-    model_name: str | None = None
     model_type: str | None = None
     model_mode: str | None = None
-    base_model: str | None = None
-    trigger_words: tuple[str, ...] | None = None
-    nsfw_level: int | None = None
-    download_count: int | None = None
-    preview_url: str | None = None
     published_at: str | None = None
     early_access_until: str | None = None
     usage_control: str | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import tempfile
@@ -12,11 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import paths
+import open_clip
+import torch
+from safetensors.torch import load_file
+
 from ..errors import EncoderError
+from ..progress import OnProgress
+from ..storage import encoders_directory, short_hash
 from .encoder import OpenClipEncoder
 from .pixels import PixelFormat
-from .weights import OnBytes, check_safetensors, ensure_weights, find_local_encoder
+from .weights import check_safetensors, ensure_weights, find_local_encoder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,50 +38,50 @@ class EncoderParts:
 
 
 def load_encoder(
-    encoder_id: str, folders: Sequence[str | Path] | None = None, *, device: str | None = None, on_bytes: OnBytes | None = None
+    encoder_id: str,
+    folders: Sequence[str | Path] | None = None,
+    *,
+    device: str | None = None,
+    on_progress: OnProgress | None = None,
 ) -> OpenClipEncoder:
     """Load an encoder: "<open_clip model>/<tag>", or the id of a local one, "<name>@<12 hex>".
 
     folders: where weights are looked for; the first also takes what is fetched (default: CARLOS_HOME/encoders).
     device: default is the first GPU if there is one. Raises EncoderError that says which file to put where.
     """
-    import torch
-
-    parts = load_encoder_parts(encoder_id, folders, on_bytes=on_bytes)
+    parts = load_encoder_parts(encoder_id, folders, on_progress=on_progress)
     parts.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return OpenClipEncoder(parts.model, parts.tokenizer, parts.encoder_id, parts.pixel_format, parts.dimension)
 
 
 def load_encoder_parts(
-    encoder_id: str, folders: Sequence[str | Path] | None = None, *, on_bytes: OnBytes | None = None
+    encoder_id: str, folders: Sequence[str | Path] | None = None, *, on_progress: OnProgress | None = None
 ) -> EncoderParts:
     """The model of an encoder on the CPU, with tokenizer and pixel format. Raises as `load_encoder`."""
-    search = [Path(folder) for folder in folders or (paths.encoders_directory(),)]
+    search = [Path(folder) for folder in folders or (encoders_directory(),)]
     if "@" in encoder_id:
         return _load_local(encoder_id, search)
     if "/" not in encoder_id:
         raise EncoderError(f"{encoder_id!r} is no encoder id.", 'Use "<open_clip model>/<tag>" or "<name>@<12 hex>".')
-    return _load_pretrained(encoder_id, search, on_bytes)
+    return _load_pretrained(encoder_id, search, on_progress)
 
 
 def encoder_dimension(encoder_id: str, folders: Sequence[str | Path] | None = None) -> int:
     """Length of an encoder's features, without loading its weights. Raises EncoderError for an unknown encoder."""
-    search = [Path(folder) for folder in folders or (paths.encoders_directory(),)]
+    search = [Path(folder) for folder in folders or (encoders_directory(),)]
     if "@" in encoder_id:
         return find_local_encoder(encoder_id, search).dimension
     return int(_model_config(encoder_id.partition("/")[0])["embed_dim"])
 
 
-def _load_pretrained(encoder_id: str, folders: Sequence[Path], on_bytes: OnBytes | None) -> EncoderParts:
-    import open_clip
-
+def _load_pretrained(encoder_id: str, folders: Sequence[Path], on_progress: OnProgress | None) -> EncoderParts:
     model_name, _, tag = encoder_id.partition("/")
     config = _model_config(model_name)
     pretrained = open_clip.get_pretrained_cfg(model_name, tag)
     if not pretrained:
         known = ", ".join(open_clip.list_pretrained_tags_by_model(model_name)) or "none"
         raise EncoderError(f"open_clip has no weights {tag!r} for {model_name}.", f"It has: {known}.")
-    weights = ensure_weights(model_name, tag, pretrained, folders, on_bytes)
+    weights = ensure_weights(model_name, tag, pretrained, folders, on_progress)
     with _without_open_clips_log():
         model = open_clip.create_model(model_name, pretrained=None, force_quick_gelu=bool(pretrained.get("quick_gelu")))
     _load_weights(model, weights)
@@ -85,14 +89,12 @@ def _load_pretrained(encoder_id: str, folders: Sequence[Path], on_bytes: OnBytes
 
 
 def _load_local(encoder_id: str, folders: Sequence[Path]) -> EncoderParts:
-    import open_clip
-
     local = find_local_encoder(encoder_id, folders)
     dimension = local.dimension
     config = json.loads(local.config.read_text(encoding="utf-8"))
     # open_clip keeps configs in one registry by file name: a name of our own, so that no built-in model is replaced.
     canonical = json.dumps(config, sort_keys=True)
-    registered = f"carlos-{local.name}-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+    registered = f"carlos-{local.name}-{short_hash(canonical, 12)}"
     if registered not in open_clip.list_models():
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{registered}.json"
@@ -112,8 +114,6 @@ def _load_local(encoder_id: str, folders: Sequence[Path]) -> EncoderParts:
 
 
 def _model_config(model_name: str) -> dict[str, Any]:
-    import open_clip
-
     # "hf-hub:..." and "local-dir:..." would make open_clip fetch or open what a database file asks for.
     config = None if ":" in model_name else open_clip.get_model_config(model_name)
     if config is None:
@@ -137,8 +137,6 @@ def _without_open_clips_log() -> Iterator[None]:
 
 
 def _load_weights(model: nn.Module, path: Path) -> None:
-    from safetensors.torch import load_file
-
     check_safetensors(path, path.name)
     state = load_file(path)
     own = model.state_dict()
@@ -157,8 +155,6 @@ def _load_weights(model: nn.Module, path: Path) -> None:
 def _parts(
     model: nn.Module, model_name: str, encoder_id: str, config: dict[str, Any], pretrained: dict[str, Any]
 ) -> EncoderParts:
-    import open_clip
-
     with _without_open_clips_log():
         tokenizer = open_clip.get_tokenizer(model_name)
     size = model.visual.image_size  # type: ignore[union-attr]

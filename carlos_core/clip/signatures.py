@@ -6,12 +6,9 @@ signature(q) = mean over prompts p of t(p + " " + q) - t(p), with raw text featu
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-import os
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,19 +17,15 @@ import torch
 from torch import Tensor
 
 from ..prompts.prompt_set import PromptSet
-from ..search.calibration import Background, fit_background
-from .encoder import Encoder, OpenClipEncoder
+from ..storage import short_hash, write_atomically
+from .encoder import Encoder, LazyEncoder, OpenClipEncoder
 from .text_tower import Prefix
 
 logger = logging.getLogger(__name__)
 
 _PREFIX_SETS_KEPT = 1
-_BACKGROUNDS_KEPT = 4
 _SIGNATURES_KEPT = 4096
 _CHECKSUM_BYTES = 16
-
-OnPhrase = Callable[[int, int], None]
-"""Called while a bank is encoded: phrases done, phrases in all. What it raises ends the work; the phrases done are kept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +37,7 @@ class _PromptState:
 
 
 class SignatureCache:
-    """Signatures and prompt features, in memory and, if a folder is given, on disk; backgrounds made of them in memory.
+    """Signatures and prompt features, in memory and, if a folder is given, on disk.
 
     Not for use by several threads at once.
     """
@@ -53,7 +46,6 @@ class SignatureCache:
         self._folder = folder
         self._signatures: OrderedDict[str, Tensor] = OrderedDict()
         self._prompts: OrderedDict[tuple[str, str], _PromptState] = OrderedDict()
-        self._backgrounds: OrderedDict[tuple[str, str, str], Background] = OrderedDict()
 
     def known(self, encoder_id: str, prompts: PromptSet, query: str) -> Tensor | None:
         """The signature if it was made before: needs no encoder. [D] float32."""
@@ -71,6 +63,8 @@ class SignatureCache:
         found = self.known(encoder.encoder_id, prompts, query)
         if found is not None:
             return found
+        if isinstance(encoder, LazyEncoder):
+            encoder = encoder.loaded
         state = self._prompt_state(encoder, prompts)
         features = _features_with(encoder, prompts, state, query)
         # The mean of the differences is the difference of the means.
@@ -79,35 +73,6 @@ class SignatureCache:
         self._keep(key, signature)
         self._write(key, signature.numpy())
         return signature
-
-    def known_background(self, encoder_id: str, prompts: PromptSet, bank: PromptSet) -> Background | None:
-        """The background of a bank if all its signatures were made before: needs no encoder."""
-        identity = (encoder_id, prompts.content_hash, bank.content_hash)
-        if identity not in self._backgrounds:
-            signatures = []
-            for phrase in bank.texts:
-                known = self.known(encoder_id, prompts, phrase)
-                if known is None:
-                    return None
-                signatures.append(known)
-            self._backgrounds[identity] = fit_background(torch.stack(signatures))
-            while len(self._backgrounds) > _BACKGROUNDS_KEPT:
-                self._backgrounds.popitem(last=False)
-        self._backgrounds.move_to_end(identity)
-        return self._backgrounds[identity]
-
-    def background(self, encoder: Encoder, prompts: PromptSet, bank: PromptSet, on_phrase: OnPhrase | None = None) -> Background:
-        """The background of a bank of phrases; the first time it takes as long as that many queries."""
-        missing = [phrase for phrase in bank.texts if self.known(encoder.encoder_id, prompts, phrase) is None]
-        if missing:
-            logger.info("carlos: encoding %d phrases with %s to compare queries with, once", len(missing), encoder.encoder_id)
-        for place, phrase in enumerate(missing):
-            if on_phrase:
-                on_phrase(len(bank) - len(missing) + place, len(bank))
-            self.signature(encoder, prompts, phrase)
-        background = self.known_background(encoder.encoder_id, prompts, bank)
-        assert background is not None, "every phrase was just encoded"
-        return background
 
     def _prompt_state(self, encoder: Encoder, prompts: PromptSet) -> _PromptState:
         identity = (encoder.encoder_id, prompts.content_hash)
@@ -153,15 +118,12 @@ class SignatureCache:
         if self._folder is None:
             return
         values = np.ascontiguousarray(value, dtype="<f8").tobytes()
-        temporary = self._folder / f"{key}.{os.getpid()}.tmp"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(_checksum(values) + values)
-            temporary.replace(self._folder / f"{key}.f64")
+            write_atomically(
+                self._folder / f"{key}.f64", lambda file: file.write_bytes(_checksum(values) + values), is_cache=True
+            )
         except OSError as error:
             logger.warning("carlos: the signature cache in %s cannot be written: %s", self._folder, error)
-            with contextlib.suppress(OSError):
-                temporary.unlink()
 
 
 def _features_with(encoder: Encoder, prompts: PromptSet, state: _PromptState, query: str) -> Tensor:
@@ -196,4 +158,4 @@ def _checksum(values: bytes) -> bytes:
 
 
 def _key(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    return short_hash("\0".join(parts), 32)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import requests
+from safetensors import SafetensorError, safe_open
+
 from ..errors import EncoderError
-from ..hashing import sha256_of
-from ..storage import target_of
+from ..progress import OnProgress, Progress
+from ..storage import sha256_of, target_of
 
 logger = logging.getLogger(__name__)
 
@@ -19,9 +22,6 @@ HUB = "https://huggingface.co"
 _FILE_ON_HUB = "open_clip_model.safetensors"
 _CHUNK = 1 << 20
 _TIMEOUT_S = (10, 60)
-
-OnBytes = Callable[[int, int], None]
-"""Called while a file arrives: bytes so far, bytes in all (0 if the server does not say)."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def weights_path(model_name: str, tag: str, folder: Path) -> Path:
 
 
 def ensure_weights(
-    model_name: str, tag: str, pretrained_config: dict[str, Any], folders: Sequence[Path], on_bytes: OnBytes | None = None
+    model_name: str, tag: str, pretrained_config: dict[str, Any], folders: Sequence[Path], on_progress: OnProgress | None = None
 ) -> Path:
     """Path of an open_clip model's weights, fetched into the first folder if no folder has them.
 
@@ -101,17 +101,15 @@ def ensure_weights(
             f"Get the weights as safetensors and put them at {target}.",
         )
     url = f"{HUB}/{repository}/resolve/main/{_FILE_ON_HUB}"
-    fetch_file(url, target, on_bytes)
+    fetch_file(url, target, on_progress)
     return target
 
 
-def fetch_file(url: str, target: Path, on_bytes: OnBytes | None = None) -> None:
+def fetch_file(url: str, target: Path, on_progress: OnProgress | None = None) -> None:
     """Fetch a safetensors file to `target`, which appears only when it is complete; a broken fetch goes on where it stopped.
 
     Raises EncoderError with the place to put the file by hand when it cannot be had.
     """
-    import requests
-
     by_hand = f"Download {url} and save it as {target}."
     try:
         # Weights are large: people keep them on another disk, behind a link.
@@ -132,8 +130,8 @@ def fetch_file(url: str, target: Path, on_bytes: OnBytes | None = None) -> None:
                 for chunk in response.iter_content(_CHUNK):
                     file.write(chunk)
                     have += len(chunk)
-                    if on_bytes:
-                        on_bytes(have, total)
+                    if on_progress:
+                        on_progress(Progress(have, total))
             expected = _announced_sha256(response)
     except requests.RequestException as error:
         reason = f"HTTP {error.response.status_code}" if error.response is not None else "no connection"
@@ -157,8 +155,6 @@ def fetch_file(url: str, target: Path, on_bytes: OnBytes | None = None) -> None:
 
 def check_safetensors(path: Path, name: str) -> None:
     """Raises EncoderError unless `path` holds a readable safetensors file; `name` is used in the message."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="pt") as file:
             file.keys()

@@ -11,7 +11,7 @@ import torch
 
 from ..clip.encoder import OpenClipEncoder
 from ..clip.loading import EncoderParts, load_encoder_parts
-from ..clip.weights import OnBytes
+from ..progress import OnProgress
 
 
 class ComfyEncoder(OpenClipEncoder):
@@ -38,6 +38,6 @@ class ComfyEncoder(OpenClipEncoder):
         return is_known and self._patcher.loaded_size() >= self._patcher.model_size()
 
 
-def load_comfy_encoder(encoder_id: str, folders: Sequence[str | Path], on_bytes: OnBytes | None = None) -> ComfyEncoder:
+def load_comfy_encoder(encoder_id: str, folders: Sequence[str | Path], on_progress: OnProgress | None = None) -> ComfyEncoder:
     """Load an encoder for use inside ComfyUI. Raises EncoderError as `loading.load_encoder`."""
-    return ComfyEncoder(load_encoder_parts(encoder_id, folders, on_bytes=on_bytes))
+    return ComfyEncoder(load_encoder_parts(encoder_id, folders, on_progress=on_progress))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -50,15 +50,27 @@ def _described(value: Any, depth: int) -> bytes:
         return _described_tensor(value)
     if depth == 0:
         return _unique()
-    if isinstance(value, Mapping):
-        items = sorted(value.items(), key=lambda item: repr(item[0]))
-        return b"{" + b"".join(_described(key, depth - 1) + _described(item, depth - 1) for key, item in items) + b"}"
-    if isinstance(value, (list, tuple)):
-        return b"[" + b"".join(_described(item, depth - 1) for item in value) + b"]"
-    if isinstance(value, (set, frozenset)):
-        return b"(" + b"".join(sorted(_described(item, depth - 1) for item in value)) + b")"
-    if isinstance(value, torch.nn.Module):
-        return _module(value, depth)
+    for kind, described in _KINDS:
+        if isinstance(value, kind):
+            return described(value, depth)
+    return _object(value, depth)
+
+
+def _mapping(value: Mapping[Any, Any], depth: int) -> bytes:
+    items = sorted(value.items(), key=lambda item: repr(item[0]))
+    return b"{" + b"".join(_described(key, depth - 1) + _described(item, depth - 1) for key, item in items) + b"}"
+
+
+def _sequence(value: Iterable[Any], depth: int) -> bytes:
+    return b"[" + b"".join(_described(item, depth - 1) for item in value) + b"]"
+
+
+def _set(value: Iterable[Any], depth: int) -> bytes:
+    return b"(" + b"".join(sorted(_described(item, depth - 1) for item in value)) + b")"
+
+
+def _object(value: Any, depth: int) -> bytes:
+    """Functions by their code and what they close over, methods by what they belong to, anything else by its fields."""
     name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
     if callable(value) and hasattr(value, "__code__"):
         return name.encode() + value.__code__.co_code + _described((_closure(value), value.__defaults__), depth - 1)
@@ -74,6 +86,14 @@ def _module(module: torch.nn.Module, depth: int) -> bytes:
     parts.add_tensors(module.state_dict().items())
     plain = {name: value for name, value in vars(module).items() if not name.startswith("_")}
     return type(module).__qualname__.encode() + parts.hexdigest().encode() + _described(plain, depth - 1)
+
+
+_KINDS: tuple[tuple[Any, Callable[[Any, int], bytes]], ...] = (
+    (Mapping, _mapping),
+    ((list, tuple), _sequence),
+    ((set, frozenset), _set),
+    (torch.nn.Module, _module),
+)
 
 
 def _closure(function: Any) -> list[Any]:
@@ -93,3 +113,49 @@ def _described_tensor(tensor: Tensor, used_as: torch.dtype | None = None) -> byt
 
 def _unique() -> bytes:
     return uuid.uuid4().bytes
+
+
+def model_fingerprint(model: Any, clip: Any, vae: Any, sigmas: Tensor) -> str:
+    """16 hex digits for MODEL, CLIP and VAE with all that is hung on them. sigmas: noise levels, which tell of any change to the
+    model's sampling."""
+    fingerprint = Fingerprint()
+    for name, patcher in (("model", model), ("clip", clip.patcher), ("vae", vae.patcher)):
+        fingerprint.add_tensors(_unpatched_weights(patcher), _computing_types(patcher.model))
+        fingerprint.add(f"{name} patches", _described_patches(patcher))
+        fingerprint.add(f"{name} options", patcher.model_options)
+        fingerprint.add(f"{name} object patches", patcher.object_patches)
+    fingerprint.add("clip layer", clip.layer_idx)
+    fingerprint.add("tokenizer", clip.tokenizer_options)
+    fingerprint.add("sampling", sigmas)
+    return fingerprint.hexdigest()
+
+
+def _unpatched_weights(patcher: Any) -> Iterator[tuple[str, Tensor]]:
+    """A model's own weights, also while a LoRA is patched into them: ComfyUI keeps aside what it changes."""
+    kept_buffers = getattr(patcher, "backup_buffers", {})
+    for name, tensor in patcher.model.state_dict().items():
+        kept = patcher.backup.get(name)
+        yield name, kept_buffers.get(name, tensor) if kept is None else kept.weight
+
+
+def _computing_types(model: torch.nn.Module) -> dict[str, torch.dtype]:
+    """The types that ComfyUI computes in, by name of the weight, where it notes them.
+
+    Without dynamic VRAM the weights have these types from the start. With it they are kept as the file has them and are cast when
+    they are used, some of them once and for all: the same model, which must not look like another one before that.
+    """
+    note = "_comfy_model_dtype"
+    return {
+        f"{module_name}.{key.removesuffix(note)}".lstrip("."): dtype
+        for module_name, module in model.named_modules()
+        for key, dtype in vars(module).items()
+        if key.endswith(note) and dtype is not None
+    }
+
+
+def _described_patches(patcher: Any) -> dict[str, Any]:
+    """Patches that came with the model, e.g. a LoRA that the user applied before: weights and strengths."""
+    return {
+        key: [(strength, getattr(patch, "weights", patch), strength_model) for strength, patch, strength_model, *_ in patches]
+        for key, patches in patcher.patches.items()
+    }

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from ..errors import GenerationError
-from ..generator import LEADING, Generated, Job, LoraFit, LoraUse, OnStep
+from ..generator import LEADING, Generated, Job, LoraFit, LoraUse, Sampling
+from ..progress import OnProgress, Progress
 from .conditioning import Conditioning, form_of, joined, size_of, text_of, zeroed
 from .families import native_size
-from .fingerprint import Fingerprint
+from .fingerprint import Fingerprint, model_fingerprint
 from .patching import apply_lora, load_lora
 
 logger = logging.getLogger(__name__)
@@ -105,29 +106,14 @@ class _Count:
 class ComfyGenerator:
     """The Generator of ComfyUI's MODEL, CLIP and VAE. The three are cloned before anything is hung on them.
 
-    width, height: pixels; 0 for the native size of the model's family. scheduler: one of ComfyUI's, or "leading", diffusers'
-    default spacing for SDXL. zero_negative: zeros in place of the encoded empty negative, as diffusers does for SDXL.
+    sampling: its sampler and scheduler are ComfyUI's, or the scheduler is "leading", diffusers' default spacing for SDXL.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        clip: Any,
-        vae: Any,
-        *,
-        steps: int,
-        cfg: float,
-        sampler_name: str,
-        scheduler: str,
-        width: int = 0,
-        height: int = 0,
-        zero_negative: bool = False,
-    ) -> None:
+    def __init__(self, model: Any, clip: Any, vae: Any, sampling: Sampling) -> None:
         self._model, self._clip, self._vae = model, clip, vae
-        self._steps, self._cfg, self._sampler_name, self._scheduler = steps, cfg, sampler_name, scheduler
-        self._zero_negative = zero_negative
-        self.width = width or native_size(model)
-        self.height = height or native_size(model)
+        self._sampling = sampling
+        self.width = sampling.width or native_size(model)
+        self.height = sampling.height or native_size(model)
         self._compression = int(vae.spacial_compression_encode())
         if self.width % self._compression or self.height % self._compression:
             raise GenerationError(
@@ -139,38 +125,29 @@ class ComfyGenerator:
 
     @property
     def steps(self) -> int:
-        return self._steps
+        return self._sampling.steps
 
     @property
     def evaluations_per_image(self) -> int:
         """Forward passes that a picture takes with a sampler of one evaluation a step."""
-        return self._steps * (1 if self._cfg == 1.0 else 2)
+        return self._sampling.steps * (1 if self._sampling.cfg == 1.0 else 2)
 
     @cached_property
     def model_fingerprint(self) -> str:
         """16 hex digits for MODEL, CLIP and VAE with all that is hung on them."""
-        fingerprint = Fingerprint()
-        for name, patcher in (("model", self._model), ("clip", self._clip.patcher), ("vae", self._vae.patcher)):
-            fingerprint.add_tensors(_unpatched_weights(patcher), _computing_types(patcher.model))
-            fingerprint.add(f"{name} patches", _described_patches(patcher))
-            fingerprint.add(f"{name} options", patcher.model_options)
-            fingerprint.add(f"{name} object patches", patcher.object_patches)
-        fingerprint.add("clip layer", self._clip.layer_idx)
-        fingerprint.add("tokenizer", self._clip.tokenizer_options)
-        fingerprint.add("sampling", self._sigmas)
-        return fingerprint.hexdigest()
+        return model_fingerprint(self._model, self._clip, self._vae, self._sigmas)
 
     @property
     def settings(self) -> dict[str, Any]:
         return {
             "model": self.model_fingerprint,
-            "steps": self._steps,
-            "cfg": self._cfg,
-            "sampler": self._sampler_name,
-            "scheduler": self._scheduler,
+            "steps": self._sampling.steps,
+            "cfg": self._sampling.cfg,
+            "sampler": self._sampling.sampler_name,
+            "scheduler": self._sampling.scheduler,
             "width": self.width,
             "height": self.height,
-            **({"negative": "zeros"} if self._zero_negative else {}),
+            **({"negative": "zeros"} if self._sampling.zero_negative else {}),
         }
 
     @cached_property
@@ -181,7 +158,7 @@ class ComfyGenerator:
 
     def suggest_batch_size(self) -> int:
         """The largest batch that fits into free memory by ComfyUI's own estimate, once other models have made room."""
-        if self._sampler_name not in _BATCHED_SAMPLERS:
+        if self._sampling.sampler_name not in _BATCHED_SAMPLERS:
             return 1
         device = self._model.load_device
         if comfy.model_management.is_device_cpu(device):
@@ -206,8 +183,8 @@ class ComfyGenerator:
                 break
             self._encoded(side, text_of(job))
 
-    def generate(self, jobs: Sequence[Job], on_step: OnStep | None = None) -> Generated:
-        """Make pictures; see `Generator`. Raises LoraError for a LoRA that does not fit; on_step's errors pass through."""
+    def generate(self, jobs: Sequence[Job], on_progress: OnProgress | None = None) -> Generated:
+        """Make pictures; see `Generator`. Raises LoraError for a LoRA that does not fit."""
         jobs = list(jobs)
         images: list[Tensor | None] = [None] * len(jobs)
         self._count.evaluations = 0
@@ -217,20 +194,20 @@ class ComfyGenerator:
 
             def report(step: int, done: int = done, n: int = len(group)) -> None:
                 comfy.model_management.throw_exception_if_processing_interrupted()
-                if on_step is not None:
-                    on_step(done + step * n, len(jobs) * self._steps)
+                if on_progress is not None:
+                    on_progress(Progress(done + step * n, len(jobs) * self._sampling.steps))
 
             sampled = self._sampled(group, report)
             if len(group) == len(jobs):
                 return Generated(sampled, self._count.evaluations)
             for index, image in zip(indices, sampled, strict=True):
                 images[index] = image
-            done += len(group) * self._steps
+            done += len(group) * self._sampling.steps
         return Generated(torch.stack([image for image in images if image is not None]), self._count.evaluations)
 
     def _groups(self, jobs: Sequence[Job]) -> Iterator[list[int]]:
         """Indices of jobs that can share a sampler call: same LoRAs, conditionings of one form."""
-        limit = 1 if self._sampler_name not in _BATCHED_SAMPLERS else self._max_batch or len(jobs)
+        limit = 1 if self._sampling.sampler_name not in _BATCHED_SAMPLERS else self._max_batch or len(jobs)
         groups: dict[Any, list[int]] = {}
         for index, job in enumerate(jobs):
             groups.setdefault(job.loras, []).append(index)
@@ -271,23 +248,23 @@ class ComfyGenerator:
     def _sampled_together(self, jobs: Sequence[Job], report: Callable[[int], None]) -> Tensor:
         side = self._side(jobs[0].loras)
         positive = joined([self._encoded(side, text_of(job)) for job in jobs])
-        negative = joined([zeroed(self._encoded(side, "")) if self._zero_negative else self._encoded(side, "")])
+        negative = joined([zeroed(self._encoded(side, "")) if self._sampling.zero_negative else self._encoded(side, "")])
         # The noise a KSampler with that seed makes for one picture, whatever shares the batch.
         noise = torch.cat([comfy.sample.prepare_noise(self._empty_latent, job.seed) for job in jobs])
-        if self._scheduler == LEADING:
+        if self._sampling.scheduler == LEADING:
             # diffusers starts from sqrt(sigma^2 + 1) * noise, ComfyUI below its highest level from sigma * noise.
             noise = noise * (1 + 1 / self._sigmas[0] ** 2).sqrt()
         latents = comfy.sample.sample(
             side.model,
             noise,
-            self._steps,
-            self._cfg,
-            self._sampler_name,
-            comfy.samplers.SCHEDULER_NAMES[0] if self._scheduler == LEADING else self._scheduler,
+            self._sampling.steps,
+            self._sampling.cfg,
+            self._sampling.sampler_name,
+            comfy.samplers.SCHEDULER_NAMES[0] if self._sampling.scheduler == LEADING else self._sampling.scheduler,
             positive,
             negative,
             torch.zeros_like(noise),
-            sigmas=self._sigmas if self._scheduler == LEADING else None,
+            sigmas=self._sigmas if self._sampling.scheduler == LEADING else None,
             callback=lambda step, x0, x, total: report(step + 1),
             disable_pbar=True,
             seed=jobs[0].seed,
@@ -344,9 +321,9 @@ class ComfyGenerator:
         5e-7, and a model would have another fingerprint once it has made a picture.
         """
         sampling = copy.deepcopy(self._model.get_model_object("model_sampling")).to("cpu")
-        if self._scheduler == LEADING:
-            return _leading_sigmas(sampling, self._steps)
-        return comfy.samplers.calculate_sigmas(sampling, self._scheduler, self._steps)
+        if self._sampling.scheduler == LEADING:
+            return _leading_sigmas(sampling, self._sampling.steps)
+        return comfy.samplers.calculate_sigmas(sampling, self._sampling.scheduler, self._sampling.steps)
 
 
 def _counting(inner: Any, count: _Count) -> Callable[[Any, dict[str, Any]], Any]:
@@ -368,8 +345,11 @@ def _evictable_memory(device: torch.device) -> int:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Also for the CPU, where torch has no error of its own for it."""
-    return isinstance(error, (comfy.model_management.OOM_EXCEPTION, MemoryError)) or "DefaultCPUAllocator" in str(error)
+    """Also for the CPU, where torch has no error of its own for it: its allocator says so, and oneDNN, which allocates by
+    itself, that it could not create a primitive."""
+    if isinstance(error, (comfy.model_management.OOM_EXCEPTION, MemoryError)):
+        return True
+    return any(words in str(error) for words in ("DefaultCPUAllocator", "could not create a primitive"))
 
 
 def _leading_sigmas(sampling: Any, steps: int) -> Tensor:
@@ -377,34 +357,3 @@ def _leading_sigmas(sampling: Any, steps: int) -> Tensor:
     stride = int(sampling.num_timesteps) // steps
     timesteps = torch.arange(steps - 1, -1, -1) * stride + 1
     return torch.cat([sampling.sigma(timesteps).float().cpu(), torch.zeros(1)])
-
-
-def _unpatched_weights(patcher: Any) -> Iterator[tuple[str, Tensor]]:
-    """A model's own weights, also while a LoRA is patched into them: ComfyUI keeps aside what it changes."""
-    kept_buffers = getattr(patcher, "backup_buffers", {})
-    for name, tensor in patcher.model.state_dict().items():
-        kept = patcher.backup.get(name)
-        yield name, kept_buffers.get(name, tensor) if kept is None else kept.weight
-
-
-def _computing_types(model: torch.nn.Module) -> dict[str, torch.dtype]:
-    """The types that ComfyUI computes in, by name of the weight, where it notes them.
-
-    Without dynamic VRAM the weights have these types from the start. With it they are kept as the file has them and are cast when
-    they are used, some of them once and for all: the same model, which must not look like another one before that.
-    """
-    note = "_comfy_model_dtype"
-    return {
-        f"{module_name}.{key.removesuffix(note)}".lstrip("."): dtype
-        for module_name, module in model.named_modules()
-        for key, dtype in vars(module).items()
-        if key.endswith(note) and dtype is not None
-    }
-
-
-def _described_patches(patcher: Any) -> dict[str, Any]:
-    """Patches that came with the model, e.g. a LoRA that the user applied before: weights and strengths."""
-    return {
-        key: [(strength, getattr(patch, "weights", patch), strength_model) for strength, patch, strength_model, *_ in patches]
-        for key, patches in patcher.patches.items()
-    }

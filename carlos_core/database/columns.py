@@ -8,28 +8,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..errors import DatabaseError
-from ..records import CurvePoint, LoraRecord
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from ..records import CurvePoint, LoraIdentity, LoraMetadata, LoraRecord, LoraVector, MeasuredRow, TopicEffect
 
 SCHEMA_VERSION = 1
-DEFAULT_ENCODER_ID = "ViT-B-32-quickgelu/openai"
 
 _PREFIX = b"carlos."
 _REQUIRED = ("direction", "strength", "consistency")
+_PLAIN = (
+    *("lora_id", "file_name", "sha256", "direction", "strength", "consistency", "n_images", "n_prompts", "alignment"),
+    *("strength_se", "consistency_se", "suggested_weight", "protocol_id", "encoder_id", "indexed_at", "notes"),
+)
+"""Columns that are fields of a record, as they are."""
 
 
 def column_types(dimension: int) -> dict[str, pa.DataType]:
     """Name -> Arrow type of our columns, in file order; directions have `dimension` numbers."""
-    import pyarrow as pa
-
     return {
         "lora_id": pa.string(),
         "version_id": pa.int64(),
@@ -67,8 +69,6 @@ def column_types(dimension: int) -> dict[str, pa.DataType]:
 
 
 def empty_table(dimension: int) -> pa.Table:
-    import pyarrow as pa
-
     return pa.schema(list(column_types(dimension).items())).empty_table()
 
 
@@ -77,9 +77,6 @@ def normalised(table: pa.Table, source: str) -> pa.Table:
 
     Raises DatabaseError when a needed column is missing, a direction is ragged or not finite, or an id is there twice.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     missing = [name for name in _REQUIRED if name not in table.column_names]
     if "lora_id" not in table.column_names and "version_id" not in table.column_names:
         missing.append("lora_id")
@@ -113,8 +110,6 @@ def normalised(table: pa.Table, source: str) -> pa.Table:
 
 
 def _check_values(table: pa.Table, source: str) -> None:
-    import pyarrow.compute as pc
-
     ids = table["lora_id"]
     if ids.null_count or pc.any(pc.equal(ids, "")).as_py():
         raise DatabaseError(f"{source} has rows without an id.", "Give each row a lora_id of its own.")
@@ -131,9 +126,6 @@ def _check_values(table: pa.Table, source: str) -> None:
 
 def direction_matrix(column: pa.ChunkedArray, source: str) -> np.ndarray:
     """Directions as float32 [R, D]. Raises DatabaseError for null, ragged or not finite directions."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     if not (pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type) or pa.types.is_large_list(column.type)):
         raise DatabaseError(f"The directions of {source} are {column.type}, not lists of numbers.", "Choose another file.")
     if pa.types.is_fixed_size_list(column.type):
@@ -163,19 +155,14 @@ def direction_matrix(column: pa.ChunkedArray, source: str) -> np.ndarray:
 
 def direction_array(directions: np.ndarray) -> pa.Array:
     """[R, D] float32 -> fixed_size_list<float32>[D]."""
-    import pyarrow as pa
-
     flat = pa.array(np.ascontiguousarray(directions, dtype=np.float32).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, directions.shape[1])
 
 
-def table_of(record: LoraRecord, schema: pa.Schema, old: Mapping[str, Any]) -> pa.Table:
-    """A table of one row for `record` with the given columns; those that a record does not know are taken from the `old` row."""
-    import pyarrow as pa
-
-    known = column_types(len(record.direction))
-    values: dict[str, Any] = {name: value for name, value in old.items() if name not in known}
-    values.update({field.name: getattr(record, field.name) for field in fields(record)})
+def table_of(record: LoraRecord, schema: pa.Schema, extra: Mapping[str, Any] = MappingProxyType({})) -> pa.Table:
+    """A table of one row for `record` with the given columns. extra: what the old row says in columns of other programs."""
+    values: dict[str, Any] = {**extra, **record.extra, **vars(record.metadata)}
+    values.update({name: getattr(record, name) for name in _PLAIN})
     if record.topics:
         values["topic_names"] = [effect.topic for effect in record.topics]
         values["topic_images"] = [effect.n_images for effect in record.topics]
@@ -196,7 +183,7 @@ def table_of(record: LoraRecord, schema: pa.Schema, old: Mapping[str, Any]) -> p
 def check_storable(record: LoraRecord) -> None:
     """Raises DatabaseError for a row whose facts have no place in a file: text that is no Unicode, numbers that are too large."""
     try:
-        table_of(record, empty_table(len(record.direction)).schema, {})
+        table_of(record, empty_table(len(record.direction)).schema)
     except (ValueError, OverflowError) as error:  # Arrow's own errors about values are ValueErrors
         raise DatabaseError(
             f"The facts of this LoRA cannot be saved ({error}).", "Correct what stands beside its file."
@@ -205,8 +192,6 @@ def check_storable(record: LoraRecord) -> None:
 
 def appended(table: pa.Table, further: pa.Table) -> pa.Table:
     """A table with the rows of another below it. Its columns stay; what the other lacks of them is null there."""
-    import pyarrow as pa
-
     columns = [
         further[field.name] if field in further.schema else pa.nulls(further.num_rows, field.type) for field in table.schema
     ]
@@ -222,11 +207,50 @@ def curve_columns(curve: Sequence[CurvePoint]) -> dict[str, list[float | None] |
     }
 
 
-def row_of(table: pa.Table, index: int) -> dict[str, Any]:
-    """One row as a plain dict; the direction is a float32 array."""
-    row: dict[str, Any] = {name: table[name][index].as_py() for name in table.column_names if name != "direction"}
-    row["direction"] = np.asarray(table["direction"][index].values, dtype=np.float32)
-    return row
+def cells_of(table: pa.Table, index: int) -> dict[str, Any]:
+    """One row by column; the direction is a float32 array."""
+    cells: dict[str, Any] = {name: table[name][index].as_py() for name in table.column_names if name != "direction"}
+    cells["direction"] = np.asarray(table["direction"][index].values, dtype=np.float32)
+    return cells
+
+
+def record_of(table: pa.Table, index: int) -> LoraRecord:
+    """One row as a record; columns that are not ours are its `extra`."""
+    cells = cells_of(table, index)
+    metadata = LoraMetadata(**{name: cells.pop(name) for name in vars(LoraMetadata())})
+    if metadata.trigger_words is not None:
+        metadata = replace(metadata, trigger_words=tuple(metadata.trigger_words))
+    topics = _zipped(cells, "topic", ("names", "images", "strengths", "consistencies", "directions"))
+    curve = _zipped(cells, "curve", ("weights", "strengths", "alignments"))
+    plain = {name: cells.pop(name) for name in _PLAIN}
+    return LoraRecord(
+        **{**plain, "notes": tuple(plain["notes"] or ())},
+        metadata=metadata,
+        topics=tuple(
+            TopicEffect(name, images, LoraVector(np.asarray(direction, np.float32), strength, consistency))
+            for name, images, strength, consistency, direction in topics
+        ),
+        strength_curve=tuple(CurvePoint(*point) for point in curve),
+        extra=cells,
+    )
+
+
+def measured_rows(table: pa.Table) -> list[MeasuredRow]:
+    """How every row was measured, in table order."""
+    names = ("lora_id", "file_name", "protocol_id", "n_images", "strength")
+    notes = (tuple(notes or ()) for notes in table["notes"].to_pylist())
+    has_curve = (bool(weights) for weights in table["curve_weights"].to_pylist())
+    return list(map(MeasuredRow, *(table[name].to_pylist() for name in names), notes, has_curve))
+
+
+def identities(table: pa.Table) -> list[LoraIdentity]:
+    """Which LoRA every row is, in table order."""
+    return list(map(LoraIdentity, *(table[name].to_pylist() for name in LoraIdentity._fields)))
+
+
+def _zipped(cells: dict[str, Any], prefix: str, names: Sequence[str]) -> list[tuple[Any, ...]]:
+    """The lists of some columns of a row, taken out of `cells`, as tuples; empty if they are null."""
+    return list(zip(*(cells.pop(f"{prefix}_{name}") or () for name in names), strict=True))
 
 
 def pack_metadata(encoder_id: str, protocols: Mapping[str, Any], stamp: str) -> dict[bytes, bytes]:

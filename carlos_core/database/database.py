@@ -1,29 +1,33 @@
-"""The metrics database in memory: rows, and the arrays that ranking needs."""
+"""A metrics database: rows in memory and in a file, and the arrays that ranking needs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
+import pyarrow as pa
 import torch
 
+from ..clip.encoder import DEFAULT_ENCODER_ID
 from ..errors import DatabaseError, EncoderError
-from ..records import CurvePoint, LoraIdentity, LoraRecord
-from ..storage import target_of
+from ..records import CurvePoint, LoraIdentity, LoraRecord, MeasuredRow
+from ..storage import locked, target_of
 from . import columns as schema
+from . import parquet, reference
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
 
 @dataclass(frozen=True, eq=False)
 class RankingArrays:
-    """Rows in the order of their ids, ready for `retrieval.rank`.
+    """Rows in the order of their ids, ready for `search.ranking.rank`.
 
     rows: [R] index of each in the table. directions: [R, D] float32. norms, strength, consistency: [R] float32 (consistency
     NaN where undefined).
@@ -114,19 +118,23 @@ class MetricsDatabase:
             )
         return self.encoder_id
 
-    def row(self, lora_id: str) -> dict[str, Any] | None:
-        """All columns of one LoRA, or None if it is not here."""
+    def row(self, lora_id: str) -> LoraRecord | None:
+        """What is known of one LoRA, or None if it is not here."""
         position = self._position.get(lora_id)
         return None if position is None else self.row_at(position)
+
+    def cells(self, lora_id: str) -> dict[str, Any]:
+        """All columns of one LoRA by name, as in the file. Raises KeyError if it is not here."""
+        return schema.cells_of(self._table, self._position[lora_id])
 
     def id_of_version(self, version_id: int) -> str:
         """lora_id of the row of a CivitAI version: `str(version_id)`, unless its row was written before the version was known."""
         lora_id, versions = str(version_id), self.column("version_id")
         return lora_id if lora_id in self or version_id not in versions else self.column("lora_id")[versions.index(version_id)]
 
-    def row_at(self, position: int) -> dict[str, Any]:
-        """All columns of the row at a place in the table."""
-        return schema.row_of(self._table, position)
+    def row_at(self, position: int) -> LoraRecord:
+        """The row at a place in the table."""
+        return schema.record_of(self._table, position)
 
     def column(self, name: str) -> list[Any]:
         """All values of one column, in table order."""
@@ -137,8 +145,6 @@ class MetricsDatabase:
 
         Raises DatabaseError for a read-only database, another encoder, a wrong dimension or a direction that is not finite.
         """
-        import pyarrow as pa
-
         if self.read_only:
             raise DatabaseError(f"{self.name} is read-only.", "Make a writable copy first (create_as in Metrics DB Loader).")
         if record.encoder_id is not None and record.encoder_id != self.encoder_id:
@@ -155,7 +161,7 @@ class MetricsDatabase:
         if not (np.isfinite(record.direction).all() and np.isfinite([record.strength, consistency]).all()):
             raise DatabaseError(f"The metrics of {record.lora_id} are not finite.", "Index the LoRA again.")
         position = self._position.get(record.lora_id)
-        row = schema.table_of(record, self._table.schema, {} if position is None else self.row_at(position))
+        row = schema.table_of(record, self._table.schema, {} if position is None else self.row_at(position).extra)
         end = len(self) if position is None else position
         parts = [self._table.slice(0, end), row, self._table.slice(end + 1)]
         self._replace(pa.concat_tables(parts).combine_chunks())
@@ -169,8 +175,6 @@ class MetricsDatabase:
 
     def set_values(self, column: str, values: Mapping[str, Any]) -> None:
         """Change cells of one column that is not a metric: lora_id -> value. Raises DatabaseError as `upsert`."""
-        import pyarrow as pa
-
         cells = self.column(column) if column in self._table.column_names else None
         for lora_id, value in values.items():
             position = self._position.get(lora_id)
@@ -198,9 +202,7 @@ class MetricsDatabase:
         kept: what was changed here is changed in the file as it is now. Any other file is replaced.
         Raises DatabaseError when the file cannot be written; the file that was there before is whole then.
         """
-        from .parquet import save_database
-
-        save_database(self, Path(path), layout=layout)
+        _save(self, Path(path), layout)
 
     def saved(self, path: Path, stamp: str) -> None:
         """Take note that `path` holds all rows, in the writing that is called `stamp`."""
@@ -253,7 +255,12 @@ class MetricsDatabase:
     @cached_property
     def identities(self) -> list[LoraIdentity]:
         """What every row knows about which LoRA it is, in table order."""
-        return list(map(LoraIdentity, *(self.column(name) for name in LoraIdentity._fields)))
+        return schema.identities(self._table)
+
+    @cached_property
+    def measured(self) -> list[MeasuredRow]:
+        """How every row was measured, in table order."""
+        return schema.measured_rows(self._table)
 
     @cached_property
     def _position(self) -> dict[str, int]:
@@ -261,5 +268,94 @@ class MetricsDatabase:
 
     def _replace(self, table: pa.Table) -> None:
         self._table = table
-        for derived in ("ranking_arrays", "identities", "_position"):
+        for derived in ("ranking_arrays", "identities", "measured", "_position"):
             self.__dict__.pop(derived, None)
+
+
+def load_database(path: str | Path, *, encoder_id: str | None = None) -> MetricsDatabase:
+    """Open a metrics database: ours, or a parquet file of the reference package.
+
+    encoder_id: for foreign files that do not name their encoder; a file that does wins.
+    Raises DatabaseError when the file is missing, damaged, or not a metrics database.
+    """
+    path = Path(path)
+    table, stamp = parquet.read_table(path)
+    facts = schema.unpack_metadata(table.schema.metadata, path.name)
+    encoder_id = facts.get("encoder_id") or encoder_id
+    if reference.has_reference_layout(table):
+        table = reference.from_reference_layout(table)
+        encoder_id = encoder_id or DEFAULT_ENCODER_ID
+    table = schema.normalised(table.replace_schema_metadata(None), path.name)
+    return MetricsDatabase(table, encoder_id=encoder_id, protocols=facts.get("protocols"), path=path, stamp=stamp)
+
+
+def create_database(database: MetricsDatabase, path: Path) -> MetricsDatabase:
+    """Save `database` as a new file and open that. Raises DatabaseError if the file exists already."""
+    with _locked(path):
+        if path.exists():
+            raise DatabaseError(f"{path.name} exists already.", "Choose another name, or delete the file first.")
+        _write(database, path)
+    return load_database(path)
+
+
+def change_database(path: Path, change: Callable[[MetricsDatabase], None]) -> MetricsDatabase:
+    """Read the file as it is now, change it, save it; no other process can come between. Returns the database saved."""
+    with _locked(path):
+        database = load_database(path)
+        change(database)
+        _write(database, path)
+    return database
+
+
+def upsert_into_file(path: Path, record: LoraRecord, protocol: Mapping[str, Any]) -> MetricsDatabase:
+    """Add or replace one row of a database file. Returns the database saved."""
+    return change_database(path, lambda database: database.upsert(record, protocol))
+
+
+def _save(database: MetricsDatabase, path: Path, layout: str) -> None:
+    """Write a database as it is now in memory; see `MetricsDatabase.save_parquet`."""
+    try:
+        base = database.base_of(path)
+        is_new = base is None or not path.exists()
+    except OSError as error:
+        raise parquet.not_saved(path, error) from error
+    if is_new:
+        _write(database, path, layout)
+        return
+    with _locked(path):
+        if parquet.stamp_of_file(path) != base:
+            database.rebase(path, load_database(path, encoder_id=database.encoder_id))
+        _write(database, path, layout)
+
+
+def _write(database: MetricsDatabase, path: Path, layout: str = "carlos") -> None:
+    """Write a database so that `path` is at every moment either the old file or the whole new one."""
+    # A name for each writing, by which a reader knows whether the file is still the one that it read.
+    stamp = uuid4().hex
+    if layout == "reference":
+        table = reference.to_reference_layout(database.table).replace_schema_metadata(schema.stamped(stamp))
+    elif layout == "carlos":
+        if database.encoder_id is None:
+            raise DatabaseError(
+                f"It is not known which encoder made the rows of {database.name}.",
+                "Open the file with load_database(path, encoder_id=...).",
+            )
+        table = database.table.replace_schema_metadata(schema.pack_metadata(database.encoder_id, database.protocols, stamp))
+    else:
+        raise DatabaseError(f"There is no layout {layout!r}.", 'Choose "carlos" or "reference".')
+    parquet.write_table(table, path)
+    database.saved(path, stamp)
+    if layout == "carlos":
+        database.path = path
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path))
+        except TimeoutError as error:
+            raise DatabaseError(str(error), "Wait for it, then run again.") from error
+        except OSError as error:
+            raise parquet.not_saved(path, error) from error
+        yield

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import DatabaseError
-from .database import MetricsDatabase
-from .parquet import copy_file_atomically, load_database
+from ..storage import write_atomically
+from .database import MetricsDatabase, load_database
+from .parquet import not_saved
 
 BUNDLED_PATH = Path(__file__).parent / "data" / "published.parquet"
 
@@ -27,5 +28,9 @@ def copy_bundled_database(dest: str | Path, overwrite: bool = False) -> Path:
     if dest.is_dir():
         raise DatabaseError(f"{dest} is a folder.", "Give the name of a .parquet file in it.")
     if overwrite or not dest.exists():
-        copy_file_atomically(BUNDLED_PATH, dest)
+        content = BUNDLED_PATH.read_bytes()
+        try:
+            write_atomically(dest, lambda target: target.write_bytes(content))
+        except OSError as error:
+            raise not_saved(dest, error) from error
     return dest

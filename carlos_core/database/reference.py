@@ -5,12 +5,10 @@ It has one row per CivitAI version; our names differ for two columns, and its di
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..errors import DatabaseError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 _OURS = {"model_nsfw_level": "nsfw_level", "model_download_count": "download_count"}
 _MARKS = ("version_id", "model_id", "folder_name", "model_nsfw_level", "direction")
@@ -31,9 +29,6 @@ def to_reference_layout(table: pa.Table) -> pa.Table:
 
     Columns that only the reference knows are taken where the table has kept them and are null elsewhere.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     without = table["version_id"].null_count
     if without:
         raise DatabaseError(

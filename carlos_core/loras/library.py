@@ -17,7 +17,7 @@ import os
 import stat
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,27 +25,25 @@ from pathlib import Path
 
 from ..errors import LoraError
 from ..foreign import printable
-from ..hashing import sha256_of
-from ..records import LoraIdentity
+from ..progress import OnProgress, Progress
+from ..records import LoraIdentity, LoraMetadata
+from ..storage import sha256_of
 from .library_index import KnownFile, LibraryIndex
-from .lora_file import NO_FACTS, FileFacts, LoraFile, read_facts
+from .lora_file import LoraFile, read_facts
 from .matching import Files, Resolved, resolve
-from .metadata import SIDECAR_SUFFIXES, Sidecar
+from .metadata import SIDECAR_SUFFIXES
 
 _READERS = 2
 """One reads while the other hashes; more would only make a spinning disk seek."""
 
 _SAVE_EVERY_S = 1.0
 
-OnScan = Callable[[int, int], None]
-"""(files read, files to read); raising ends the scan, and what was read until then is kept."""
-
 
 @dataclass(frozen=True)
 class LibraryEntry:
     """A file of ComfyUI's list. name: as listed, in the system's own spelling. size: bytes. mtime_ns: of the last change.
 
-    sha256: of the whole file, None if it is not known yet. base_model: the family if it is known, else the sidecar's word.
+    sha256: of the whole file, None if it is not known yet. metadata: what header and sidecar say.
     problem: what is wrong with the file or with the facts beside it, empty if nothing is. is_usable: whether it is a LoRA that
     can be read all the same.
     """
@@ -55,23 +53,9 @@ class LibraryEntry:
     size: int
     mtime_ns: int
     sha256: str | None = None
-    base_model: str | None = None
-    trigger_words: tuple[str, ...] = ()
-    sidecar: Sidecar = Sidecar()
+    metadata: LoraMetadata = LoraMetadata()
     problem: str = ""
     is_usable: bool = True
-
-    @property
-    def version_id(self) -> int | None:
-        return self.sidecar.version_id
-
-    @property
-    def model_id(self) -> int | None:
-        return self.sidecar.model_id
-
-    @property
-    def model_name(self) -> str | None:
-        return self.sidecar.model_name
 
     def as_lora_file(self) -> LoraFile:
         """The same as `read_lora_file` gives. Raises LoraError for a file that cannot be read or was not hashed."""
@@ -79,8 +63,7 @@ class LibraryEntry:
             raise LoraError(self.problem)
         if self.sha256 is None:
             raise LoraError(f"{self.path.name} was not hashed.", "Scan with hash_files.")
-        name = self.name.replace("\\", "/")
-        return LoraFile(self.path, name, self.sha256, self.base_model, self.trigger_words, self.sidecar)
+        return LoraFile(self.path, self.name.replace("\\", "/"), self.sha256, self.metadata)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +77,7 @@ class LoraLibrary:
         return self._by_name.get(name)
 
     def resolve(self, rows: Iterable[LoraIdentity]) -> dict[str, Resolved]:
-        """lora_id -> its file; see `resolving.resolve`. Files that cannot be read are not at hand."""
+        """lora_id -> its file; see `matching.resolve`. Files that cannot be read are not at hand."""
         return resolve(rows, self._files)
 
     @cached_property
@@ -104,7 +87,9 @@ class LoraLibrary:
     @cached_property
     def _files(self) -> Files:
         usable = (entry for entry in self.entries if entry.is_usable)
-        return Files((entry.name, entry.sha256, entry.version_id, entry.model_id) for entry in usable)
+        return Files(
+            LoraIdentity("", entry.sha256, entry.metadata.version_id, entry.metadata.model_id, entry.name) for entry in usable
+        )
 
 
 @dataclass(frozen=True)
@@ -138,7 +123,7 @@ def survey(files: Iterable[tuple[str, Path]]) -> tuple[FileState, ...]:
 
 
 def scan(
-    files: Iterable[tuple[str, Path]], index_file: Path, on_progress: OnScan | None = None, *, hash_files: bool = True
+    files: Iterable[tuple[str, Path]], index_file: Path, on_progress: OnProgress | None = None, *, hash_files: bool = True
 ) -> LoraLibrary:
     """Know the given files (name as listed, path). Only those that are new or changed since the last scan are opened.
 
@@ -152,7 +137,7 @@ def scan(
 
 
 def scan_surveyed(
-    states: tuple[FileState, ...], index_file: Path, on_progress: OnScan | None = None, *, hash_files: bool = True
+    states: tuple[FileState, ...], index_file: Path, on_progress: OnProgress | None = None, *, hash_files: bool = True
 ) -> LoraLibrary:
     """`scan` for files whose states are known already."""
     index = LibraryIndex(index_file)
@@ -169,7 +154,7 @@ def scan_surveyed(
         was_hashed = before is not None and before.sha256 is not None
         to_hash = not is_hashed and (hash_files or was_hashed or state.size in sizes_of_renamed)
         if now is not None and now.sidecars == state.sidecars and not to_hash:
-            found[state.name] = _entry(state, now.sha256, now.facts)
+            found[state.name] = _usable(state, now.sha256, now.metadata, now.problem)
         else:
             to_read.append((state, now, to_hash))
     found.update(_read_all(to_read, index, on_progress))
@@ -184,7 +169,7 @@ def _sizes_of_gone(hashed: Iterable[tuple[str, int]], states: tuple[FileState, .
 
 
 def _read_all(
-    to_read: list[tuple[FileState, KnownFile | None, bool]], index: LibraryIndex, on_progress: OnScan | None
+    to_read: list[tuple[FileState, KnownFile | None, bool]], index: LibraryIndex, on_progress: OnProgress | None
 ) -> dict[str, LibraryEntry]:
     """Entries of files that must be opened, by name; saved as they come."""
     unsaved: deque[KnownFile] = deque()
@@ -193,8 +178,9 @@ def _read_all(
         entry = _read(state, now, to_hash)
         # A file that cannot be read is looked at again the next time.
         if entry.is_usable:
-            facts = FileFacts(entry.base_model, entry.trigger_words, entry.sidecar, entry.problem)
-            unsaved.append(KnownFile(state.path, state.size, state.mtime_ns, state.sidecars, entry.sha256, facts))
+            unsaved.append(
+                KnownFile(state.path, state.size, state.mtime_ns, state.sidecars, entry.sha256, entry.metadata, entry.problem)
+            )
         return entry
 
     def save() -> None:
@@ -211,7 +197,7 @@ def _read_all(
                 save()
                 last_save = time.monotonic()
             if on_progress is not None:
-                on_progress(done, len(to_read))
+                on_progress(Progress(done, len(to_read)))
     finally:
         pool.shutdown(cancel_futures=True)
         save()
@@ -222,15 +208,18 @@ def _read(state: FileState, now: KnownFile | None, to_hash: bool) -> LibraryEntr
     """now: what is known of the file's present content."""
     path = Path(state.path)
     if state.size < 0:
-        return _entry(state, None, NO_FACTS, f"The LoRA {printable(path.name)} {_why_no_file(path)}")
+        return _unusable(state, f"The LoRA {printable(path.name)} {_why_no_file(path)}")
     try:
-        facts = now.facts if now is not None and now.sidecars == state.sidecars else read_facts(path)
+        if now is not None and now.sidecars == state.sidecars:
+            metadata, problem = now.metadata, now.problem
+        else:
+            metadata, problem = read_facts(path)
         sha256 = sha256_of(path) if to_hash else now.sha256 if now is not None else None
     except LoraError as error:
-        return _entry(state, None, NO_FACTS, str(error))
+        return _unusable(state, str(error))
     except OSError as error:
-        return _entry(state, None, NO_FACTS, f"The LoRA {printable(path.name)} cannot be read: {error.strerror or error}.")
-    return _entry(state, sha256, facts)
+        return _unusable(state, f"The LoRA {printable(path.name)} cannot be read: {error.strerror or error}.")
+    return _usable(state, sha256, metadata, problem)
 
 
 def _why_no_file(path: Path) -> str:
@@ -244,19 +233,12 @@ def _why_no_file(path: Path) -> str:
     return "is not there. Check that it was not moved or deleted."
 
 
-def _entry(state: FileState, sha256: str | None, facts: FileFacts, problem: str = "") -> LibraryEntry:
-    return LibraryEntry(
-        state.name,
-        Path(state.path),
-        state.size,
-        state.mtime_ns,
-        sha256,
-        facts.base_model,
-        facts.trigger_words,
-        facts.sidecar,
-        problem or facts.problem,
-        not problem,
-    )
+def _usable(state: FileState, sha256: str | None, metadata: LoraMetadata, problem: str) -> LibraryEntry:
+    return LibraryEntry(state.name, Path(state.path), state.size, state.mtime_ns, sha256, metadata, problem)
+
+
+def _unusable(state: FileState, problem: str) -> LibraryEntry:
+    return LibraryEntry(state.name, Path(state.path), state.size, state.mtime_ns, problem=problem, is_usable=False)
 
 
 def _is_same_content(state: FileState, file: KnownFile) -> bool:

@@ -15,8 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from .lora_file import FileFacts
-from .metadata import Sidecar
+from ..records import LoraMetadata
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +48,8 @@ class KnownFile:
     mtime_ns: int
     sidecars: str
     sha256: str | None
-    facts: FileFacts
+    metadata: LoraMetadata
+    problem: str = ""
 
 
 class LibraryIndex:
@@ -146,7 +146,11 @@ def _path(key: bytes) -> str:
 
 
 def _row_of(file: KnownFile) -> tuple[object, ...]:
-    facts = json.dumps(asdict(file.facts), separators=(",", ":"))
+    said = asdict(file.metadata)
+    facts = json.dumps(
+        {"base_model": said["base_model"], "trigger_words": said["trigger_words"], "sidecar": said, "problem": file.problem},
+        separators=(",", ":"),
+    )
     return (_key(file.path), file.size, file.mtime_ns, file.sidecars, file.sha256, facts)
 
 
@@ -155,19 +159,16 @@ def _file_of(row: tuple[object, ...]) -> KnownFile | None:
     path, size, mtime_ns, sidecars, sha256, text = row
     try:
         facts = json.loads(text)  # type: ignore[arg-type]
-        sidecar = facts["sidecar"]
         return KnownFile(
             _path(path),  # type: ignore[arg-type]
             size,  # type: ignore[arg-type]
             mtime_ns,  # type: ignore[arg-type]
             sidecars,  # type: ignore[arg-type]
             sha256,  # type: ignore[arg-type]
-            FileFacts(
-                facts["base_model"],
-                tuple(facts["trigger_words"]),
-                Sidecar(**{**sidecar, "trigger_words": tuple(sidecar["trigger_words"])}),
-                facts.get("problem", ""),
+            LoraMetadata(
+                **{**facts["sidecar"], "base_model": facts["base_model"], "trigger_words": tuple(facts["trigger_words"])}
             ),
+            facts.get("problem", ""),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

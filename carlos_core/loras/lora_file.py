@@ -6,14 +6,15 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..foreign import printable, whole_text
-from ..hashing import sha256_of
+from ..records import LoraMetadata
+from ..storage import sha256_of
 from .family import family_of_header, family_of_name
 from .header import read_header
-from .metadata import Sidecar, read_sidecar
+from .metadata import read_sidecar
 
 logger = logging.getLogger(__name__)
 
@@ -28,49 +29,37 @@ class LoraFile:
     path: Path
     name: str
     sha256: str
-    base_model: str | None
-    trigger_words: tuple[str, ...]
-    sidecar: Sidecar
+    metadata: LoraMetadata
 
     @property
     def lora_id(self) -> str:
         """`str(version_id)` for a LoRA known on CivitAI, else the beginning of its content's hash."""
-        if self.sidecar.version_id is not None:
-            return str(self.sidecar.version_id)
+        if self.metadata.version_id is not None:
+            return str(self.metadata.version_id)
         return f"sha256:{self.sha256[:16]}"
 
+    @property
+    def trigger_words(self) -> tuple[str, ...]:
+        return self.metadata.trigger_words or ()
 
-@dataclass(frozen=True)
-class FileFacts:
-    """What header and sidecar of a file say. base_model: the family if it is known, else the sidecar's own word.
 
-    problem: what of that cannot be read; the LoRA itself can be used.
+def read_facts(path: Path) -> tuple[LoraMetadata, str]:
+    """What sidecar and header of a LoRA say, and what of that cannot be read, as a sentence (else empty).
+
+    Raises LoraError if the file is missing or is no safetensors file.
     """
-
-    base_model: str | None = None
-    trigger_words: tuple[str, ...] = ()
-    sidecar: Sidecar = Sidecar()
-    problem: str = ""
-
-
-NO_FACTS = FileFacts()
-
-
-def read_facts(path: Path) -> FileFacts:
-    """Read header and sidecar of a LoRA. Raises LoraError if the file is missing or is no safetensors file."""
     header = read_header(path)
     problems: list[str] = []
-    sidecar = read_sidecar(path, problems)
-    trigger_words = sidecar.trigger_words or trigger_words_of(header.metadata, problems)
+    said = read_sidecar(path, problems)
+    metadata = replace(
+        said,
+        base_model=family_of_name(said.base_model) or family_of_header(header.metadata, header.shapes) or said.base_model,
+        trigger_words=said.trigger_words or trigger_words_of(header.metadata, problems),
+    )
     problem = f"{printable(path.name)}: {'; '.join(problems)}." if problems else ""
     if problem:
         logger.warning("carlos: %s", problem)
-    return FileFacts(
-        base_model=family_of_name(sidecar.base_model) or family_of_header(header.metadata, header.shapes) or sidecar.base_model,
-        trigger_words=trigger_words,
-        sidecar=sidecar,
-        problem=problem,
-    )
+    return metadata, problem
 
 
 def read_lora_file(path: str | Path, name: str | None = None) -> LoraFile:
@@ -79,15 +68,8 @@ def read_lora_file(path: str | Path, name: str | None = None) -> LoraFile:
     Raises LoraError if the file is missing or is no safetensors file.
     """
     path = Path(path)
-    facts = read_facts(path)
-    return LoraFile(
-        path=path,
-        name=(name or path.name).replace("\\", "/"),
-        sha256=sha256_of(path),
-        base_model=facts.base_model,
-        trigger_words=facts.trigger_words,
-        sidecar=facts.sidecar,
-    )
+    metadata, _ = read_facts(path)
+    return LoraFile(path, (name or path.name).replace("\\", "/"), sha256_of(path), metadata)
 
 
 def trigger_words_of(metadata: Mapping[str, str], problems: list[str]) -> tuple[str, ...]:

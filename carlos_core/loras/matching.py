@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 from ..records import LoraIdentity
 
@@ -27,30 +27,26 @@ class Resolved:
     note: str = ""
 
 
-class _File(NamedTuple):
-    name: str
-    sha256: str | None
-    version_id: int | None
-    model_id: int | None
-
-
 class Files:
-    """The files at hand, (name as listed, sha256, version id, model id) of each, looked up by any of these."""
+    """The files at hand, looked up by hash, version, model or name. Of each, `file_name` is as listed."""
 
-    def __init__(self, files: Iterable[tuple[str, str | None, int | None, int | None]]) -> None:
-        self.by_hash: dict[str, list[_File]] = {}
-        self.by_version: dict[int, list[_File]] = {}
-        self.by_model: dict[int, list[_File]] = {}
-        self.by_base_name: dict[str, list[_File]] = {}
-        for facts in files:
-            file = _File(*facts)
+    def __init__(self, files: Iterable[LoraIdentity]) -> None:
+        self.by_hash: dict[str, list[LoraIdentity]] = {}
+        self.by_version: dict[int, list[LoraIdentity]] = {}
+        self.by_model: dict[int, list[LoraIdentity]] = {}
+        self.by_base_name: dict[str, list[LoraIdentity]] = {}
+        for file in files:
             _add(self.by_hash, file.sha256, file)
             _add(self.by_version, file.version_id, file)
             _add(self.by_model, file.model_id, file)
-            _add(self.by_base_name, _base_name(_posix(file.name)), file)
+            _add(self.by_base_name, _base_name(_posix(_name(file))), file)
 
 
-def _add(table: dict[_Key, list[_File]], key: _Key | None, file: _File) -> None:
+def _name(file: LoraIdentity) -> str:
+    return file.file_name or ""
+
+
+def _add(table: dict[_Key, list[LoraIdentity]], key: _Key | None, file: LoraIdentity) -> None:
     if key is not None:
         table.setdefault(key, []).append(file)
 
@@ -80,15 +76,15 @@ def _by_identity(row: LoraIdentity, files: Files) -> Resolved | None:
     if row.sha256 is None and row.version_id is None and row.model_id is not None:
         of_model = files.by_model.get(row.model_id, [])
         if len(of_model) == 1:
-            return Resolved(of_model[0].name, "model id")
+            return Resolved(of_model[0].file_name, "model id")
     return None
 
 
-def _chosen(row: LoraIdentity, alike: list[_File], by: FoundBy, what: str) -> Resolved:
+def _chosen(row: LoraIdentity, alike: list[LoraIdentity], by: FoundBy, what: str) -> Resolved:
     if len(alike) == 1:
-        return Resolved(alike[0].name, by)
+        return Resolved(alike[0].file_name, by)
     best, *others = sorted(
-        (file.name for file in alike), key=lambda name: (_posix(name) != row.file_name, len(name), _posix(name))
+        (_name(file) for file in alike), key=lambda name: (_posix(name) != row.file_name, len(name), _posix(name))
     )
     return Resolved(best, by, tuple(others), f"{what} is also in {_listed(others)}")
 
@@ -98,8 +94,8 @@ def _by_name(row: LoraIdentity, files: Files) -> Resolved | None:
     namesakes = files.by_base_name.get(_base_name(path), [])
     if not namesakes:
         return None
-    unlike = [file.name for file in namesakes if _is_another(row, file)]
-    left = [file.name for file in namesakes if not _is_another(row, file)]
+    unlike = [_name(file) for file in namesakes if _is_another(row, file)]
+    left = [_name(file) for file in namesakes if not _is_another(row, file)]
     at_path = next((name for name in left if _posix(name) == path), None)
     if at_path is not None or len(left) == 1:
         return Resolved(at_path or left[0], "file name")
@@ -108,7 +104,7 @@ def _by_name(row: LoraIdentity, files: Files) -> Resolved | None:
     return Resolved(None, "file name", tuple(unlike), f"{_listed(unlike)} has its name but is another LoRA now")
 
 
-def _is_another(row: LoraIdentity, file: _File) -> bool:
+def _is_another(row: LoraIdentity, file: LoraIdentity) -> bool:
     """Whether a file is known not to be the row's."""
     return any(
         ours is not None and theirs is not None and ours != theirs

@@ -1,14 +1,15 @@
-"""What other tools have written beside a LoRA file: names, trigger words, CivitAI ids."""
+"""What others say about a LoRA: CivitAI's JSON, and the sidecars that tools write beside its file."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ..foreign import ForeignFacts, printable, words_of
+from ..records import LoraMetadata
 
 logger = logging.getLogger(__name__)
 
@@ -16,38 +17,24 @@ SIDECAR_SUFFIXES = (".civitai.info", ".metadata.json", ".json")
 """Behind a LoRA's name without its own suffix, in the order in which they are asked."""
 
 
-@dataclass(frozen=True)
-class Sidecar:
-    """Facts about a LoRA; None or empty where the sidecar is silent."""
-
-    version_id: int | None = None
-    model_id: int | None = None
-    model_name: str | None = None
-    base_model: str | None = None
-    trigger_words: tuple[str, ...] = ()
-    nsfw_level: int | None = None
-    download_count: int | None = None
-    preview_url: str | None = None
-
-
-def read_sidecar(lora: Path, problems: list[str] | None = None) -> Sidecar:
+def read_sidecar(lora: Path, problems: list[str] | None = None) -> LoraMetadata:
     """The first readable of `<name>.civitai.info`, `<name>.metadata.json`, `<name>.json`; empty if there is none.
 
     problems: takes a sentence for each sidecar, and each field of it, that says something nobody can use; without it they are
     warnings in the log.
     """
     found: list[str] = []
-    sidecar = _first_readable(lora, found)
+    metadata = _first_readable(lora, found)
     if problems is not None:
         problems += found
     else:
         for problem in found:
             logger.warning("carlos: %s: %s", printable(lora.name), problem)
-    return sidecar
+    return metadata
 
 
-def _first_readable(lora: Path, problems: list[str]) -> Sidecar:
-    for suffix, reader in zip(SIDECAR_SUFFIXES, (_civitai_info, _metadata_json, _webui_json), strict=True):
+def _first_readable(lora: Path, problems: list[str]) -> LoraMetadata:
+    for suffix, reader in zip(SIDECAR_SUFFIXES, (metadata_of_version, _metadata_json, _webui_json), strict=True):
         path = lora.with_name(f"{lora.stem}{suffix}")
         if not path.is_file():
             continue
@@ -59,16 +46,17 @@ def _first_readable(lora: Path, problems: list[str]) -> Sidecar:
             continue
         if isinstance(content, Mapping):
             facts = ForeignFacts(content)
-            sidecar = reader(facts)
+            metadata = reader(facts)
             problems += [f"in the sidecar {path.name} {problem}" for problem in facts.problems]
-            return sidecar
-    return Sidecar()
+            return metadata
+    return LoraMetadata()
 
 
-def _civitai_info(facts: ForeignFacts) -> Sidecar:
-    """A model version as CivitAI's API gives it."""
+def metadata_of_version(facts: ForeignFacts) -> LoraMetadata:
+    """A model version as CivitAI's API gives it, and as tools keep it in `.civitai.info`. Fields as documented at
+    developer.civitai.com/site/reference."""
     stills = (picture.text("url") for picture in facts.parts("images") if picture.text("type") in (None, "image"))
-    return Sidecar(
+    return LoraMetadata(
         version_id=facts.number("id"),
         model_id=facts.number("modelId"),
         model_name=facts.part("model").text("name"),
@@ -81,9 +69,9 @@ def _civitai_info(facts: ForeignFacts) -> Sidecar:
     )
 
 
-def _metadata_json(facts: ForeignFacts) -> Sidecar:
+def _metadata_json(facts: ForeignFacts) -> LoraMetadata:
     """Lora-Manager's form: its own facts, with CivitAI's answer inside."""
-    civitai = _civitai_info(facts.part("civitai"))
+    civitai = metadata_of_version(facts.part("civitai"))
     return replace(
         civitai,
         model_name=facts.text("model_name") or civitai.model_name,
@@ -91,9 +79,9 @@ def _metadata_json(facts: ForeignFacts) -> Sidecar:
     )
 
 
-def _webui_json(facts: ForeignFacts) -> Sidecar:
+def _webui_json(facts: ForeignFacts) -> LoraMetadata:
     """The web UI's form: what its user typed in."""
-    return Sidecar(
+    return LoraMetadata(
         base_model=facts.text("sd version"),
-        trigger_words=words_of((facts.text("activation text") or "").split(",")),
+        trigger_words=words_of((facts.text("activation text") or "").split(",")) or None,
     )

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .feature_store import Journal, picture_key
+from ..storage import write_atomically
+from .feature_store import FeatureStore, picture_key
 
 logger = logging.getLogger(__name__)
 
@@ -20,21 +21,18 @@ _SIDE = 256
 _GAP = 4
 
 
-def keep_thumbnail(journal: Journal, text: str, seed: int, image: Tensor) -> None:
-    """Keep a small copy of a picture beside its journal. image: [H, W, 3] in [0, 1]. A failure costs only the thumbnail."""
-    path = _path(journal, text, seed)
+def keep_thumbnail(store: FeatureStore, text: str, seed: int, image: Tensor) -> None:
+    """Keep a small copy of a picture beside its features. image: [H, W, 3] in [0, 1]. A failure costs only the thumbnail."""
+    path = _path(store, text, seed)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         picture = picture_of(image)
         picture.thumbnail((_SIDE, _SIDE))
-        temporary = path.with_suffix(".tmp")
-        picture.save(temporary, "PNG")
-        temporary.replace(path)
+        write_atomically(path, lambda file: picture.save(file, "PNG"), is_cache=True)
     except OSError as error:
         logger.warning("carlos: a thumbnail cannot be kept: %s", error)
 
 
-def contact_sheet(base: Journal, lora: Journal, pairs: Sequence[tuple[tuple[str, int], tuple[str, int]]]) -> Tensor:
+def contact_sheet(base: FeatureStore, lora: FeatureStore, pairs: Sequence[tuple[tuple[str, int], tuple[str, int]]]) -> Tensor:
     """Two rows, without the LoRA above, with it below, a column for each pair whose pictures are at hand.
 
     pairs: (text, seed) of the base side and of the LoRA side. Result: [1, H, W, 3] float in [0, 1]; a grey square if there is
@@ -61,8 +59,8 @@ def picture_of(image: Tensor) -> Image.Image:
     return Image.fromarray((image[..., :3].float().cpu().clamp(0, 1) * 255.0).round().to(torch.uint8).numpy())
 
 
-def _path(journal: Journal, text: str, seed: int) -> Path:
-    return journal.thumbnails / f"{picture_key(text, seed).hex()}.png"
+def _path(store: FeatureStore, text: str, seed: int) -> Path:
+    return store.thumbnails / f"{picture_key(text, seed).hex()}.png"
 
 
 def _read(path: Path) -> Image.Image | None:

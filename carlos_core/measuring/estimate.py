@@ -1,4 +1,4 @@
-"""How many pictures and how much time a session will take, before it begins and while it runs."""
+"""How many pictures and how much time a run will take, before it begins and while it runs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from statistics import median
 
 from ..database.database import MetricsDatabase
-from ..database.parquet import load_database
 from ..loras.lora_file import LoraFile
-from .indexer import Session
-from .protocol import protocol_covers
-from .speed import Speed, in_words
+from .indexer import Indexer
+from .measure import sides_of
+from .speed import in_words
 from .strength_curve import most_pictures
-from .studio import base_side, lora_side
 
 UNKNOWN = "the time is told after the first batch"
 
@@ -38,31 +36,28 @@ class Estimate:
         return f"{in_words(self.expected * self.seconds_per_picture)}{limit}"
 
 
-def estimate_lora(session: Session, lora: LoraFile) -> Estimate:
+def estimate_lora(indexer: Indexer, lora: LoraFile) -> Estimate:
     """What measuring one LoRA will take, less the pictures that are kept from earlier runs.
 
-    It is likely to need as many pictures as the rows of its protocol did (median), or as many as the session expects.
+    It is likely to need as many pictures as the rows of its protocol did (median), or as many as the plan expects.
     """
-    database = load_database(session.database_path)
-    row = None if session.overwrite else database.row(lora.lora_id)
-    if row is not None and protocol_covers(row, database.protocols, session.protocol, len(session.shots)) is None:
-        row = None
-    wants_sweep = session.scale_sweep if row is None else session.wants_sweep(row)
-    sweep = most_pictures(session.shots) if wants_sweep else 0
+    database = indexer.target.read()
+    studio, shots = indexer.studio, indexer.plan.shots
+    row = database.row(lora.lora_id)
+    known = row.measured if row is not None and indexer.is_covered(row.measured, database) else None
+    wants_sweep = indexer.scale_sweep if known is None else indexer.wants_sweep(known)
+    sweep = most_pictures(shots) if wants_sweep else 0
     expected = most = 0
-    if row is None:
-        batch = session.batch_size or session.generator.suggest_batch_size()
-        likely = _likely_images(session, database)
-        place = (session.generator, str(database.encoder_id), database.dimension, session.working_directory)
-        base = base_side(session.protocol.base_triggers(lora.trigger_words), *place)
-        with_lora = lora_side(lora, session.protocol.lora_weight, *place)
-        is_afresh = session.overwrite and with_lora.journal.is_complete
+    if known is None:
+        likely = _likely_images(indexer, database)
+        base, with_lora = sides_of(studio, lora, indexer.protocol)
+        is_again = indexer.overwrite and with_lora.store.is_complete
         for side in (base, with_lora):
-            missing = side.missing(session.shots, batch)
-            if side is with_lora and is_afresh:
+            missing = side.missing(shots, studio.batch)
+            if side is with_lora and is_again:
                 missing[:] = True
             expected, most = expected + int(missing[:likely].sum()), most + int(missing.sum())
-    return Estimate(expected + sweep, most + sweep, _seconds_per_picture(session))
+    return Estimate(expected + sweep, most + sweep, studio.speed.seconds_per_picture)
 
 
 class LibraryEstimate:
@@ -72,51 +67,37 @@ class LibraryEstimate:
     renamed only makes the estimate too long.
     """
 
-    def __init__(self, session: Session, names: Sequence[str]) -> None:
-        self._session, self._names = session, list(names)
+    def __init__(self, indexer: Indexer, names: Sequence[str]) -> None:
+        self._indexer, self._names = indexer, list(names)
         self.begin(self._names[0])
 
     def begin(self, name: str) -> None:
         """The run comes to a file: look at what is left, with the database as it is now."""
-        database = load_database(self._session.database_path)
-        likely = _likely_images(self._session, database)
-        known, to_sweep = self._known_files(database)
+        indexer, studio = self._indexer, self._indexer.studio
+        database = indexer.target.read()
+        likely = _likely_images(indexer, database)
+        known = {row.file_name for row in database.measured if indexer.is_covered(row, database)}
+        to_sweep = {row.file_name for row in database.measured if indexer.is_covered(row, database) and indexer.wants_sweep(row)}
         left = {file.replace("\\", "/") for file in self._names[self._names.index(name) :]}
-        place = (self._session.generator, str(database.encoder_id), database.dimension, self._session.working_directory)
-        batch = self._session.batch_size or self._session.generator.suggest_batch_size()
-        base = int(base_side((), *place).missing(self._session.shots[:likely], batch).sum()) if left - known else 0
-        sweeps = len((left - known) | (left & to_sweep)) if self._session.scale_sweep else 0
-        self._pictures = len(left - known) * likely + base + sweeps * most_pictures(self._session.shots)
+        unknown = left - known
+        base = int(studio.without_lora().missing(indexer.plan.shots[:likely], studio.batch).sum()) if unknown else 0
+        sweeps = len(unknown | (left & to_sweep)) if indexer.scale_sweep else 0
+        self._pictures = len(unknown) * likely + base + sweeps * most_pictures(indexer.plan.shots)
         self._begin = time.monotonic()
 
     def __str__(self) -> str:
         """For people, e.g. "about 40 min left"; empty while the time is not known."""
-        seconds = _seconds_per_picture(self._session)
+        seconds = self._indexer.studio.speed.seconds_per_picture
         if seconds is None:
             return ""
         return f"{in_words(max(0.0, self._pictures * seconds - (time.monotonic() - self._begin)))} left"
 
-    def _known_files(self, database: MetricsDatabase) -> tuple[set[str], set[str]]:
-        """Files that will not be measured, and those of them that will be swept."""
-        if self._session.overwrite:
-            return set(), set()
-        columns = ("file_name", "protocol_id", "n_images", "strength", "notes", "curve_weights")
-        rows = (dict(zip(columns, values, strict=True)) for values in zip(*map(database.column, columns), strict=True))
-        shots = len(self._session.shots)
-        known = [row for row in rows if protocol_covers(row, database.protocols, self._session.protocol, shots) is not None]
-        return {row["file_name"] for row in known}, {row["file_name"] for row in known if self._session.wants_sweep(row)}
 
-
-def _likely_images(session: Session, database: MetricsDatabase) -> int:
+def _likely_images(indexer: Indexer, database: MetricsDatabase) -> int:
     """Pictures a LoRA is likely to take on its own side."""
-    if session.rule is not None:
-        rows = zip(database.column("protocol_id"), database.column("n_images"), strict=True)
-        numbers = [n for protocol_id, n in rows if protocol_id == session.protocol.protocol_id and n]
-        likely = round(median(numbers)) if numbers else session.expected
-    else:
-        likely = 0
-    return min(likely or len(session.shots), len(session.shots))
-
-
-def _seconds_per_picture(session: Session) -> float | None:
-    return Speed(session.working_directory, session.generator.fingerprint).seconds_per_picture
+    n_shots, likely = len(indexer.plan.shots), 0
+    if indexer.plan.rule is not None:
+        own = indexer.protocol.protocol_id
+        numbers = [row.n_images for row in database.measured if row.protocol_id == own and row.n_images]
+        likely = round(median(numbers)) if numbers else indexer.plan.expected
+    return min(likely or n_shots, n_shots)

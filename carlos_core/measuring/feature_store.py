@@ -38,8 +38,8 @@ class Entry:
     evaluations: int
 
 
-class Journal:
-    """Pictures' features by key, for one identity (what made them: model, settings, encoder, LoRA).
+class FeatureStore:
+    """Pictures' features by key, for one identity (what made them: model, settings, encoder, LoRA), in a journal on disk.
 
     Opening only reads; the first append makes the file. A file of another identity at the same place is an error, since names
     carry the identity's hash.
@@ -53,13 +53,17 @@ class Journal:
         self._header = _MAGIC + struct.pack("<I", len(canonical)) + canonical
         self._entries: dict[bytes, Entry] = {}
         self._end = 0
+        self.refresh()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def refresh(self) -> None:
+        """Take in what other processes have kept since the last look."""
         try:
             self._look()
         except OSError as error:
             raise self._unusable(error) from error
-
-    def __len__(self) -> int:
-        return len(self._entries)
 
     @property
     def _complete_mark(self) -> Path:
@@ -86,7 +90,7 @@ class Journal:
             }
         )
 
-    def merge(self, other: Journal) -> None:
+    def merge(self, other: FeatureStore) -> None:
         """Take in the pictures of another machine's journal of the same measurement. Raises IndexingError if it is of another."""
         if other._header != self._header:
             raise IndexingError(

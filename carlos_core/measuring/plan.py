@@ -1,11 +1,25 @@
-"""Which pictures a LoRA is measured on, in which order."""
+"""Which pictures a LoRA is measured on, in which order, and when that is enough."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from ..errors import IndexingError
 from ..prompts.prompt_set import Prompt, PromptSet
+from .presets import Preset
+from .stopping import StoppingRule, picture_order
+
+PAPER_IMAGES = 4480
+"""Pairs of pictures of the published protocol: 280 prompts x 16 seeds (arXiv 2512.08826)."""
+
+TYPICAL_IMAGES = 150
+"""Pictures that an adaptive preset is expected to take: the median over the published rows is 120 to 186, by the shape of the
+noise (`benchmarks/stopping_rule.py`)."""
+
+OWN_SEED_RULE = "sha256(prompt) + k, each prompt its own"
+
+_REPEAT_EVERY = 14
 
 
 @dataclass(frozen=True)
@@ -16,13 +30,58 @@ class Shot:
     seed: int
 
 
-def all_shots(prompts: PromptSet, *, seeds: int, first_seed: int, max_prompts: int = 0) -> tuple[Shot, ...]:
-    """All prompts once, in stratified order, then all with the next seed, and so on.
+@dataclass(frozen=True)
+class Plan:
+    """Pictures in the order in which they are taken.
 
-    seeds: how many for each prompt; they are first_seed, first_seed + 1, ... max_prompts: take only so many, 0 for all.
-    Raises IndexingError for seeds < 1 or max_prompts < 0.
+    shots: all that may be taken. seed_rule: where their seeds come from, for the protocol. rule: ends the measurement when the
+    direction of the full protocol, of `n_full` pictures, is known; without one all are taken. expected: how many it is likely to
+    be, for estimates of time; 0 for all.
     """
-    if seeds < 1 or max_prompts < 0:
-        raise IndexingError(f"{seeds} seeds and {max_prompts} prompts make no plan.", "Use at least 1 seed; 0 prompts means all.")
-    chosen = prompts.stratified()[: max_prompts or None]
-    return tuple(Shot(prompt, first_seed + k) for k in range(seeds) for prompt in chosen)
+
+    shots: tuple[Shot, ...]
+    seed_rule: str
+    rule: StoppingRule | None = None
+    n_full: int = 0
+    expected: int = 0
+
+    @classmethod
+    def all(cls, prompts: PromptSet, *, seeds: int = 1, first_seed: int = 0, max_prompts: int = 0) -> Plan:
+        """All prompts once, in stratified order, then all with the next seed, and so on.
+
+        seeds: how many for each prompt; they are first_seed, first_seed + 1, ... max_prompts: take only so many, 0 for all.
+        Raises IndexingError for seeds < 1 or max_prompts < 0.
+        """
+        if seeds < 1 or max_prompts < 0:
+            raise IndexingError(
+                f"{seeds} seeds and {max_prompts} prompts make no plan.", "Use at least 1 seed; 0 prompts means all."
+            )
+        chosen = prompts.stratified()[: max_prompts or None]
+        shots = tuple(Shot(prompt, first_seed + k) for k in range(seeds) for prompt in chosen)
+        return cls(shots, f"{first_seed} + k, shared by all prompts")
+
+    @classmethod
+    def of_preset(cls, preset: Preset, prompts: PromptSet, evaluations_per_image: int) -> Plan:
+        """All prompts once, stratified, then all again with the next seed, and a few second seeds early, which tell the stopping
+        rule how much seeds matter; as many as the preset's budget allows.
+
+        Raises IndexingError if that does not suffice for two pictures.
+        """
+        order = prompts.stratified()
+        limit = preset.max_evaluations // evaluations_per_image if preset.max_evaluations else len(order) * preset.seeds
+        if limit < 2:
+            raise IndexingError(
+                f"One picture takes {evaluations_per_image} model evaluations, {preset.name} has {preset.max_evaluations}.",
+                "Choose the preset 'standard'.",
+            )
+        repeat_every = _REPEAT_EVERY if preset.is_adaptive else 0
+        pairs = picture_order(len(order), preset.seeds, repeat_every=repeat_every, spread_seeds=False)
+        shots = tuple(Shot(order[prompt], own_seed(order[prompt].text, k)) for prompt, k in pairs[:limit])
+        if not preset.is_adaptive:
+            return cls(shots, OWN_SEED_RULE, n_full=PAPER_IMAGES)
+        return cls(shots, OWN_SEED_RULE, StoppingRule(), PAPER_IMAGES, TYPICAL_IMAGES)
+
+
+def own_seed(prompt: str, k: int) -> int:
+    """Seed of the k-th picture of a prompt: from the prompt's text, so that it does not depend on its place in a list."""
+    return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:6], "big") + k

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from pathlib import Path
 from statistics import median_low
 from typing import Any
 
-from ..storage import target_of
+import torch
+
+from ..storage import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +45,8 @@ class Speed:
             return
         speeds = {**_read(self._path), self._key: self.seconds_per_picture}
         try:
-            target = target_of(self._path)
-            scratch = target.with_name(f"{target.name}.{os.getpid()}")
-            scratch.write_text(json.dumps(speeds, sort_keys=True, indent=1), encoding="utf-8")
-            os.replace(scratch, target)
+            text = json.dumps(speeds, sort_keys=True, indent=1)
+            write_atomically(self._path, lambda file: file.write_text(text, encoding="utf-8"), is_cache=True)
         except OSError as error:
             logger.warning("carlos: %s cannot be written (%s); the next run tells its time later", self._path, error)
 
@@ -62,8 +61,6 @@ def in_words(seconds: float) -> str:
 
 
 def _device_name() -> str:
-    import torch
-
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU or an accelerator other than CUDA"
 
 

@@ -9,19 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from ..clip.encoder import Encoder
 from ..errors import BrokenPictureError, IndexingError
-from ..generator import Generator
 from ..loras.lora_file import LoraFile
+from ..progress import OnProgress, titled
 from ..records import CurvePoint
-from .plan import Shot
+from .plan import Plan, Shot
 from .protocol import Protocol
-from .speed import Speed
-from .studio import OnProgress, Progress, Side, Work, base_side, diff, lora_side
+from .studio import Shoot, Side, Studio, diff
 
 TARGET_STRENGTH = 6.0
 """Strength that a suggested weight aims at: the published LoRAs have 5.94 in the mean at weight 1, and break pictures from 9.8
@@ -44,18 +41,18 @@ other weights are then left sooner, never later."""
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """curve: by growing distance from 0. model_evaluations: forward passes behind the pictures at weights other than the row's
+class StrengthCurve:
+    """points: by growing distance from 0. model_evaluations: forward passes behind the pictures at weights other than the row's
     own, also of those kept from an earlier run, and behind those at its own that were no longer there; base_model_evaluations:
     those that this run spent on the base side."""
 
-    curve: tuple[CurvePoint, ...]
+    points: tuple[CurvePoint, ...]
     suggested_weight: float | None
     model_evaluations: int
     base_model_evaluations: int
 
 
-def sweep_shots(shots: Sequence[Shot]) -> tuple[Shot, ...]:
+def curve_shots(shots: Sequence[Shot]) -> tuple[Shot, ...]:
     """The pictures of a plan that a sweep uses: the first of each of the first prompts, in the plan's order."""
     first: dict[str, Shot] = {}
     for shot in shots:
@@ -65,56 +62,49 @@ def sweep_shots(shots: Sequence[Shot]) -> tuple[Shot, ...]:
 
 def most_pictures(shots: Sequence[Shot]) -> int:
     """How many pictures a sweep makes at most, beyond those of the measurement itself."""
-    return len(sweep_shots(shots)) * (len(FACTORS) - 1 + len(FURTHER_FACTORS))
+    return len(curve_shots(shots)) * (len(FACTORS) - 1 + len(FURTHER_FACTORS))
 
 
-def sweep_lora(
+def strength_curve(
+    studio: Studio,
     lora: LoraFile,
     direction: np.ndarray,
-    *,
-    generator: Generator,
-    encoder: Encoder,
     protocol: Protocol,
-    shots: Sequence[Shot],
-    working_directory: Path,
-    batch_size: int = 0,
-    target_strength: float = TARGET_STRENGTH,
+    plan: Plan,
     on_progress: OnProgress | None = None,
-) -> Sweep:
-    """Measure the strength curve of a LoRA whose row has `direction` [D], by the row's own `protocol` and `shots`.
+    *,
+    target_strength: float = TARGET_STRENGTH,
+) -> StrengthCurve:
+    """Measure the strength curve of a LoRA whose row has `direction` [D], by the row's own protocol and plan.
 
-    Pictures are kept as those of a measurement are, each weight in a journal of its own: one that was broken off goes on, and
-    what is there is never made afresh. The curve ends before a weight at which a picture is broken (NaN). Raises IndexingError
-    for a lora_weight of 0, else as `measure_lora`.
+    Pictures are kept as those of a measurement are, each weight in a store of its own: one that was broken off goes on, and
+    what is there is never made again. The curve ends before a weight at which a picture is broken (NaN). Raises IndexingError
+    for a lora_weight of 0, else as `measure`.
     """
     if protocol.lora_weight == 0:
         raise IndexingError("A LoRA of weight 0 has no curve.", "Set lora_weight to another value, or scale_sweep off.")
-    shots = sweep_shots(shots)
-    batch = batch_size or generator.suggest_batch_size()
-    place = (generator, encoder.encoder_id, encoder.dimension, working_directory)
-    base = base_side(protocol.base_triggers(lora.trigger_words), *place)
-    speed = Speed(working_directory, generator.fingerprint)
+    shots = curve_shots(plan.shots)
+    base = studio.without_lora(protocol.base_triggers(lora.trigger_words))
     points: list[CurvePoint] = []
     evaluations = base_evaluations = 0
     for factor in (*FACTORS, *FURTHER_FACTORS):
         if factor > FACTORS[-1] and not _is_wanted(points, target_strength):
             break
         weight = factor * protocol.lora_weight
-        with_lora = lora_side(lora, weight, *place)
-        titled = _titled(on_progress, f"weight {weight:g}: ")
-        work = Work(generator, encoder, (base, with_lora), shots, batch, speed, titled, thumbnails=0)
-        work.make(base, 0, len(shots))
-        base_evaluations += work.evaluations[base]
+        with_lora = studio.with_lora(lora, weight)
+        shoot = Shoot(studio, (base, with_lora), shots, titled(on_progress, f"weight {weight:g}: "), thumbnails=0)
+        shoot.make(base, 0, len(shots))
+        base_evaluations += shoot.evaluations[base]
         try:
-            work.make(with_lora, 0, len(shots))
+            shoot.make(with_lora, 0, len(shots))
         except BrokenPictureError:
             if not points:
                 raise
             break
-        own = work.evaluations[with_lora]
+        own = shoot.evaluations[with_lora]
         evaluations += own if factor == 1 else sum(with_lora.entry(shot).evaluations for shot in shots)
         points.append(_point(weight, base, with_lora, shots, direction))
-    return Sweep(tuple(points), suggested_weight(points, target_strength), evaluations, base_evaluations)
+    return StrengthCurve(tuple(points), suggested_weight(points, target_strength), evaluations, base_evaluations)
 
 
 def suggested_weight(curve: Sequence[CurvePoint], target_strength: float = TARGET_STRENGTH) -> float | None:
@@ -161,14 +151,3 @@ def _point(weight: float, base: Side, with_lora: Side, shots: Sequence[Shot], di
     length = float(np.linalg.norm(mean) * np.linalg.norm(direction.astype(np.float64)))
     alignment = float(mean @ direction) / length if length else None
     return CurvePoint(weight, float(np.linalg.norm(diffs, axis=1).mean()), alignment)
-
-
-def _titled(on_progress: OnProgress | None, title: str) -> OnProgress | None:
-    if on_progress is None:
-        return None
-
-    def titled(progress: Progress) -> None:
-        note = f"{title}{progress.note}" if progress.note else ""
-        on_progress(Progress(progress.done, progress.total, progress.image, note))
-
-    return titled

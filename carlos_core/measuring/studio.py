@@ -1,10 +1,10 @@
-"""Making the pictures of a plan batch by batch: each is kept as features as soon as it is made, and none is made twice."""
+"""Where pictures are made, batch by batch: each is kept as features as soon as it is made, and none is made twice."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,34 +14,18 @@ from ..clip.encoder import Encoder
 from ..errors import BrokenPictureError
 from ..generator import Generator, Job, LoraUse
 from ..loras.lora_file import LoraFile
-from .contact_sheet import PAIRS, keep_thumbnail
-from .feature_store import Entry, Journal
+from ..progress import OnProgress, Progress
+from .contact_sheet import PAIRS, contact_sheet, keep_thumbnail
+from .feature_store import Entry, FeatureStore
 from .plan import Shot
 from .speed import Speed, in_words
-
-
-@dataclass(frozen=True, eq=False)
-class Progress:
-    """How far a measurement is: sampler steps of single pictures, done and in all (an estimate, if it may end early).
-
-    image: [H, W, 3], the newest picture, or None. note: what is known by now, for people; empty between two looks.
-    """
-
-    done: int
-    total: int
-    image: Tensor | None = None
-    note: str = ""
-
-
-OnProgress = Callable[[Progress], None]
-"""It may raise, to cancel: pictures finished before are kept."""
 
 
 @dataclass(frozen=True, eq=False)
 class Side:
     """The pictures without a LoRA, or those with it at one weight."""
 
-    journal: Journal
+    store: FeatureStore
     loras: tuple[LoraUse, ...]
     triggers: tuple[str, ...]
 
@@ -53,13 +37,13 @@ class Side:
 
     def entry(self, shot: Shot) -> Entry:
         """What is kept of a picture that has been made."""
-        entry = self.journal.get(self.text(shot), shot.seed)
+        entry = self.store.get(self.text(shot), shot.seed)
         assert entry is not None, "every picture of the plan has been made"
         return entry
 
     def is_missing(self, part: Sequence[Shot]) -> bool:
         """A batch is made again as a whole if one of its pictures is missing: its companions decide the last bits."""
-        return any(self.journal.get(self.text(shot), shot.seed) is None for shot in part)
+        return any(self.store.get(self.text(shot), shot.seed) is None for shot in part)
 
     def missing(self, shots: Sequence[Shot], batch: int) -> np.ndarray:
         """Which pictures are yet to be made. [N] bool."""
@@ -67,31 +51,70 @@ class Side:
         return np.array([is_missing for part in parts for is_missing in [self.is_missing(part)] * len(part)], dtype=bool)
 
 
-def base_side(triggers: tuple[str, ...], generator: Generator, encoder_id: str, dimension: int, working_directory: Path) -> Side:
-    """The pictures without a LoRA, shared by all LoRAs of one generator and encoder."""
-    return Side(Journal(working_directory / "base", _common(generator, encoder_id), dimension), (), triggers)
-
-
-def lora_side(
-    lora: LoraFile, weight: float, generator: Generator, encoder_id: str, dimension: int, working_directory: Path
-) -> Side:
-    """The pictures with the LoRA at a weight."""
-    own = {**_common(generator, encoder_id), "lora": lora.sha256, "weight": weight}
-    journal = Journal(working_directory / "loras", own, dimension)
-    return Side(journal, (LoraUse(lora.path, weight),), lora.trigger_words)
-
-
-def _common(generator: Generator, encoder_id: str) -> dict[str, str]:
-    return {"generator": generator.fingerprint, "encoder": encoder_id}
-
-
 def diff(base: Side, with_lora: Side, shot: Shot) -> np.ndarray:
     """e(with the LoRA) - e(without it). [D] float64."""
     return with_lora.entry(shot).features.astype(np.float64) - base.entry(shot).features
 
 
-class Work:
-    """Making pictures, and telling how far it is and how long it will take.
+@dataclass(frozen=True, eq=False)
+class Studio:
+    """Makes pictures with a generator, looks at them with an encoder, and keeps their features in a folder.
+
+    The pictures without a LoRA are shared by all LoRAs of one generator and encoder, and work that was broken off goes on.
+    batch_size: pictures a sampler call, 0 for what memory allows; batches are cut at fixed places of a plan, so that a run that
+    was broken off ends with the same numbers to the bit.
+    """
+
+    generator: Generator
+    encoder: Encoder
+    folder: Path
+    batch_size: int = 0
+    _stores: dict[tuple[str | float, ...], FeatureStore] = field(default_factory=dict, repr=False)
+
+    @property
+    def batch(self) -> int:
+        """Pictures a sampler call."""
+        return self.batch_size or self.generator.suggest_batch_size()
+
+    @property
+    def speed(self) -> Speed:
+        """How long a picture takes here, as far as earlier runs tell."""
+        return Speed(self.folder, self.generator.fingerprint)
+
+    def without_lora(self, triggers: tuple[str, ...] = ()) -> Side:
+        """The side without a LoRA. triggers: words that stand in its prompts all the same."""
+        return Side(self._store("base", self._identity), (), triggers)
+
+    def with_lora(self, lora: LoraFile, weight: float) -> Side:
+        """The side with a LoRA at a weight."""
+        store = self._store("loras", {**self._identity, "lora": lora.sha256, "weight": weight})
+        return Side(store, (LoraUse(lora.path, weight),), lora.trigger_words)
+
+    def contact_sheet(self, base: Side, with_lora: Side, shots: Sequence[Shot]) -> Tensor:
+        """A few pairs of pictures that were made. [1, H, W, 3]; a grey square if they are gone."""
+        pairs = [((base.text(shot), shot.seed), (with_lora.text(shot), shot.seed)) for shot in shots[:PAIRS]]
+        return contact_sheet(base.store, with_lora.store, pairs)
+
+    @property
+    def _identity(self) -> dict[str, str]:
+        return {"generator": self.generator.fingerprint, "encoder": self.encoder.encoder_id}
+
+    def _store(self, folder: str, identity: Mapping[str, str | float]) -> FeatureStore:
+        """A store is read once: the base side's stays open, and those of a LoRA until the next one's is asked for."""
+        key = (folder, *identity.values())
+        store = self._stores.get(key)
+        if store is not None:
+            store.refresh()
+            return store
+        lora = identity.get("lora")
+        for other in [other for other in self._stores if other[0] == folder and lora not in other]:
+            del self._stores[other]
+        store = self._stores[key] = FeatureStore(self.folder / folder, identity, self.encoder.dimension)
+        return store
+
+
+class Shoot:
+    """Makes the pictures of some sides, and tells how far it is and how long it will take.
 
     sides: all that will be made of `shots`. expected: pictures of each side that it is likely to come to, all of them if 0.
     thumbnails: how many pictures of each side are also kept to be looked at.
@@ -100,19 +123,17 @@ class Work:
 
     def __init__(
         self,
-        generator: Generator,
-        encoder: Encoder,
+        studio: Studio,
         sides: Sequence[Side],
         shots: Sequence[Shot],
-        batch: int,
-        speed: Speed,
         on_progress: OnProgress | None,
+        *,
         expected: int = 0,
         thumbnails: int = PAIRS,
     ) -> None:
-        self._generator, self._encoder, self._shots, self._batch = generator, encoder, shots, batch
-        self._on_progress, self._speed = on_progress, speed
-        self._missing = {side: side.missing(shots, batch) for side in sides}
+        self._studio, self._shots, self._on_progress = studio, shots, on_progress
+        self.batch, self._speed, self._steps = studio.batch, studio.speed, studio.generator.steps
+        self._missing = {side: side.missing(shots, self.batch) for side in sides}
         self._done = 0
         self._has_looked = False
         self._shown = shots[:thumbnails]
@@ -123,19 +144,19 @@ class Work:
         """Make what is missing of one side's pictures from `start` to `end`, both multiples of the batch."""
         missing = self._missing[side]
         if missing[start:end].any():
-            side.journal.begin()
-        self._generator.prepare([side.job(self._shots[place]) for place in range(start, end) if missing[place]])
-        for place in range(start, end, self._batch):
-            part = self._shots[place : min(place + self._batch, end)]
+            side.store.begin()
+        self._studio.generator.prepare([side.job(self._shots[place]) for place in range(start, end) if missing[place]])
+        for place in range(start, end, self.batch):
+            part = self._shots[place : min(place + self.batch, end)]
             image = None
             if missing[place]:
                 begin = time.monotonic()
-                evaluations, image = _make(side, part, self._shown, self._generator, self._encoder, self._report)
+                evaluations, image = self._make_batch(side, part)
                 self._speed.add(time.monotonic() - begin, len(part))
                 self.evaluations[side] += evaluations
             missing[place : place + len(part)] = False
-            self._done += len(part) * self._generator.steps
-            pictures = f"{self._done // self._generator.steps} of about {len(self._missing) * self._expected} pictures"
+            self._done += len(part) * self._steps
+            pictures = f"{self._done // self._steps} of about {len(self._missing) * self._expected} pictures"
             self._tell(0, image, pictures + self._time_left())
 
     def expect(self, images_needed: int | None, alignment: float | None, taken: int) -> None:
@@ -146,6 +167,25 @@ class Work:
         left = ", done" if taken == self._expected else self._time_left()
         self._tell(0, None, f"{known} after {taken} images{left}")
 
+    def _make_batch(self, side: Side, part: Sequence[Shot]) -> tuple[int, Tensor]:
+        """Make one batch and keep its features. Returns the forward passes it took and one of its pictures."""
+        generated = self._studio.generator.generate(
+            [side.job(shot) for shot in part], lambda progress: self._tell(progress.done, None)
+        )
+        features = self._studio.encoder.encode_images(generated.images).numpy()
+        broken = [shot for shot, row in zip(part, features, strict=True) if not np.isfinite(row).all()]
+        if broken:
+            raise BrokenPictureError(
+                f"The picture of {broken[0].prompt.text!r} with seed {broken[0].seed} is broken (NaN).",
+                "Run the model in higher precision (--force-fp32, or --fp32-vae), or lower the LoRA's weight.",
+            )
+        evaluations = generated.model_evaluations // len(part)
+        side.store.append([(side.text(shot), shot.seed, row, evaluations) for shot, row in zip(part, features, strict=True)])
+        for shot, image in zip(part, generated.images, strict=True):
+            if shot in self._shown:
+                keep_thumbnail(side.store, side.text(shot), shot.seed, image)
+        return generated.model_evaluations, generated.images[0]
+
     def _time_left(self) -> str:
         """By what is missing of the pictures expected; before the first look, also by what is missing of all."""
         seconds = self._speed.seconds_per_picture
@@ -155,36 +195,7 @@ class Work:
         limit = f", at most {in_words(most * seconds)}" if most > expected and not self._has_looked else ""
         return f", {in_words(expected * seconds)} left{limit}"
 
-    def _report(self, step: int, steps: int) -> None:
-        del steps
-        self._tell(step, None)
-
     def _tell(self, step: int, image: Tensor | None, note: str = "") -> None:
         if self._on_progress is not None:
-            total = len(self._missing) * self._expected * self._generator.steps
-            self._on_progress(Progress(self._done + step, max(total, self._done + step), image, note))
-
-
-def _make(
-    side: Side,
-    part: Sequence[Shot],
-    shown: Sequence[Shot],
-    generator: Generator,
-    encoder: Encoder,
-    on_step: Callable[[int, int], None],
-) -> tuple[int, Tensor]:
-    """Make one batch and keep its features. Returns the forward passes it took and one of its pictures."""
-    generated = generator.generate([side.job(shot) for shot in part], on_step)
-    features = encoder.encode_images(generated.images).numpy()
-    broken = [shot for shot, row in zip(part, features, strict=True) if not np.isfinite(row).all()]
-    if broken:
-        raise BrokenPictureError(
-            f"The picture of {broken[0].prompt.text!r} with seed {broken[0].seed} is broken (NaN).",
-            "Run the model in higher precision (--force-fp32, or --fp32-vae), or lower the LoRA's weight.",
-        )
-    evaluations = generated.model_evaluations // len(part)
-    side.journal.append([(side.text(shot), shot.seed, row, evaluations) for shot, row in zip(part, features, strict=True)])
-    for shot, image in zip(part, generated.images, strict=True):
-        if shot in shown:
-            keep_thumbnail(side.journal, side.text(shot), shot.seed, image)
-    return generated.model_evaluations, generated.images[0]
+            total = len(self._missing) * self._expected * self._steps
+            self._on_progress(Progress(self._done + step, max(total, self._done + step), note, image))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from ..errors import PromptSetError
 from ..foreign import whole_text
+from ..storage import short_hash
 
 _DATA = Path(__file__).parent / "data"
 _SHAPE = 'Expected {"name": ..., "prompts": {"<topic>": {"<sub-category>": ["...", ...]}}} or a flat list of strings.'
@@ -43,7 +43,7 @@ class PromptSet:
     @cached_property
     def content_hash(self) -> str:
         content = [[prompt.topic, prompt.sub_category, prompt.text] for prompt in self.prompts]
-        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
+        return short_hash(json.dumps(content, ensure_ascii=False), 16)
 
     def stratified(self) -> tuple[Prompt, ...]:
         """All prompts, one of each sub-category a round: any beginning of this order covers the topics evenly."""

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RetrievalError
-from ..records import Matches
-from .ranking import matches_at, selected
+from .limits import PUBLISHED_LIMITS, SearchLimits
+from .matches import Matches, matches_at
 
 if TYPE_CHECKING:
     from ..database.database import MetricsDatabase
@@ -17,20 +17,16 @@ _COLUMNS = ("model_name", "file_name", "lora_id", "trigger_words", "folder_name"
 
 
 def find_named(
-    db: MetricsDatabase,
-    name: str,
-    *,
-    top_k: int,
-    base_model: str | None = None,
-    installed: Mapping[str, str] | None = None,
-    installed_only: bool = False,
+    db: MetricsDatabase, name: str, *, top_k: int, limits: SearchLimits = PUBLISHED_LIMITS, installed: Mapping[str, str]
 ) -> Matches:
     """LoRAs whose model name, file name, id, folder or trigger words hold every word of `name`, in any order.
 
     Case, accents and what stands between words do not matter, and a word may be part of a longer one. The score is the largest
     part of a single name that was asked for: 1 for all of it. Equal scores are ordered by id. The signature is the mean of the
-    unit directions found, so that a name can be combined with other searches. Raises RetrievalError for a name without letters
-    or digits, or top_k < 1.
+    unit directions found, so that a name can be combined with other searches. limits: those on what was measured do not count.
+    installed: lora_id -> file name of the LoRAs at hand.
+
+    Raises RetrievalError for a name without letters or digits, or top_k < 1.
     """
     words = _words(name)
     if not words:
@@ -38,17 +34,17 @@ def find_named(
     if top_k < 1:
         raise RetrievalError(f"top_k is {top_k}.", "Ask for at least 1 LoRA.")
     arrays = db.ranking_arrays
-    keep = selected(db, base_model=base_model, installed=(installed or {}) if installed_only else None)
+    chosen = limits.chosen(db, installed)
     columns = [db.column(column) for column in _COLUMNS if column in db.table.column_names]
     found = []
     for index, row in enumerate(arrays.rows.tolist()):
-        if keep is None or bool(keep[index]):
+        if chosen[index]:
             score = _score(words, [text for column in columns for text in _texts(column[row])])
             if score > 0:
                 found.append((-score, index))
     found = sorted(found)[:top_k]
     indices = [index for _, index in found]
-    items = matches_at(db, indices, [-score for score, _ in found], installed or {})
+    items = matches_at(db, indices, [-score for score, _ in found], installed)
     norms = arrays.norms[indices]
     units = arrays.directions[indices][norms > 0] / norms[norms > 0, None]
     return Matches(

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from ..errors import RetrievalError
-from ..records import Confidence
+from ..vectors import unit, units_of
+from .matches import Confidence
 
 CLEAR, LIKELY, WEAK = 0.001, 0.05, 0.2
 """The p-values up to which a match is called by these words; beyond the last it is "none". Conventional levels: a match counts
@@ -58,10 +59,7 @@ class Background:
                 f"A signature of shape {list(signature.shape)} does not fit a background of shape {list(self.mean.shape)}.",
                 "Make both with the same encoder.",
             )
-        length = torch.linalg.vector_norm(signature.double())
-        if not torch.isfinite(length) or length == 0:
-            raise RetrievalError("The query changes nothing in the encoder's eyes.", "Use other words.")
-        return _probes((signature.double() / length)[None], self.mean, self.precision)[0]
+        return _probes(unit(signature)[None], self.mean, self.precision)[0]
 
 
 def fit_background(signatures: Tensor) -> Background:
@@ -69,7 +67,7 @@ def fit_background(signatures: Tensor) -> Background:
 
     Raises RetrievalError for fewer than 100 that are left: their spread would not be known.
     """
-    units = _units(signatures.double())
+    units = units_of(signatures.double())
     units = units[torch.linalg.vector_norm(units, dim=1) > 0]
     if len(units) < MIN_BANK:
         raise RetrievalError(
@@ -114,7 +112,7 @@ def calibrated_rows(directions: Tensor, background: Background) -> CalibratedRow
             f"Directions of shape {list(directions.shape)} do not fit a background of shape {list(background.mean.shape)}.",
             "Make the background with the encoder of the rows.",
         )
-    units = _units(directions.double())
+    units = units_of(directions.double())
     has_direction = units.any(dim=1)
     centred = units - units.sum(0) / (has_direction.sum() + 1)
     null = centred @ background.probes.T
@@ -135,12 +133,6 @@ def confidences(z: Tensor, n_rows: int) -> list[Confidence]:
 def word_for(p_value: float) -> str:
     """ "clear", "likely", "weak" or "none"."""
     return next((word for limit, word in ((CLEAR, "clear"), (LIKELY, "likely"), (WEAK, "weak")) if p_value <= limit), "none")
-
-
-def _units(rows: Tensor) -> Tensor:
-    """Rows of length 1; rows of zeros stay."""
-    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    return rows / torch.where(lengths > 0, lengths, 1.0)
 
 
 def _moments(units: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import RetrievalError
+from ..vectors import unit, without
 
 if TYPE_CHECKING:
     from ..clip.encoder import Encoder
@@ -20,7 +21,7 @@ def like_lora(db: MetricsDatabase, lora_id: str) -> Tensor:
     row = db.row(lora_id.strip())
     if row is None:
         raise RetrievalError(f"{db.name} has no LoRA {lora_id.strip()!r}.", "Take the id from a report, or index the LoRA first.")
-    direction = torch.tensor(row["direction"])
+    direction = torch.tensor(row.direction)
     if not bool(direction.any()):
         raise RetrievalError(f"{lora_id.strip()} has no measurable effect.", "Nothing is like it: choose another LoRA.")
     return direction
@@ -45,14 +46,14 @@ def combined(signatures: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     A negative weight takes the search away, as `but_not` does; -1 wholly. Raises RetrievalError unless one weight is positive
     and something is left.
     """
-    units = [_unit(signature) for signature in signatures]
-    wanted = [weight * unit for unit, weight in zip(units, weights, strict=True) if weight > 0]
+    units = [unit(signature) for signature in signatures]
+    wanted = [weight * towards for towards, weight in zip(units, weights, strict=True) if weight > 0]
     if not wanted:
         raise RetrievalError("No search has a weight above 0.", "Say what to look for, not only what to avoid.")
     aim = torch.stack(wanted).sum(0)
-    for unit, weight in zip(units, weights, strict=True):
+    for away, weight in zip(units, weights, strict=True):
         if weight < 0:
-            aim = _without(aim, unit, min(-weight, 1.0))
+            aim = without(aim, away, min(-weight, 1.0))
     return aim.float()
 
 
@@ -62,19 +63,4 @@ def but_not(signature: Tensor, negative: Tensor) -> Tensor:
     LoRAs that do what is unwanted and nothing else then score 0, and not less: "not B" asks for no B, not for its opposite. A
     signature that points away from the negative stays as it is. Raises RetrievalError if nothing is left.
     """
-    return _without(signature.double(), _unit(negative), 1.0).float()
-
-
-def _without(aim: Tensor, unit: Tensor, share: float) -> Tensor:
-    left = aim - share * torch.clamp(aim @ unit, min=0.0) * unit
-    # Of a signature without itself only rounding errors are left, and these would rank LoRAs by chance.
-    if torch.linalg.vector_norm(left) <= 1e-5 * torch.linalg.vector_norm(aim):
-        raise RetrievalError("What is to be avoided is all that was looked for.", "Look for something else, or avoid less.")
-    return left
-
-
-def _unit(signature: Tensor) -> Tensor:
-    length = torch.linalg.vector_norm(signature.double())
-    if not torch.isfinite(length) or length == 0:
-        raise RetrievalError("A search changes nothing in the encoder's eyes.", "Use other words or pictures.")
-    return signature.double() / length
+    return without(signature.double(), unit(negative)).float()

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..errors import RetrievalError
-from ..records import CONFIDENCE_WORDS, Match, Matches
-from .weights import BEST_ONE, MODES, TOP_K_EQUAL, compose, unlike, weighed
-
-ANY = "any"
-CONFIDENCES = (ANY, *CONFIDENCE_WORDS[1:])
-"""How sure a match must be to be taken; "any" takes the best whatever it is."""
+from ..vectors import cosine
+from .limits import ANY, BEST_ONE, CONFIDENCES, MAX_STRENGTH, MODES, TOP_K_EQUAL, ChoiceRules
+from .matches import Match, Matches
+from .weights import Candidates, WeightLimits, compose, unlike, weighed
 
 CANDIDATES = 12
 """How many matches of a search are looked at."""
@@ -45,6 +43,13 @@ class Selection:
     query: str
     picks: tuple[Pick, ...]
     reason: str
+    alternative: Callable[[Collection[str]], Selection] | None = field(default=None, repr=False)
+
+    def without(self, lora_ids: Collection[str]) -> Selection:
+        """The choice if these LoRAs cannot be had: because they will not load, say. lora_ids: also those left out before."""
+        if self.alternative is None:
+            return Selection(self.query, (), "The LoRAs that were chosen cannot be used.")
+        return self.alternative(lora_ids)
 
 
 def parts_of(query: str) -> tuple[str, ...]:
@@ -54,105 +59,86 @@ def parts_of(query: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in _SEPARATORS.split(single) if part.strip())
 
 
-def choose(
-    query: str,
-    search: Search,
-    *,
-    mode: str,
-    max_loras: int,
-    strength_budget: float,
-    min_confidence: str,
-    max_strength: float,
-    takes_suggested: bool = True,
-) -> Selection:
+def select(query: str, search: Search, rules: ChoiceRules, max_strength: float = MAX_STRENGTH) -> Selection:
     """The LoRAs for a query.
 
     A query of several parts fits if all of its parts do, or if it does as a whole: the signature of two effects at once looks
     less sure than either. mode "best one": the best LoRA for the whole; if none fits it, that of the surest part. "composed":
     the best LoRA of each part, with weights whose predicted joint direction comes closest to the signature of the whole; of a
-    query of one part `composition.compose` of the LoRAs that fit. "top k equal": the same LoRAs and then the next best, all at
+    query of one part `weights.compose` of the LoRAs that fit. "top k equal": the same LoRAs and then the next best, all at
     their own weight.
 
-    strength_budget: what the weights may add up to. takes_suggested: a LoRA's own weight is its `suggested_weight`, else 1.
-    Near-duplicates (cosine above composition.MAX_LIKENESS) are not put together. Equal inputs give equal answers.
+    Near-duplicates (cosine above weights.MAX_LIKENESS) are not put together. Equal inputs give equal answers.
+    max_strength: as of the search, in raw CLIP units.
     Raises RetrievalError for values that make no sense, and what `search` raises.
     """
-    if mode not in MODES or min_confidence not in CONFIDENCES:
-        wrong, choices = (mode, MODES) if mode not in MODES else (min_confidence, CONFIDENCES)
-        raise RetrievalError(f"{wrong!r} is no way to choose LoRAs.", f"Choose one of {', '.join(choices)}.")
-    if max_loras < 1 or not strength_budget > 0:
-        raise RetrievalError(f"{max_loras} LoRAs with a budget of {strength_budget:g}.", "Allow at least 1 LoRA and some weight.")
+    _check(rules)
     whole = search(query)
     if not whole.items:
         return Selection(whole.query, (), whole.reason)
     texts = parts_of(query)
     parts = [search(text) for text in texts] if len(texts) > 1 else []
-    fitting = _fitting(whole, min_confidence)
-    leaders = _leaders(parts, min_confidence)
+    fitting = _fitting(whole, rules)
+    leaders = _leaders(parts, rules)
     if not fitting and len(leaders) < len(parts or [whole]):
-        return Selection(whole.query, (), _why_not(whole, _lacking(parts, leaders) if leaders else [], min_confidence))
-    n = 1 if mode == BEST_ONE else max_loras
+        return Selection(whole.query, (), _why_not(whole, _lacking(parts, leaders) if leaders else [], rules.min_confidence))
+    n = 1 if rules.mode == BEST_ONE else rules.max_loras
     is_by_parts = bool(parts) and len(leaders) == len(parts) and (n > 1 or not fitting)
+    limits = WeightLimits(rules.strength_budget, max_strength)
     if is_by_parts:
-        # If these are more than may be used, the surest are, in the order of the query.
-        chosen = _unlike([match for _, match in leaders], len(leaders))
-        surest = sorted(chosen, key=_p_value)[:n]
-        chosen = [match for match in chosen if match in surest]
-        if mode == TOP_K_EQUAL:
-            chosen = _unlike([*chosen, *fitting], n)
+        chosen = _of_parts(leaders, fitting, n, rules)
     elif n == 1:
         chosen = fitting[:1]
-    elif mode == TOP_K_EQUAL:
+    elif rules.mode == TOP_K_EQUAL:
         chosen = _unlike(fitting, n)
     else:
-        chosen = _composed(fitting, whole, n, strength_budget, max_strength, takes_suggested)
+        chosen = _composed(fitting, whole, n, limits, rules)
     signature = _signature(whole)
-    weights = weighed(
-        _directions(chosen),
-        signature,
-        strength=np.array([match.vector.strength for match in chosen]),
-        strength_budget=strength_budget,
-        max_strength=max_strength,
-        base_weights=_own_weights(chosen, takes_suggested),
-        is_equal=mode == TOP_K_EQUAL,
-    )
+    weights = weighed(_candidates(chosen, rules), signature, limits, is_equal=rules.mode == TOP_K_EQUAL)
     names = {match.lora_id: part.query for part, match in reversed(leaders)} if is_by_parts else {}
     picks = tuple(
-        Pick(match, round(float(weight), 3), _cosine(match.vector.direction, signature), names.get(match.lora_id, whole.query))
+        Pick(match, round(float(weight), 3), cosine(match.vector.direction, signature), names.get(match.lora_id, whole.query))
         for match, weight in zip(chosen, weights, strict=True)
     )
     reason = _why(chosen[0], _lacking(parts, leaders)) if fitting or not parts else "Each part of the query has a LoRA that fits."
     return Selection(whole.query, picks, reason)
 
 
-def _composed(
-    fitting: Sequence[Match], whole: Matches, max_loras: int, strength_budget: float, max_strength: float, takes_suggested: bool
-) -> list[Match]:
+def _check(rules: ChoiceRules) -> None:
+    for value, choices in ((rules.mode, MODES), (rules.min_confidence, CONFIDENCES)):
+        if value not in choices:
+            raise RetrievalError(f"{value!r} is no way to choose LoRAs.", f"Choose one of {', '.join(choices)}.")
+    if rules.max_loras < 1 or not rules.strength_budget > 0:
+        raise RetrievalError(
+            f"{rules.max_loras} LoRAs with a budget of {rules.strength_budget:g}.", "Allow at least 1 LoRA and some weight."
+        )
+
+
+def _of_parts(leaders: Sequence[tuple[Matches, Match]], fitting: Sequence[Match], n: int, rules: ChoiceRules) -> list[Match]:
+    """The best LoRA of each part. If these are more than may be used, the surest are, in the order of the query."""
+    chosen = _unlike([match for _, match in leaders], len(leaders))
+    surest = sorted(chosen, key=_p_value)[:n]
+    chosen = [match for match in chosen if match in surest]
+    return _unlike([*chosen, *fitting], n) if rules.mode == TOP_K_EQUAL else chosen
+
+
+def _composed(fitting: Sequence[Match], whole: Matches, max_loras: int, limits: WeightLimits, rules: ChoiceRules) -> list[Match]:
     """The best match, and others that together with it come closer to the query."""
-    composition = compose(
-        _directions(fitting),
-        _signature(whole),
-        ids=[match.lora_id for match in fitting],
-        strength=np.array([match.vector.strength for match in fitting]),
-        max_loras=max_loras,
-        strength_budget=strength_budget,
-        max_strength=max_strength,
-        base_weights=_own_weights(fitting, takes_suggested),
-    )
+    composition = compose(_candidates(fitting, rules), _signature(whole), limits, max_loras)
     rows = sorted(each.index for each in composition.chosen)
     return [fitting[row] for row in rows] if 0 in rows else [fitting[0]]
 
 
-def _fitting(matches: Matches, min_confidence: str) -> list[Match]:
+def _fitting(matches: Matches, rules: ChoiceRules) -> list[Match]:
     """Those that are sure enough, best first."""
-    if min_confidence == ANY:
+    if rules.min_confidence == ANY:
         return list(matches.items)
-    return [match for match in matches.items if match.confidence is not None and match.confidence.reaches(min_confidence)]
+    return [match for match in matches.items if match.confidence is not None and match.confidence.reaches(rules.min_confidence)]
 
 
-def _leaders(parts: Sequence[Matches], min_confidence: str) -> list[tuple[Matches, Match]]:
+def _leaders(parts: Sequence[Matches], rules: ChoiceRules) -> list[tuple[Matches, Match]]:
     """The parts that something fits, each with the best that is sure enough."""
-    found = [(part, _fitting(part, min_confidence)) for part in parts]
+    found = [(part, _fitting(part, rules)) for part in parts]
     return [(part, fitting[0]) for part, fitting in found if fitting]
 
 
@@ -194,9 +180,15 @@ def _directions(matches: Sequence[Match]) -> np.ndarray:
     return np.stack([match.vector.direction for match in matches]).astype(np.float64)
 
 
-def _own_weights(matches: Sequence[Match], takes_suggested: bool) -> np.ndarray:
-    """The weight of each LoRA when it is applied alone. [K]"""
-    return np.array([(takes_suggested and match.row.get("suggested_weight")) or 1.0 for match in matches])
+def _candidates(matches: Sequence[Match], rules: ChoiceRules) -> Candidates:
+    """Matches with the weight of each LoRA when it is applied alone."""
+    suggested = (match.record.suggested_weight if rules.takes_suggested else None for match in matches)
+    return Candidates(
+        ids=[match.lora_id for match in matches],
+        directions=_directions(matches),
+        strength=np.array([match.vector.strength for match in matches]),
+        base_weights=np.array([weight or 1.0 for weight in suggested]),
+    )
 
 
 def _signature(matches: Matches) -> np.ndarray:
@@ -204,8 +196,3 @@ def _signature(matches: Matches) -> np.ndarray:
     if matches.signature is None:
         raise RetrievalError(f"The search for {matches.query!r} has no signature.", "Search by an effect, not by a name.")
     return matches.signature.double().numpy()
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    lengths = np.linalg.norm(a) * np.linalg.norm(b)
-    return float(a.astype(np.float64) @ b / lengths) if lengths > 0 else 0.0

@@ -11,14 +11,10 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from scipy.optimize import nnls
 
 from ..errors import RetrievalError
-from .ranking import MAX_STRENGTH
-
-BEST_ONE = "best one"
-TOP_K_EQUAL = "top k equal"
-COMPOSED = "composed"
-MODES = (BEST_ONE, TOP_K_EQUAL, COMPOSED)
+from .limits import MAX_STRENGTH
 
 MAX_LIKENESS = 0.9
 """LoRAs whose directions have a higher cosine do the same: only the better one is taken."""
@@ -56,99 +52,76 @@ class Composition:
     cosine: float
 
 
-def compose(
-    directions: np.ndarray,
-    signature: np.ndarray,
-    *,
-    ids: Sequence[str],
-    strength: np.ndarray,
-    mode: str = COMPOSED,
-    max_loras: int = 2,
-    strength_budget: float = 2.0,
-    max_strength: float = MAX_STRENGTH,
-    base_weights: np.ndarray | None = None,
-) -> Composition:
-    """Up to `max_loras` of the candidates, with weights, whose joint effect comes close to the signature.
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """LoRAs that may be put together. ids: [R], they order what is equal. directions: [R, D] at weight 1. strength: [R], raw CLIP
+    units at weight 1. base_weights: [R] > 0, the weight at which each is used alone."""
 
-    directions: [R, D] at weight 1, of LoRAs that may be chosen at all. signature: [D]; both may have been taken through the
-    same linear map. ids: [R], they order what is equal. strength: [R] raw CLIP units at weight 1. base_weights: [R] > 0, the
-    weight at which each LoRA is used alone (default: 1).
+    ids: Sequence[str]
+    directions: np.ndarray
+    strength: np.ndarray
+    base_weights: np.ndarray
 
-    mode "best one": the row with the highest cosine, at its base weight. "top k equal": the best rows at their base weights,
-    brought down to the budget together. "composed": the rows and weights with the highest predicted cosine, found exactly for
-    up to three rows among the nearest and those that best fill what the first one leaves, then row by row; a row that adds
-    less than MIN_GAIN is left out. The weights add up to the smaller of the budget and the base weights' sum, unless limits
-    forbid it.
 
-    Rows with a cosine above MAX_LIKENESS never go together. No weight is above MAX_OVERDRIVE times the base weight, or
-    above max_strength / strength; what is cut off goes to the other rows. Raises RetrievalError for an unknown mode, max_loras
+@dataclass(frozen=True)
+class WeightLimits:
+    """strength_budget: what all weights may add up to. max_strength: the most that one LoRA may change pictures, in raw CLIP
+    units."""
+
+    strength_budget: float = 2.0
+    max_strength: float = MAX_STRENGTH
+
+    def weights(self, candidates: Candidates, rows: Sequence[int], shares: np.ndarray) -> np.ndarray:
+        """Weights of some rows in proportion to their shares. [K] > 0.
+
+        They add up to the smaller of the budget and the base weights' sum. None is above MAX_OVERDRIVE times the base weight, or
+        above max_strength / strength; what is cut off goes to the other rows, as far as their limits allow.
+        """
+        base = candidates.base_weights[list(rows)]
+        tops = np.minimum(MAX_OVERDRIVE * base, self.max_strength / np.maximum(candidates.strength[list(rows)], 1e-12))
+        return scaled(shares, min(self.strength_budget, float(base.sum())), tops)
+
+
+def compose(candidates: Candidates, signature: np.ndarray, limits: WeightLimits, max_loras: int) -> Composition:
+    """Up to `max_loras` of the candidates, with weights, whose predicted joint direction comes closest to the signature.
+
+    The best rows are found exactly for up to three among the nearest and those that best fill what the first one leaves, then
+    row by row; a row that adds less than MIN_GAIN is left out. Rows with a cosine above MAX_LIKENESS never go together.
+    signature: [D]; it and the directions may have been taken through the same linear map. Raises RetrievalError for max_loras
     < 1, a budget that is not positive, a zero signature, or shapes that do not fit.
     """
-    directions, signature = np.asarray(directions, np.float64), np.asarray(signature, np.float64)
-    strength = np.asarray(strength, np.float64)
-    _check(directions, signature, ids, mode, max_loras, strength_budget)
-    base = np.ones(len(directions)) if base_weights is None else np.asarray(base_weights, np.float64)
+    _check(candidates, signature, limits, max_loras)
+    directions, ids = np.asarray(candidates.directions, np.float64), candidates.ids
     lengths = np.linalg.norm(directions, axis=1)
     units = directions / np.where(lengths > 0, lengths, 1.0)[:, None]
-    aim = signature / np.linalg.norm(signature)
+    aim = np.asarray(signature, np.float64) / np.linalg.norm(signature)
     cosines = units @ aim
     towards = _by_value(cosines, ids, cosines > 0)
     if not towards:
         return Composition((), 0.0)
-    limits = _Limits(base, strength, max_strength, strength_budget)
-    if mode == BEST_ONE or max_loras == 1:
+    if max_loras == 1:
         rows, shares = towards[:1], np.ones(1)
-    elif mode == TOP_K_EQUAL:
-        rows = unlike(towards, units, max_loras)
-        shares = base[rows]
     else:
-        rows, shares = _closest(directions, units, aim, towards, ids, max_loras, limits)
-    weights = limits.weights(rows, shares)
+        rows, shares = _closest(_Search(candidates, limits, units, aim), towards, max_loras)
+    weights = limits.weights(candidates, rows, shares)
     joint = weights @ directions[rows]
     chosen = [Chosen(row, float(weight)) for row, weight in zip(rows, weights, strict=True)]
     chosen.sort(key=lambda each: (-cosines[each.index], ids[each.index]))
     return Composition(tuple(chosen), float(joint @ aim / np.linalg.norm(joint)))
 
 
-@dataclass(frozen=True, eq=False)
-class _Limits:
-    """base, strength: [R], the weight of a row alone, and its strength at weight 1."""
-
-    base: np.ndarray
-    strength: np.ndarray
-    max_strength: float
-    budget: float
-
-    def weights(self, rows: list[int], shares: np.ndarray) -> np.ndarray:
-        """Weights of rows in proportion to their shares. [K]"""
-        base = self.base[rows]
-        tops = np.minimum(MAX_OVERDRIVE * base, self.max_strength / np.maximum(self.strength[rows], 1e-12))
-        return scaled(shares, min(self.budget, float(base.sum())), tops)
-
-
-def weighed(
-    directions: np.ndarray,
-    signature: np.ndarray,
-    *,
-    strength: np.ndarray,
-    strength_budget: float,
-    max_strength: float = MAX_STRENGTH,
-    base_weights: np.ndarray,
-    is_equal: bool = False,
-) -> np.ndarray:
-    """Weights for LoRAs that are all to be applied. [K] > 0, limited as in `compose`.
+def weighed(candidates: Candidates, signature: np.ndarray, limits: WeightLimits, *, is_equal: bool = False) -> np.ndarray:
+    """Weights for LoRAs that are all to be applied. [K] > 0, limited as in `WeightLimits.weights`.
 
     They are the least squares ones for the signature, but each gets at least LEAST_SHARE of an equal share: what was asked for
     is not left out because another LoRA points the same way. is_equal: in proportion to the base weights instead.
     """
-    from scipy.optimize import nnls
-
-    shares = base_weights
-    if not is_equal and len(directions) > 1:
-        shares, _ = nnls(directions.T, signature / np.linalg.norm(signature))
+    shares = candidates.base_weights
+    if not is_equal and len(shares) > 1:
+        shares, _ = nnls(candidates.directions.T, signature / np.linalg.norm(signature))
         total = float(shares.sum())
-        shares = np.maximum(shares, LEAST_SHARE * total / len(shares)) if total > 0 else base_weights
-    return _Limits(base_weights, strength, max_strength, strength_budget).weights(list(range(len(shares))), shares)
+        shares = np.maximum(shares, LEAST_SHARE * total / len(shares)) if total > 0 else candidates.base_weights
+    return limits.weights(candidates, range(len(shares)), shares)
 
 
 def scaled(shares: np.ndarray, total: float, tops: np.ndarray) -> np.ndarray:
@@ -169,42 +142,40 @@ def scaled(shares: np.ndarray, total: float, tops: np.ndarray) -> np.ndarray:
     return weights
 
 
-def _check(
-    directions: np.ndarray, signature: np.ndarray, ids: Sequence[str], mode: str, max_loras: int, strength_budget: float
-) -> None:
-    if mode not in MODES:
-        raise RetrievalError(f"{mode!r} is no way to put LoRAs together.", f"Choose one of {', '.join(MODES)}.")
+def _check(candidates: Candidates, signature: np.ndarray, limits: WeightLimits, max_loras: int) -> None:
     if max_loras < 1:
         raise RetrievalError(f"max_loras is {max_loras}.", "Ask for at least 1 LoRA.")
-    if not strength_budget > 0:
-        raise RetrievalError(f"The strength budget is {strength_budget:g}.", "Give the LoRAs a budget above 0.")
-    if directions.ndim != 2 or directions.shape != (len(ids), *signature.shape):
+    if not limits.strength_budget > 0:
+        raise RetrievalError(f"The strength budget is {limits.strength_budget:g}.", "Give the LoRAs a budget above 0.")
+    shape = np.shape(candidates.directions)
+    if shape != (len(candidates.ids), *np.shape(signature)):
         raise RetrievalError(
-            f"A signature of shape {list(signature.shape)} does not fit directions of shape {list(directions.shape)}.",
+            f"A signature of shape {list(np.shape(signature))} does not fit directions of shape {list(shape)}.",
             "Make the signature with the encoder of the rows.",
         )
-    if not np.isfinite(signature).all() or not signature.any():
+    if not np.isfinite(signature).all() or not np.any(signature):
         raise RetrievalError("The query changes nothing in the encoder's eyes.", "Use other words.")
 
 
-def _closest(
-    directions: np.ndarray,
-    units: np.ndarray,
-    aim: np.ndarray,
-    towards: list[int],
-    ids: Sequence[str],
-    max_loras: int,
-    limits: _Limits,
-) -> tuple[list[int], np.ndarray]:
-    """Rows and shares with the highest predicted cosine. units: [R, D], aim: [D], both of length 1."""
-    from scipy.optimize import nnls
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """What the search for the closest composition goes by. units: [R, D], aim: [D], both of length 1."""
 
+    candidates: Candidates
+    limits: WeightLimits
+    units: np.ndarray
+    aim: np.ndarray
+
+
+def _closest(search: _Search, towards: list[int], max_loras: int) -> tuple[list[int], np.ndarray]:
+    """Rows and shares with the highest predicted cosine. towards: the rows that point towards the aim, the nearest first."""
+    units, aim, ids = search.units, search.aim, search.candidates.ids
     first = towards[0]
     left = units @ (aim - (units[first] @ aim) * units[first])
     fillers = _by_value(left, ids, left > 0)
     pool = sorted({*unlike(towards, units, _POOL), *unlike(fillers, units, _POOL)}, key=lambda row: ids[row])
     # In the space that the pool's directions span, the problem has as many dimensions as the pool has rows.
-    basis, coordinates = np.linalg.qr(directions[pool].T)
+    basis, coordinates = np.linalg.qr(np.asarray(search.candidates.directions, np.float64)[pool].T)
     target = basis.T @ aim
     alike = np.triu(units[pool] @ units[pool].T > MAX_LIKENESS, 1)
     best, best_shares, best_cosine = [first], np.ones(1), float(units[first] @ aim)
@@ -217,7 +188,7 @@ def _closest(
             if not (shares > 0).all():
                 continue
             rows = [pool[place] for place in places]
-            joint = coordinates[:, places] @ limits.weights(rows, shares)
+            joint = coordinates[:, places] @ search.limits.weights(search.candidates, rows, shares)
             cosine = float(joint @ target / np.linalg.norm(joint))
             if cosine > found_cosine:
                 found, found_shares, found_cosine = rows, shares, cosine

@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from ...carlos_core.errors import LoraError
-from .. import apply_loras as apply
-from ..host import folders
-from . import search as found
+from ...carlos_core.records import AppliedLora
+from ..host import lora_folder
 
 _MAX_LORAS = 50
 _LARGEST = 100.0
 
 
-@dataclass(frozen=True)
-class Locked:
-    """A LoRA to apply. file: as in ComfyUI's list. weight: for model and CLIP. score: of the query it was chosen for."""
-
-    lora_id: str
-    file: str
-    weight: float
-    score: float | None
-    trigger_words: tuple[str, ...]
-
-    @property
-    def posix(self) -> str:
-        return self.file.replace("\\", "/")
-
-    def facts(self) -> dict[str, Any]:
-        return {"lora_id": self.lora_id, "file": self.posix, "weight": self.weight, "score": self.score}
+def facts_of(lora: AppliedLora) -> dict[str, Any]:
+    """A LoRA of a choice, as reports and pictures give it."""
+    return {"lora_id": lora.lora_id, "file": posix(lora.file), "weight": lora.weight, "score": lora.score}
 
 
-def read_choice(text: str, database: Any) -> list[Locked]:
+def read_choice(text: str, database: Any) -> list[AppliedLora]:
     """LoRAs of a choice: a JSON array of {"lora_id", "file", "weight"}, or a whole report's last line.
 
     A LoRA is found by its row, wherever its file is by now; without a row by the file's name. Raises LoraError for text that is
     no choice and for a LoRA that is not at hand.
     """
-    files = found.installed(found.resolved(database))
+    files = lora_folder.installed(lora_folder.resolved(database))
     return [_locked(entry, database, files) for entry in _entries(text)]
 
 
@@ -70,15 +55,20 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
-def _locked(entry: dict[str, Any], database: Any, files: dict[str, str]) -> Locked:
+def _locked(entry: dict[str, Any], database: Any, files: dict[str, str]) -> AppliedLora:
     lora_id, wanted = entry.get("lora_id") or "", entry.get("file")
     file = files.get(lora_id)
     if file is None and wanted is not None:
-        file = next((name for name in folders.lora_names() if name.replace("\\", "/") == wanted), None)
+        file = next((name for name in lora_folder.lora_names() if posix(name) == wanted), None)
     if file is None:
         raise LoraError(
             f"The LoRA {wanted or lora_id!r} of the choice is not installed.", "Put it back into models/loras, or empty choice."
         )
     score = entry.get("score")
     known_score = score if _is_number(score) else None
-    return Locked(lora_id, file, float(entry["weight"]), known_score, apply.trigger_words(file, database.row(lora_id) or {}))
+    return AppliedLora(file, float(entry["weight"]), lora_folder.trigger_words(file, database.row(lora_id)), lora_id, known_score)
+
+
+def posix(file: str) -> str:
+    """A name of ComfyUI's list with "/" between folders."""
+    return file.replace("\\", "/")

@@ -1,33 +1,33 @@
-"""What the indexing nodes share: their settings as widgets, and from widgets to a session."""
+"""What the indexing nodes share: their settings as widgets, and from widgets to an indexer."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import comfy.samplers
-import comfy.utils
 from comfy_api.latest import io
 
+from ... import carlos_core as carlos
+from ...carlos_core.comfy.families import class_of_model, is_guidance_distilled
+from ...carlos_core.comfy.generator import ComfyGenerator
 from ...carlos_core.errors import GenerationError
-from ...carlos_core.foreign import printable
-from ...carlos_core.prompts.prompt_set import default_index_prompts
-from ..host import folders
-from ..host import runtime as encoding
-from ..host import server as prompt_server
+from ...carlos_core.generator import Sampling
+from ...carlos_core.measuring.presets import CUSTOM, PRESETS, TRIGGER_RULES
+from ...carlos_core.prompts.prompt_set import PromptSet, default_index_prompts
+from ..host import folders, runtime
+from ..host.lora_folder import ListedLoras
+from ..host.progress import NodeProgress
 from .report import number, table
 from .sockets import CarlosDb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from ...carlos_core.loras.lora_file import LoraFile
-    from ...carlos_core.measuring.indexer import Outcome, Session
-    from ...carlos_core.measuring.studio import Progress
+    from ...carlos_core.measuring.indexer import Indexer, Outcome
+    from ...carlos_core.measuring.plan import Plan
+    from ...carlos_core.records import LoraRecord
 
-CUSTOM = "custom"
-PRESETS = ("quick", "standard", "paper", CUSTOM)
-TRIGGER_RULES = ("lora side", "both sides")
-_PREVIEW_SIDE = 512
+_PRESETS = (*PRESETS, CUSTOM)
 
 
 def model_inputs() -> list[io.Input]:
@@ -46,7 +46,7 @@ def settings_inputs(default_preset: str) -> list[io.Input]:
     return [
         io.Combo.Input(
             "preset",
-            options=list(PRESETS),
+            options=list(_PRESETS),
             default=default_preset,
             tooltip="quick: at most 900 model evaluations a LoRA. standard: until the direction is known. "
             "paper: the published protocol, 224,000. custom: all prompts x seeds with the settings below.",
@@ -88,94 +88,50 @@ def settings_inputs(default_preset: str) -> list[io.Input]:
     ]
 
 
-def session_of(
-    *,
-    model: Any,
-    clip: Any,
-    vae: Any,
-    database: Any,
-    preset: str,
-    prompts: str,
-    seeds: int,
-    first_seed: int,
-    max_prompts: int,
-    steps: int,
-    cfg: float,
-    sampler_name: str,
-    scheduler: str,
-    width: int,
-    height: int,
-    batch_size: int,
-    lora_weight: float,
-    overwrite: bool,
-    triggers: str = TRIGGER_RULES[0],
-    scale_sweep: bool = False,
-) -> Session:
-    """A session for the settings of an indexing node. Raises CarlosError for values that its widgets do not offer."""
-    from ...carlos_core.comfy.families import class_of_model, is_guidance_distilled
-    from ...carlos_core.comfy.generator import ComfyGenerator
-    from ...carlos_core.measuring import plan, presets, protocol
-    from ...carlos_core.measuring.indexer import Session, check_writable
-    from ...carlos_core.measuring.stopping import StoppingRule
-
-    folders.check_choice(preset, PRESETS, "preset")
-    folders.check_choice(sampler_name, comfy.samplers.KSampler.SAMPLERS, "sampler")
-    folders.check_choice(scheduler, comfy.samplers.KSampler.SCHEDULERS, "scheduler")
-    folders.check_choice(triggers, TRIGGER_RULES, "trigger rule")
+def indexer_of(*, model: Any, clip: Any, vae: Any, database: Any, **settings: Any) -> Indexer:
+    """An indexer for the settings of an indexing node, by widget. Raises CarlosError for values that its widgets do not offer."""
+    settings = {"triggers": TRIGGER_RULES[0], "scale_sweep": False, **settings}
+    folders.check_choice(settings["preset"], _PRESETS, "preset")
+    folders.check_choice(settings["sampler_name"], comfy.samplers.KSampler.SAMPLERS, "sampler")
+    folders.check_choice(settings["scheduler"], comfy.samplers.KSampler.SCHEDULERS, "scheduler")
+    folders.check_choice(settings["triggers"], TRIGGER_RULES, "trigger rule")
     _check_whole(clip, vae)
-    path = check_writable(database)
-    prompt_set = folders.prompt_set(prompts, default_index_prompts())
-    chosen = presets.PRESETS.get(preset)
-    zero_negative = False
-    if chosen is not None:
-        steps, sampler_name, scheduler = chosen.steps, chosen.sampler_name, chosen.scheduler
-        cfg = 1.0 if is_guidance_distilled(model) else chosen.cfg
-        if preset == "paper":
-            width = height = 0
-            if class_of_model(model) != "SDXL":
-                raise GenerationError("The published protocol is one for SDXL.", "Load an SDXL checkpoint, or choose 'standard'.")
-        zero_negative = chosen.zero_negative
-    generator = ComfyGenerator(
-        model,
-        clip,
-        vae,
-        steps=steps,
-        cfg=cfg,
-        sampler_name=sampler_name,
-        scheduler=scheduler,
-        width=width,
-        height=height,
-        zero_negative=zero_negative,
+    target = carlos.DatabaseFile.of(database)
+    prompts = folders.prompt_set(settings["prompts"], default_index_prompts())
+    generator = ComfyGenerator(model, clip, vae, _sampling(model, settings))
+    plan = _plan(prompts, generator, settings)
+    protocol = carlos.Protocol(
+        preset=settings["preset"],
+        prompts_hash=prompts.content_hash,
+        seed_rule=plan.seed_rule,
+        lora_weight=settings["lora_weight"],
+        trigger_rule=settings["triggers"],
+        generator=generator.settings,
     )
-    if chosen is None:
-        shots = plan.all_shots(prompt_set, seeds=seeds, first_seed=first_seed, max_prompts=max_prompts)
-        seed_rule = protocol.shared_seed_rule(first_seed)
-    else:
-        shots = presets.preset_shots(chosen, prompt_set, generator.evaluations_per_image)
-        seed_rule = presets.OWN_SEED_RULE
-    return Session(
-        database_path=path,
-        generator=generator,
-        protocol=protocol.Protocol(
-            preset=preset,
-            prompts_hash=prompt_set.content_hash,
-            seed_rule=seed_rule,
-            lora_weight=lora_weight,
-            trigger_rule=triggers,
-            generator=generator.settings,
-        ),
-        shots=shots,
-        load_encoder=encoding.load_encoder,
-        working_directory=folders.cache_folder(),
-        rule=StoppingRule() if chosen is not None and chosen.is_adaptive else None,
-        n_full=presets.PAPER_IMAGES,
-        expected=presets.TYPICAL_IMAGES if chosen is not None and chosen.is_adaptive else 0,
-        batch_size=batch_size,
-        overwrite=overwrite,
-        scale_sweep=scale_sweep,
-        read=folders.read_lora,
-        at_hand=folders.lora_at_hand,
-    )
+    studio = carlos.Studio(generator, runtime.encoder(database), folders.cache_folder(), settings["batch_size"])
+    return carlos.Indexer(studio, protocol, plan, target, settings["overwrite"], settings["scale_sweep"], folder=ListedLoras())
+
+
+def _sampling(model: Any, settings: dict[str, Any]) -> Sampling:
+    """How pictures are sampled: as the preset says, as far as it says anything, else as given."""
+    width, height = settings["width"], settings["height"]
+    preset = PRESETS.get(settings["preset"])
+    if preset is None:
+        return Sampling(settings["steps"], settings["cfg"], settings["sampler_name"], settings["scheduler"], width, height)
+    if preset.name == "paper":
+        width = height = 0
+        if class_of_model(model) != "SDXL":
+            raise GenerationError("The published protocol is one for SDXL.", "Load an SDXL checkpoint, or choose 'standard'.")
+    cfg = 1.0 if is_guidance_distilled(model) else preset.sampling.cfg
+    return replace(preset.sampling, cfg=cfg, width=width, height=height)
+
+
+def _plan(prompts: PromptSet, generator: ComfyGenerator, settings: dict[str, Any]) -> Plan:
+    preset = PRESETS.get(settings["preset"])
+    if preset is not None:
+        return carlos.Plan.of_preset(preset, prompts, generator.evaluations_per_image)
+    sizes = {name: settings[name] for name in ("seeds", "first_seed", "max_prompts")}
+    return carlos.Plan.all(prompts, **sizes)
 
 
 def _check_whole(clip: Any, vae: Any) -> None:
@@ -189,67 +145,34 @@ def _check_whole(clip: Any, vae: Any) -> None:
             )
 
 
-def plan_lines(session: Session) -> list[str]:
-    """What a session will do at most, in words."""
-    from ...carlos_core.measuring.strength_curve import most_pictures
-
-    images = len(session.shots)
-    evaluations = images * session.generator.evaluations_per_image
-    words = "at most" if session.rule is not None else "in all"
-    settings = session.generator.settings
-    sweep = most_pictures(session.shots)
+def plan_lines(indexer: Indexer) -> list[str]:
+    """What a run will do at most, in words."""
+    generator, protocol, shots = indexer.studio.generator, indexer.protocol, indexer.plan.shots
+    evaluations = len(shots) * generator.evaluations_per_image
+    words = "at most" if indexer.plan.rule is not None else "in all"
+    settings = generator.settings
     return [
-        f"preset {session.protocol.preset}: {words} {images} pairs of pictures, {evaluations:,} model evaluations a LoRA",
+        f"preset {protocol.preset}: {words} {len(shots)} pairs of pictures, {evaluations:,} model evaluations a LoRA",
         f"{settings['width']} x {settings['height']}, {settings['steps']} steps, cfg {settings['cfg']:g}, "
-        f"{settings['sampler']} / {settings['scheduler']}, seeds {session.protocol.seed_rule}",
-        *([f"scale sweep: at most {sweep} pictures more a LoRA"] if session.scale_sweep else []),
+        f"{settings['sampler']} / {settings['scheduler']}, seeds {protocol.seed_rule}",
+        *([f"scale sweep: at most {carlos.most_pictures(shots)} pictures more a LoRA"] if indexer.scale_sweep else []),
     ]
 
 
-def index(session: Session, lora: LoraFile, progress: NodeProgress) -> Outcome:
+def index(indexer: Indexer, lora: LoraFile, progress: NodeProgress) -> Outcome:
     """Say what it will take, then measure a LoRA."""
-    from ...carlos_core.measuring.estimate import estimate_lora
-
-    progress.say(f"{plan_lines(session)[0]}; {estimate_lora(session, lora)}")
-    return session.index(lora, progress)
-
-
-class NodeProgress:
-    """A node's progress bar with the newest picture, and its line of text. Moving it raises when the user cancels."""
-
-    def __init__(self, node_id: str | None, title: Callable[[], str] = str) -> None:
-        self._bar = comfy.utils.ProgressBar(1)
-        self._node_id = node_id
-        self._title = title
-
-    def say(self, text: str) -> None:
-        """Show a line of text on the node, where somebody looks at it."""
-        server = prompt_server.running()
-        if server is not None and self._node_id and hasattr(server, "send_progress_text"):
-            server.send_progress_text(printable(f"{self._title()}{text}"), self._node_id)
-
-    def count(self, done: int, total: int) -> None:
-        """Move the bar without a picture."""
-        self._bar.update_absolute(done, max(total, 1))
-
-    def __call__(self, progress: Progress) -> None:
-        from ...carlos_core.measuring.contact_sheet import picture_of
-
-        preview = None if progress.image is None else ("JPEG", picture_of(progress.image), _PREVIEW_SIDE)
-        self._bar.update_absolute(progress.done, max(progress.total, 1), preview)
-        if progress.note:
-            self.say(progress.note)
+    progress.say(f"{plan_lines(indexer)[0]}; {carlos.estimate_lora(indexer, lora)}")
+    return indexer.index(lora, progress)
 
 
 class LibraryProgress:
     """Progress of a library run: each LoRA's, with its place among `names` and the time that is left for all of them."""
 
-    def __init__(self, node_id: str | None, session: Session, names: list[str]) -> None:
-        from ...carlos_core.measuring.estimate import UNKNOWN, LibraryEstimate
-
+    def __init__(self, node_id: str | None, indexer: Indexer, names: list[str]) -> None:
         self._node_id, self._names = node_id, names
-        self._estimate = LibraryEstimate(session, names)
-        NodeProgress(node_id).say(f"{plan_lines(session)[0]}; {len(names)} LoRAs, {str(self._estimate) or UNKNOWN}")
+        self._estimate = carlos.LibraryEstimate(indexer, names)
+        known = str(self._estimate) or "the time is told after the first batch"
+        NodeProgress(node_id).say(f"{plan_lines(indexer)[0]}; {len(names)} LoRAs, {known}")
 
     def __call__(self, name: str) -> NodeProgress:
         self._estimate.begin(name)
@@ -257,45 +180,34 @@ class LibraryProgress:
         return NodeProgress(self._node_id, lambda: ", ".join(filter(None, [place, str(self._estimate), f"{name}: "])))
 
 
-def curve_lines(row: Mapping[str, Any]) -> list[str]:
+def curve_lines(row: LoraRecord) -> list[str]:
     """A row's strength curve as a table, and what weight it suggests; nothing if it was not measured."""
-    cells = [(number(weight, 2), number(strength, 2), number(alignment)) for weight, strength, alignment in _curve(row)]
+    cells = [(number(point.weight, 2), number(point.strength, 2), number(point.alignment)) for point in row.strength_curve]
     if not cells:
         return []
-    suggested = f"suggested weight: {number(row['suggested_weight'], 2)}"
+    suggested = f"suggested weight: {number(row.suggested_weight, 2)}"
     return ["scale sweep:", *table(("weight", "strength", "alignment"), cells), suggested]
-
-
-def _curve(row: Mapping[str, Any]) -> list[tuple[float, float, float | None]]:
-    """(weight, strength, alignment) of each point of a row's strength curve."""
-    return list(zip(*(row[f"curve_{name}"] or () for name in ("weights", "strengths", "alignments")), strict=True))
 
 
 def facts_of(outcome: Outcome) -> dict[str, Any]:
     """The facts of one LoRA, as scripts read them."""
     row = outcome.row
-    curve = [dict(zip(("weight", "strength", "alignment"), point, strict=True)) for point in _curve(row)]
     sweep = {
-        "suggested_weight": row["suggested_weight"],
-        "strength_curve": curve,
+        "suggested_weight": row.suggested_weight,
+        "strength_curve": [vars(point) for point in row.strength_curve],
         "sweep_evaluations": outcome.sweep_evaluations,
     }
+    measured = ("strength", "consistency", "n_images", "n_prompts", "alignment", "strength_se", "consistency_se")
     return {
         "lora_id": outcome.lora.lora_id,
         "file": outcome.lora.name,
         "status": outcome.status,
-        "strength": row["strength"],
-        "consistency": row["consistency"],
-        "n_images": row["n_images"],
-        "n_prompts": row["n_prompts"],
-        "alignment": row["alignment"],
-        "strength_se": row["strength_se"],
-        "consistency_se": row["consistency_se"],
-        "topics": dict(zip(row["topic_names"] or (), row["topic_strengths"] or (), strict=True)),
-        "protocol_id": row["protocol_id"],
-        "encoder_id": row["encoder_id"],
+        **{name: getattr(row, name) for name in measured},
+        "topics": {effect.topic: effect.vector.strength for effect in row.topics},
+        "protocol_id": row.protocol_id,
+        "encoder_id": row.encoder_id,
         "model_evaluations": outcome.model_evaluations,
         "base_model_evaluations": outcome.base_model_evaluations,
         "notes": list(outcome.notes),
-        **(sweep if curve else {}),
+        **(sweep if row.strength_curve else {}),
     }

@@ -1,56 +1,55 @@
-"""The encoder of a database, its background and the cache of signatures, shared by the nodes of one ComfyUI process."""
+"""What one ComfyUI process keeps between runs: the encoder, what it has encoded, and the searcher of the last database."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-import comfy.utils
-
+from ... import carlos_core as carlos
+from ...carlos_core.clip.encoder import LazyEncoder
 from ...carlos_core.clip.signatures import SignatureCache
-from ...carlos_core.search import ranking as retrieval
+from ...carlos_core.prompts.prompt_set import PromptSet, default_signature_prompts
 from . import folders
+from .progress import bar
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ...carlos_core.comfy.encoder import ComfyEncoder
     from ...carlos_core.database.database import MetricsDatabase
-    from ...carlos_core.prompts.prompt_set import PromptSet
-    from ...carlos_core.search.calibration import Background
+    from ...carlos_core.search.searcher import Searcher
 
 
 def load_encoder(encoder_id: str) -> ComfyEncoder:
     """The encoder with this id, under ComfyUI's memory management; the last one is kept. Fetching shows a progress bar."""
-    return _load(encoder_id, tuple(map(str, folders.encoder_folders())))
+    key = (encoder_id, *map(str, folders.encoder_folders()))
+    if key not in _process.encoders:
+        _process.encoders = {key: carlos.load_comfy_encoder(encoder_id, key[1:], bar())}
+    return _process.encoders[key]
 
 
-@lru_cache(maxsize=1)
-def signature_cache() -> SignatureCache:
-    """Signatures made before, in this process or an earlier one."""
-    return SignatureCache(folders.cache_folder() / "signatures")
+def encoder(database: MetricsDatabase) -> LazyEncoder:
+    """The encoder of a database, loaded when something must be encoded. Raises EncoderError if the database does not name it."""
+    return LazyEncoder(database.check_encoder(), database.dimension, load_encoder)
 
 
-def signature(database: MetricsDatabase, prompts: PromptSet, text: str) -> Tensor:
-    """The signature of a text in the space of a database. Raises CarlosError as `retrieval.signature_for`."""
-    return retrieval.signature_for(database, text, prompts=prompts, cache=signature_cache(), load=load_encoder)
+def searcher(database: MetricsDatabase, prompts: PromptSet | None = None) -> Searcher:
+    """The searcher of a database; the last one is kept. prompts: of the signatures (default: the built-in set)."""
+    prompts = prompts or default_signature_prompts()
+    last = _process.searcher
+    if last is None or last.db is not database or last.prompts.content_hash != prompts.content_hash:
+        last = carlos.Searcher(database, encoder=encoder(database), prompts=prompts, signatures=_process.signatures)
+        _process.searcher = last
+    return last
 
 
-def background(database: MetricsDatabase, prompts: PromptSet) -> Background:
-    """What unrelated effects look like to the encoder of a database. The first time shows a progress bar and can be cancelled."""
-    bar = comfy.utils.ProgressBar(1)
-    return retrieval.background_for(
-        database,
-        prompts=prompts,
-        cache=signature_cache(),
-        load=load_encoder,
-        on_phrase=bar.update_absolute,
-    )
+@dataclass
+class _Process:
+    encoders: dict[tuple[str, ...], ComfyEncoder] = field(default_factory=dict)
+    searcher: Searcher | None = None
+
+    @cached_property
+    def signatures(self) -> SignatureCache:
+        return SignatureCache(folders.cache_folder() / "signatures")
 
 
-@lru_cache(maxsize=1)
-def _load(encoder_id: str, search: tuple[str, ...]) -> ComfyEncoder:
-    from ...carlos_core.comfy.encoder import load_comfy_encoder
-
-    bar = comfy.utils.ProgressBar(1)
-    return load_comfy_encoder(encoder_id, search, on_bytes=lambda have, total: bar.update_absolute(have, max(total, have)))
+_process = _Process()

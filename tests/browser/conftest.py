@@ -53,6 +53,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     from workflows import CHECKPOINT, index
 
     folder = comfyui_folder()
+    assert folder is not None, "looked for by _missing"
     install_requirements(folder)
     base = make_base_folder(tmp_path_factory.mktemp("comfyui"))
     build_checkpoint(base / "models" / "checkpoints" / CHECKPOINT)

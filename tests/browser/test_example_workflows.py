@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 FILES = {"sd_xl_base_1.0.safetensors": "miniworld.safetensors", "your_lora.safetensors": "pencil_sketch.safetensors"}
 """The files that the examples name, and the mini-world's in their place."""
 
-MINIWORLD = {
+MINIWORLD: dict[str, dict[str, Any]] = {
     "CheckpointLoaderSimple": {"ckpt_name": "miniworld.safetensors"},
     "CarlosMetricsDBLoader": {"database": "empty", "encoder": "mini_clip"},
     "CarlosLoraRetriever": {"query": "painted in oil on canvas", "base_model": "any", "prompts": "miniworld-signature"},
@@ -86,12 +87,12 @@ def errors_of(frontend: Frontend) -> list[str]:
     return [error for error in frontend.errors if not any(mark in error for mark in own)]
 
 
-def test_there_is_an_example_for_each_story():
+def test_there_is_an_example_for_each_story() -> None:
     assert NAMES == ["auto_lora", "index_a_lora", "retrieve_and_render", "retriever_into_load_lora"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_example_opens_as_it_was_saved(frontend: Frontend, name: str):
+def test_example_opens_as_it_was_saved(frontend: Frontend, name: str) -> None:
     graph = saved(name)
     # Newer frontends mark nodes whose file is not there: the user's own is chosen first.
     for node in graph["nodes"]:
@@ -110,15 +111,15 @@ def test_example_opens_as_it_was_saved(frontend: Frontend, name: str):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_examples_are_offered_with_a_picture(host: Host, name: str):
+def test_examples_are_offered_with_a_picture(host: Host, name: str) -> None:
     templates = requests.get(f"{host.url}/api/workflow_templates", timeout=60).json()
     (pack,) = [pack for pack, names in templates.items() if name in names]
-    picture = requests.get(f"{host.url}/api/workflow_templates/{pack}/{name}.jpg", stream=True, timeout=60)
+    picture = requests.get(f"{host.url}/api/workflow_templates/{pack}/{name}.jpg", timeout=60)
     picture.raise_for_status()
-    assert Image.open(picture.raw).format == "JPEG"
+    assert Image.open(io.BytesIO(picture.content)).format == "JPEG"
 
 
-def test_retrieve_and_render(frontend: Frontend, host: Host):
+def test_retrieve_and_render(frontend: Frontend, host: Host) -> None:
     graph = open_and_adapt(frontend, "retrieve_and_render")
     outputs = run(frontend, host)
     assert saved_picture(outputs, graph, host).size == (128, 128)
@@ -131,7 +132,7 @@ def test_retrieve_and_render(frontend: Frontend, host: Host):
     assert errors_of(frontend) == []
 
 
-def test_auto_lora(frontend: Frontend, host: Host):
+def test_auto_lora(frontend: Frontend, host: Host) -> None:
     graph = open_and_adapt(frontend, "auto_lora")
     outputs = run(frontend, host)
     picture = saved_picture(outputs, graph, host)
@@ -151,7 +152,7 @@ def test_auto_lora(frontend: Frontend, host: Host):
     assert errors_of(frontend) == []
 
 
-def test_retrieved_name_goes_straight_into_load_lora(frontend: Frontend, host: Host):
+def test_retrieved_name_goes_straight_into_load_lora(frontend: Frontend, host: Host) -> None:
     graph = open_and_adapt(frontend, "retriever_into_load_lora")
     outputs = run(frontend, host)
     assert saved_picture(outputs, graph, host).size == (128, 128)
@@ -159,7 +160,7 @@ def test_retrieved_name_goes_straight_into_load_lora(frontend: Frontend, host: H
     assert errors_of(frontend) == []
 
 
-def test_index_a_lora(frontend: Frontend, host: Host):
+def test_index_a_lora(frontend: Frontend, host: Host) -> None:
     graph = open_and_adapt(frontend, "index_a_lora")
     outputs = run(frontend, host)
     facts = facts_shown(outputs, graph)

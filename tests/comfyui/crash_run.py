@@ -29,17 +29,21 @@ import torch
 from carlos_core.clip.loading import load_encoder
 from carlos_core.clip.weights import local_encoders
 from carlos_core.comfy.generator import ComfyGenerator
-from carlos_core.measuring.indexer import Failure, Session
-from carlos_core.measuring.plan import all_shots
-from carlos_core.measuring.protocol import TRIGGERS_ON_LORA_SIDE, Protocol, shared_seed_rule
+from carlos_core.database.target import DatabaseFile
+from carlos_core.generator import Sampling
+from carlos_core.measuring.indexer import Failure, Indexer
+from carlos_core.measuring.plan import Plan
+from carlos_core.measuring.presets import TRIGGERS_ON_LORA_SIDE
+from carlos_core.measuring.protocol import Protocol
+from carlos_core.measuring.studio import Studio
 from carlos_core.prompts.prompt_set import load_prompt_set
 
 
 class Counting(ComfyGenerator):
     """Notes how many pictures were generated, before anybody keeps them."""
 
-    def generate(self, jobs: Sequence[Any], on_step: Any = None) -> Any:
-        generated = super().generate(jobs, on_step)
+    def generate(self, jobs: Sequence[Any], on_progress: Any = None) -> Any:
+        generated = super().generate(jobs, on_progress)
         with (Path(WORK) / "generated").open("a") as file:
             file.write(f"{len(jobs)}\n")
         return generated
@@ -48,20 +52,15 @@ class Counting(ComfyGenerator):
 @torch.inference_mode()
 def main() -> None:
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(CHECKPOINT, output_vae=True, output_clip=True)
-    generator = Counting(model, clip, vae, steps=3, cfg=3.0, sampler_name="euler", scheduler="simple", width=128, height=128)
+    generator = Counting(model, clip, vae, Sampling(3, 3.0, "euler", "simple", 128, 128))
     encoder = load_encoder(local_encoders([MINIWORLD])["mini_clip"].encoder_id, [MINIWORLD], device="cpu")
     prompts = load_prompt_set(MINIWORLD / "prompts_index.json")
-    session = Session(
-        database_path=Path(WORK) / "db.parquet",
-        generator=generator,
-        protocol=Protocol("custom", prompts.content_hash, shared_seed_rule(0), 1.0, TRIGGERS_ON_LORA_SIDE, generator.settings),
-        shots=all_shots(prompts, seeds=1, first_seed=0, max_prompts=24),
-        load_encoder=lambda encoder_id: encoder,
-        working_directory=Path(WORK) / "cache",
-        batch_size=int(BATCH),
-    )
+    plan = Plan.all(prompts, max_prompts=24)
+    protocol = Protocol("custom", prompts.content_hash, plan.seed_rule, 1.0, TRIGGERS_ON_LORA_SIDE, generator.settings)
+    studio = Studio(generator, encoder, Path(WORK) / "cache", int(BATCH))
+    indexer = Indexer(studio, protocol, plan, DatabaseFile(Path(WORK) / "db.parquet"))
     files = [(f"{name}.safetensors", MINIWORLD / "loras" / f"{name}.safetensors") for name in LORAS]
-    failed = [result for result in session.index_all(files, lambda name: None) if isinstance(result, Failure)]
+    failed = [result for result in indexer.index_all(files, lambda name: None) if isinstance(result, Failure)]
     (Path(WORK) / "done").write_text(repr(failed))
 
 

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from carlos_core.comfy.generator import ComfyGenerator
 from carlos_core.errors import LoraError
-from carlos_core.generator import Job, LoraUse
+from carlos_core.generator import Job, LoraUse, Sampling
 
 Tensors = dict[str, Tensor]
 
@@ -111,7 +111,7 @@ def main() -> None:
     plain = as_kind("lora", 1)(flat)
     cases["dora, scale too wide"] = {**plain, **{k: v for k, v in cases["dora, too wide"].items() if k.endswith("dora_scale")}}
 
-    generator = ComfyGenerator(model, clip, vae, steps=1, cfg=3.0, sampler_name="euler", scheduler="simple", width=64, height=64)
+    generator = ComfyGenerator(model, clip, vae, Sampling(1, 3.0, "euler", "simple", 64, 64))
     job = ("a red house", 1)
     without = generator.generate([Job(*job)]).images
     found: dict[str, Any] = {}

@@ -31,7 +31,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from carlos_core.comfy.generator import ComfyGenerator
-from carlos_core.generator import Job, LoraUse
+from carlos_core.generator import Job, LoraUse, Sampling
 
 TEXTS = ("a red house", "a small boat on the sea", "a red house")
 calls: Counter[str] = Counter()
@@ -68,7 +68,7 @@ def main() -> None:
     comfy.utils.load_torch_file = counted(comfy.utils.load_torch_file, "files loaded")
 
     def generator() -> ComfyGenerator:
-        return ComfyGenerator(model, clip, vae, steps=1, cfg=3.0, sampler_name="euler", scheduler="simple", width=64, height=64)
+        return ComfyGenerator(model, clip, vae, Sampling(1, 3.0, "euler", "simple", 64, 64))
 
     def jobs(*loras: LoraUse) -> list[Job]:
         return [Job(text, seed, loras) for seed, text in enumerate(TEXTS)]
@@ -91,7 +91,7 @@ def main() -> None:
     with_both = at_once.generate(jobs(LoraUse(both, 1.0))).images
     note("a LoRA with a part for the text encoder")
 
-    same = []
+    same: list[Any] = []
     for loras, expected in (((), without), ((LoraUse(SKETCH, 1.0),), with_lora), ((LoraUse(both, 1.0),), with_both)):
         prepared.prepare(jobs(*loras))
         note(f"prepared, {len(same)}")

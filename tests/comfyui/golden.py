@@ -82,7 +82,7 @@ def _input(name: str, kind: Any, settings: Mapping[str, Any] = MappingProxyType(
 
 def choices(host: Host, reports: dict[str, Any]) -> dict[str, Any]:
     """What Auto LoRA chooses for each query of the mini-world, with the reference's rows and several settings."""
-    asked = [(query["query"], {}) for queries in _queries().values() for query in queries]
+    asked: list[tuple[str, dict[str, Any]]] = [(query["query"], {}) for queries in _queries().values() for query in queries]
     for settings in (
         {"mode": "best one"},
         {"mode": "top k equal", "max_loras": 3},

@@ -41,7 +41,7 @@ def comfyui_python(folder: Path) -> Path:
 def install_requirements(folder: Path) -> None:
     """What ComfyUI Manager does with a pack: pip install -r requirements.txt, in ComfyUI's environment."""
     command = [comfyui_python(folder), "-m", "pip", "install", "-q", "-r", ROOT / "requirements.txt"]
-    subprocess.run(command, check=True, timeout=1200)
+    subprocess.run(list(map(str, command)), check=True, timeout=1200)
 
 
 def run_script(folder: Path, script: Path, *arguments: object, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:

@@ -11,8 +11,7 @@ import pytest
 import workflows
 from host import MINIWORLD, Failed, Host, facts_of
 
-from carlos_core.database.database import MetricsDatabase
-from carlos_core.database.parquet import load_database
+from carlos_core.database.database import MetricsDatabase, load_database
 
 DATABASE = "asking.parquet"
 PAIR = "pencil_sketch.safetensors", "mystery_12.safetensors"

@@ -17,8 +17,7 @@ import workflows
 from host import MINIWORLD, Failed, Host, facts_of, not_offered
 from PIL import Image
 
-from carlos_core.database.database import MetricsDatabase
-from carlos_core.database.parquet import load_database
+from carlos_core.database.database import MetricsDatabase, load_database
 
 sys.path.append(str(Path(__file__).parents[1] / "core"))
 
@@ -97,8 +96,7 @@ def test_both_effects_are_applied_as_two_loaders_would_apply_them(host: Host, ro
     assert sum(chosen.values()) == pytest.approx(2.0, abs=2e-3)
     assert all(0.25 < weight <= 1.5 for weight in chosen.values())
     for lora in facts["choice"]:
-        row = rows.row(lora["lora_id"])
-        assert row is not None
+        row = rows.cells(lora["lora_id"])
         assert row["file_name"] == lora["file"]
         assert lora["score"] == pytest.approx(miniworld.cosine(row["direction"], miniworld.signature(BOTH)), abs=1e-4)
     # The rows name no trigger words; the file of the pencil sketch does.

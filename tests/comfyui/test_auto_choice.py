@@ -19,8 +19,7 @@ from host import MINIWORLD, Host, facts_of
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from carlos_core.database.database import MetricsDatabase
-from carlos_core.database.parquet import load_database
+from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.records import LoraRecord
 
 DATABASE = "choices.parquet"
@@ -104,7 +103,7 @@ def test_the_choice_is_in_the_picture_also_when_the_node_does_not_run_again(host
 
 def test_a_browser_sends_whole_numbers_and_a_workflow_of_its_own(host: Host, rows: MetricsDatabase) -> None:
     extra = {"extra_data": {"extra_pnginfo": {"workflow": {"nodes": [1, 2]}}}}
-    settings = {"strength_budget": 2, "min_consistency": 0, "max_strength": 9}
+    settings: dict[str, Any] = {"strength_budget": 2, "min_consistency": 0, "max_strength": 9}
     first = run(host, rendered(seed=3, **settings), **copy.deepcopy(extra))
     second = run(host, rendered(seed=4, **settings), **copy.deepcopy(extra))
     assert "auto" in second.cached
@@ -113,13 +112,8 @@ def test_a_browser_sends_whole_numbers_and_a_workflow_of_its_own(host: Host, row
 
 
 def test_requests_that_are_not_as_they_should_be_are_answered_as_ever(host: Host, rows: MetricsDatabase) -> None:
-    for request in (
-        {},
-        {"prompt": None},
-        {"prompt": []},
-        {"prompt": {"1": None}},
-        {"prompt": {"1": {"class_type": "CarlosAutoLora"}}},
-    ):
+    odd: list[Any] = [None, [], {"1": None}, {"1": {"class_type": "CarlosAutoLora"}}]
+    for request in ({}, *({"prompt": prompt} for prompt in odd)):
         assert requests.post(f"{host.url}/prompt", json=request, timeout=60).status_code in (400, 500), request
     # Without extra_data of any use the workflow runs, and the node itself has nowhere to write.
     entry = host.wait(host.submit(rendered(seed=21), extra_data={"extra_pnginfo": None}))
@@ -229,7 +223,7 @@ def test_a_locked_lora_is_found_by_its_content_under_another_name_and_without_it
         np.testing.assert_array_equal(renamed.picture, first.picture)
     finally:
         (loras / "graphite.safetensors").rename(loras / PENCIL)
-    MetricsDatabase.empty(rows.encoder_id, rows.dimension).save_parquet(base / "models" / "carlos" / DATABASE)
+    MetricsDatabase.empty(rows.check_encoder(), rows.dimension).save_parquet(base / "models" / "carlos" / DATABASE)
     np.testing.assert_array_equal(run(host, locked).picture, first.picture)
 
 

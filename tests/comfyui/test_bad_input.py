@@ -14,7 +14,7 @@ import workflows
 from host import Failed, Host
 from safetensors.torch import load_file, save_file
 
-from carlos_core.database.parquet import load_database
+from carlos_core.database.database import load_database
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 import workflows
 from host import MINIWORLD, Failed, Host, facts_of
 
-from carlos_core.database.parquet import load_database
-from carlos_core.records import CONFIDENCE_WORDS
+from carlos_core.database.database import load_database
+from carlos_core.search.matches import CONFIDENCE_WORDS
 
 
 @pytest.fixture(scope="module")

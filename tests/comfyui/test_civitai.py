@@ -17,7 +17,7 @@ import workflows
 from host import MINIWORLD, Failed, Host, facts_of
 from PIL import Image
 
-from carlos_core.database.parquet import load_database
+from carlos_core.database.database import load_database
 
 sys.path.append(str(Path(__file__).parents[1] / "core"))
 
@@ -82,8 +82,7 @@ def test_the_indexer_fetches_measures_and_writes_the_row(
     assert json.loads((loras / "Snow fall.civitai.info").read_text()) == civitai.versions[5]
     left = [path.name for path in loras.iterdir() if path.suffix != ".safetensors"]
     assert left == ["Snow fall.civitai.info"]
-    row = load_database(base / "models" / "carlos" / "civitai.parquet").row("5")
-    assert row is not None
+    row = load_database(base / "models" / "carlos" / "civitai.parquet").cells("5")
     assert (row["version_id"], row["model_id"], row["model_name"]) == (5, 7, "Snow")
     assert (row["file_name"], row["sha256"]) == ("Snow fall.safetensors", hashlib.sha256(CONTENT).hexdigest())
     assert (row["base_model"], row["trigger_words"], row["nsfw_level"]) == ("SDXL", ["snw"], 3)
@@ -155,8 +154,7 @@ def test_metadata_are_refreshed_in_the_users_database(
     facts = facts_of(host.run(refresh()), "refresh")
     rows = {row["lora_id"]: row for row in facts["rows"]}
     assert (rows["5"]["status"], set(rows["5"]["columns"])) == ("refreshed", {"trigger_words", "sha256", "preview_url"})
-    row = load_database(path).row("5")
-    assert row is not None
+    row = load_database(path).cells("5")
     assert (row["trigger_words"], row["sha256"]) == (["snw"], hashlib.sha256(CONTENT).hexdigest())
     workflow = refresh()
     workflow["db"] = workflows.loader("bundled")

@@ -19,8 +19,7 @@ import pytest
 import workflows
 
 from carlos_core.clip.weights import local_encoders
-from carlos_core.database.database import MetricsDatabase
-from carlos_core.database.parquet import load_database
+from carlos_core.database.database import MetricsDatabase, load_database
 
 logger = logging.getLogger(__name__)
 
@@ -122,9 +121,7 @@ def test_a_killed_comfyui_goes_on_and_ends_with_the_same_bits(comfyui: Path, che
 def _assert_same_metrics(one: MetricsDatabase, other: MetricsDatabase) -> None:
     assert sorted(one.column("lora_id")) == sorted(other.column("lora_id"))
     for lora_id in one.column("lora_id"):
-        a, b = one.row(lora_id), other.row(lora_id)
-        assert a is not None
-        assert b is not None
+        a, b = one.cells(lora_id), other.cells(lora_id)
         assert np.array_equal(a["direction"], b["direction"]), lora_id
         for name in ("strength", "consistency", "alignment", "strength_se", "consistency_se", "n_images", "protocol_id"):
             assert a[name] == b[name], (lora_id, name)

@@ -64,8 +64,8 @@ def test_rows_have_the_same_ids_and_numbers(seen: Any, kept: Any, is_same_host: 
     for name, rows in kept["rows"].items():
         # The last entry is what the file says of its protocols, by their ids.
         for ours, theirs in zip(seen["rows"][name], rows if is_same_host else rows[:-1], strict=is_same_host):
-            facts = [{key: value for key, value in row.items() if key not in left_out} for row in (ours, theirs)]
-            assert list(golden.differences(*facts, tolerance=1e-4)) == []
+            a_row, b_row = ({key: value for key, value in row.items() if key not in left_out} for row in (ours, theirs))
+            assert list(golden.differences(a_row, b_row, tolerance=1e-4)) == []
             if "direction" in theirs:
                 a, b = (np.array(row["direction"], dtype=np.float64) for row in (ours, theirs))
                 assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) >= 0.999999

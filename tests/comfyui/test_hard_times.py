@@ -22,7 +22,7 @@ import workflows
 from host import MINIWORLD, Failed, Host, facts_of
 from safetensors.numpy import load_file, save_file
 
-from carlos_core.database.parquet import load_database
+from carlos_core.database.database import load_database
 
 NAME = "red_balloons.safetensors"
 PICTURES = 64
@@ -36,9 +36,7 @@ cp -r "$0/whole/." "$0/models/carlos" && exec "$@"
 
 
 def row_of(base: Path, database: str, lora_id: str) -> dict[str, Any]:
-    row = load_database(base / "models" / "carlos" / f"{database}.parquet").row(lora_id)
-    assert row is not None
-    return row
+    return load_database(base / "models" / "carlos" / f"{database}.parquet").cells(lora_id)
 
 
 def test_batch_size_and_repetition_do_not_change_the_direction(host: Host, base: Path) -> None:
@@ -272,6 +270,4 @@ def test_too_little_memory_for_one_picture_is_said_and_the_server_lives_on(poor:
 
 
 def _row_seen(host: Host, database: str, lora_id: str) -> dict[str, Any]:
-    row = load_database(_seen_by(host) / "models" / "carlos" / f"{database}.parquet").row(lora_id)
-    assert row is not None
-    return row
+    return load_database(_seen_by(host) / "models" / "carlos" / f"{database}.parquet").cells(lora_id)

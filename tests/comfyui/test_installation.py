@@ -69,11 +69,12 @@ def test_the_pack_loads_without_heavy_imports_and_without_a_network(comfyui: Pat
     pack.symlink_to(hosts.ROOT)
     base = hosts.make_base_folder(tmp_path / "base", with_pack=False)
     command = [hosts.comfyui_python(comfyui), "-c", _LOAD_AS_COMFYUI_DOES, comfyui, pack, base]
-    done = subprocess.run(command, check=True, timeout=300, capture_output=True, text=True, cwd=comfyui)
+    done = subprocess.run(list(map(str, command)), check=True, timeout=300, capture_output=True, text=True, cwd=comfyui)
     loaded = json.loads(done.stdout.splitlines()[-1])
     assert set(loaded["nodes"]) == NODES
     assert loaded["categories"] == ["CARLoS"]
-    assert not {"open_clip", "pyarrow", "pandas", "requests", "filelock"} & set(loaded["new"])
+    # Others, such as requests, are loaded by ComfyUI itself.
+    assert not {"open_clip", "pyarrow", "pandas", "scipy"} & set(loaded["new"])
     assert loaded["network"] == []
     assert loaded["core_nodes_are_still"]
     assert len(done.stdout.splitlines()) == 1
@@ -82,7 +83,7 @@ def test_the_pack_loads_without_heavy_imports_and_without_a_network(comfyui: Pat
 def test_comfy_cli_finds_nothing_to_object_to() -> None:
     comfy = Path(sys.executable).with_name("comfy")
     command = [comfy, "--skip-prompt", "--no-enable-telemetry", "node", "validate"]
-    done = subprocess.run(command, check=False, cwd=hosts.ROOT, timeout=300, capture_output=True, text=True)
+    done = subprocess.run(list(map(str, command)), check=False, cwd=hosts.ROOT, timeout=300, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -102,9 +103,9 @@ def test_the_archive_works_in_a_fresh_comfyui_and_leaves_torch_alone(comfyui: Pa
     with zipfile.ZipFile(archive) as content:
         content.extractall(pack)
     python = hosts.comfyui_python(comfyui)
-    version = [python, "-c", "import importlib.metadata as m; print(m.version('torch'), m.version('torchvision'))"]
+    version = [str(python), "-c", "import importlib.metadata as m; print(m.version('torch'), m.version('torchvision'))"]
     before = subprocess.run(version, check=True, capture_output=True, text=True).stdout
-    subprocess.run([python, "-m", "pip", "install", "-q", "-r", pack / "requirements.txt"], check=True, timeout=1200)
+    subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", str(pack / "requirements.txt")], check=True, timeout=1200)
     assert subprocess.run(version, check=True, capture_output=True, text=True).stdout == before
     with hosts.running(comfyui, base) as host:
         info = host.object_info()

@@ -14,7 +14,7 @@ import workflows
 from host import MINIWORLD, Failed, Host, facts_of
 from PIL import Image
 
-from carlos_core.database.parquet import load_database
+from carlos_core.database.database import load_database
 
 ORDINARY = miniworld.labels("ordinary")
 
@@ -46,8 +46,7 @@ def test_a_row_says_what_was_measured(indexed: dict[str, dict[str, Any]], base: 
     database = load_database(base / "models" / "carlos" / "mini.parquet")
     assert len(database) == len(ORDINARY)
     for name, facts in indexed.items():
-        row = database.row(facts["lora_id"])
-        assert row is not None
+        row = database.cells(facts["lora_id"])
         assert (row["file_name"], row["n_images"], row["n_prompts"]) == (name, 12, 12)
         assert row["protocol_id"] == facts["protocol_id"]
         assert list(row["trigger_words"] or []) == ORDINARY[name]["trigger_words"]
@@ -125,8 +124,7 @@ def test_directions_agree_with_the_reference_measurement(host: Host, base: Path)
     """The protocol behind the reference metrics, for a LoRA with a trigger word and diffusers' key names."""
     name = "pink_hearts.safetensors"
     facts = facts_of(host.run(workflows.index(name, "reference", prompts="miniworld-index", seeds=4)), "index")
-    row = load_database(base / "models" / "carlos" / "reference.parquet").row(facts["lora_id"])
-    assert row is not None
+    row = load_database(base / "models" / "carlos" / "reference.parquet").cells(facts["lora_id"])
     reference = load_database(MINIWORLD / "reference_metrics.parquet", encoder_id="any").to_dataframe().set_index("file_name")
     assert facts["n_images"] == 256
     assert miniworld.cosine(row["direction"], reference.direction[name]) >= 0.9999

@@ -12,7 +12,7 @@ import pytest
 import workflows
 from host import Failed, Host, facts_of, not_offered
 
-from carlos_core.database.parquet import load_database
+from carlos_core.database.database import load_database
 
 STRONG = next(iter(miniworld.labels("strong")))
 ORDINARY = "pencil_sketch.safetensors"
@@ -31,8 +31,7 @@ def test_a_lora_that_is_too_strong_is_suggested_at_a_weight_well_below_1(strong:
     assert 0.25 <= strong["suggested_weight"] < 0.8
     # 4 prompts, 12 steps, cond and uncond; four weights besides 1, as it never is too weak.
     assert (strong["model_evaluations"], strong["sweep_evaluations"]) == (4 * 24, 4 * 4 * 24)
-    row = load_database(base / "models" / "carlos" / "strong.parquet").row(strong["lora_id"])
-    assert row is not None
+    row = load_database(base / "models" / "carlos" / "strong.parquet").cells(strong["lora_id"])
     assert row["suggested_weight"] == strong["suggested_weight"]
 
 
@@ -69,7 +68,8 @@ def test_the_suggested_weight_changes_the_picture_less(host: Host, strong: dict[
     plain, _ = picture({**checkpoint, **workflows.render(prompt, seed, ["checkpoint", 0], ["checkpoint", 1], "plain")})
     given, given_weight = applied("as given")
     suggested, suggested_weight = applied("suggested")
-    assert (given_weight, suggested_weight) == (1.0, pytest.approx(strong["suggested_weight"]))
+    assert given_weight == 1.0
+    assert suggested_weight == pytest.approx(strong["suggested_weight"])
     assert np.linalg.norm(suggested - plain) < 0.8 * np.linalg.norm(given - plain)
     with pytest.raises(Failed, match=not_offered("weights", "weight", "whatever")):
         applied("whatever")

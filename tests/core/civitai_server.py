@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -126,26 +126,31 @@ class CivitaiServer:
 
     def answer_api(self, method: str, page: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
         path, query = urlsplit(page).path, parse_qs(urlsplit(page).query)
-        if found := re.fullmatch(r"/api/v1/models/(\d+)", path):
-            return _json(self.models.get(int(found[1])))
-        if found := re.fullmatch(r"/api/v1/model-versions/(\d+)", path):
-            return _json(self.versions.get(int(found[1])))
-        if found := re.fullmatch(r"/api/v1/model-versions/by-hash/(\w+)", path):
-            return _json(next(iter(self._with_hashes([found[1]])), None))
+        if found := re.fullmatch(r"/api/download/models/(\d+)", path):
+            return self._download(found[1], query, headers)
         if path == "/api/v1/model-versions/by-hash" and method == "POST":
             hashes = json.loads(body)
-            if len(hashes) > 100:
-                return 400, {}, b'{"error": "Too many hashes"}'
-            return _json(self._with_hashes(hashes))
-        if found := re.fullmatch(r"/api/download/models/(\d+)", path):
-            files = self.contents.get(int(found[1]), {})
-            file_id = int(query["fileId"][0]) if "fileId" in query else next(iter(files), 0)
-            if file_id not in files:
-                return _json(None)
-            if self.wants_key and headers.get("authorization") != f"Bearer {KEY}":
-                return 307, {"Location": "/login?returnUrl=/models/7&reason=download-auth"}, b""
-            return 307, {"Location": self.redirect_to or f"{self.storage_url}/{found[1]}/{file_id}?X-Amz-Signature=abc"}, b""
+            return _json(self._with_hashes(hashes)) if len(hashes) <= 100 else (400, {}, b'{"error": "Too many hashes"}')
+        pages: dict[str, Callable[[str], Any]] = {
+            r"/api/v1/models/(\d+)": lambda model_id: self.models.get(int(model_id)),
+            r"/api/v1/model-versions/(\d+)": lambda version_id: self.versions.get(int(version_id)),
+            r"/api/v1/model-versions/by-hash/(\w+)": lambda sha256: next(iter(self._with_hashes([sha256])), None),
+        }
+        for pattern, answer in pages.items():
+            if found := re.fullmatch(pattern, path):
+                return _json(answer(found[1]))
         return 200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>a page for people</html>"
+
+    def _download(
+        self, version_id: str, query: dict[str, list[str]], headers: dict[str, str]
+    ) -> tuple[int, dict[str, str], bytes]:
+        files = self.contents.get(int(version_id), {})
+        file_id = int(query["fileId"][0]) if "fileId" in query else next(iter(files), 0)
+        if file_id not in files:
+            return _json(None)
+        if self.wants_key and headers.get("authorization") != f"Bearer {KEY}":
+            return 307, {"Location": "/login?returnUrl=/models/7&reason=download-auth"}, b""
+        return 307, {"Location": self.redirect_to or f"{self.storage_url}/{version_id}/{file_id}?X-Amz-Signature=abc"}, b""
 
     def answer_storage(self, page: str, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
         version_id, file_id = urlsplit(page).path.strip("/").split("/")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 
@@ -20,10 +21,8 @@ from civitai_server import CivitaiServer
 from carlos_core.clip.encoder import OpenClipEncoder
 from carlos_core.clip.loading import load_encoder
 from carlos_core.clip.pixels import PixelFormat
-from carlos_core.database.database import MetricsDatabase
-from carlos_core.database.parquet import load_database
+from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.prompts.prompt_set import PromptSet, load_prompt_set
-from carlos_core.search import ranking as retrieval
 
 # The models here are so small that threads only wait for each other.
 torch.set_num_threads(1)
@@ -38,15 +37,11 @@ def _not_the_users_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty CARLOS_HOME of this test's own; what the process remembers of another one is forgotten before and after."""
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty CARLOS_HOME of this test's own."""
     folder = tmp_path / "carlos-home"
     monkeypatch.setenv("CARLOS_HOME", str(folder))
-    for remembered in (retrieval._default_cache, retrieval._default_encoder):
-        remembered.cache_clear()
-    yield folder
-    for remembered in (retrieval._default_cache, retrieval._default_encoder):
-        remembered.cache_clear()
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -58,8 +53,6 @@ def encoder() -> OpenClipEncoder:
 @pytest.fixture(scope="session")
 def open_clip_model() -> Any:
     """The mini CLIP as open_clip itself loads it: the reference that ours is compared with."""
-    import open_clip
-
     open_clip.add_model_config(mini.MINIWORLD / "mini_clip.json")
     return open_clip.create_model("mini_clip", pretrained=str(mini.MINIWORLD / "mini_clip.safetensors")).eval()
 
@@ -67,8 +60,6 @@ def open_clip_model() -> Any:
 @pytest.fixture(scope="session")
 def published() -> tuple[Any, OpenClipEncoder]:
     """The published encoder's architecture at its real size, with random weights: open_clip's model, and ours around it."""
-    import open_clip
-
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-B-32-quickgelu", pretrained=None).eval()
     tokenizer = open_clip.get_tokenizer("ViT-B-32-quickgelu")
@@ -78,8 +69,6 @@ def published() -> tuple[Any, OpenClipEncoder]:
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     """open_clip's tokenizer, which the mini CLIP was trained with."""
-    import open_clip
-
     return open_clip.get_tokenizer("ViT-B-32")
 
 

@@ -20,7 +20,8 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from carlos_core.errors import LoraError
-from carlos_core.generator import Generated, Job, LoraFit, LoraUse, OnStep
+from carlos_core.generator import Generated, Job, LoraFit, LoraUse
+from carlos_core.progress import OnProgress, Progress
 
 SIDE = 128
 STEPS = 4
@@ -97,10 +98,10 @@ class DrawingGenerator:
     def prepare(self, jobs: Sequence[Job]) -> None:
         pass
 
-    def generate(self, jobs: Sequence[Job], on_step: OnStep | None = None) -> Generated:
+    def generate(self, jobs: Sequence[Job], on_progress: OnProgress | None = None) -> Generated:
         for step in range(1, STEPS + 1):
-            if on_step is not None:
-                on_step(step * len(jobs), STEPS * len(jobs))
+            if on_progress is not None:
+                on_progress(Progress(step * len(jobs), STEPS * len(jobs)))
         self.jobs.extend(jobs)
         images = torch.stack([self.picture(job) for job in jobs])
         return Generated(images, model_evaluations=EVALUATIONS * len(jobs))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from carlos_core.records import LoraRecord
+from carlos_core.records import LoraMetadata, LoraRecord
 
 MINIWORLD = Path(__file__).parents[1] / "assets" / "miniworld"
 ASSETS = Path(__file__).parent / "assets"
@@ -33,7 +33,7 @@ def labels() -> dict[str, dict[str, Any]]:
 
 def record(lora_id: str, direction: list[float] | np.ndarray | None = None, **facts: Any) -> LoraRecord:
     """A row with made-up metrics within the published limits."""
+    said = {name: facts.pop(name) for name in vars(LoraMetadata()) if name in facts}
     made_up = {"strength": 5.0, "consistency": 0.2, **facts}
-    return LoraRecord(
-        lora_id=lora_id, direction=np.asarray([1, 0, 0, 0] if direction is None else direction, np.float32), **made_up
-    )
+    direction = np.asarray([1, 0, 0, 0] if direction is None else direction, np.float32)
+    return LoraRecord(lora_id=lora_id, direction=direction, metadata=LoraMetadata(**said), **made_up)

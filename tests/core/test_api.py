@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import mini
 import numpy as np
@@ -132,7 +133,7 @@ def test_an_encoder_that_is_not_the_rows_own_is_refused_before_any_picture_is_ma
 ) -> None:
     empty_database.encoder_id = encoder_of_rows
     generator = DrawingGenerator()
-    options = {"encoder": encoder, "prompts": PROMPTS, "max_prompts": 3, "working_directory": tmp_path / "work"}
+    options: dict[str, Any] = {"encoder": encoder, "prompts": PROMPTS, "max_prompts": 3, "working_directory": tmp_path / "work"}
     with pytest.raises(carlos.CarlosError):
         carlos.index_lora(empty_database, lora_source=lora_file(tmp_path / "a.safetensors"), generator=generator, **options)
     assert generator.jobs == []
@@ -141,7 +142,13 @@ def test_an_encoder_that_is_not_the_rows_own_is_refused_before_any_picture_is_ma
 def test_an_indexed_lora_has_the_row_that_measuring_gives(
     tmp_path: Path, encoder: OpenClipEncoder, empty_database: carlos.MetricsDatabase, bench: Bench
 ) -> None:
-    options = {"encoder": encoder, "prompts": PROMPTS, "seeds": 2, "first_seed": 7, "working_directory": tmp_path / "api"}
+    options: dict[str, Any] = {
+        "encoder": encoder,
+        "prompts": PROMPTS,
+        "seeds": 2,
+        "first_seed": 7,
+        "working_directory": tmp_path / "api",
+    }
     lora = lora_file(tmp_path / "red.safetensors", trigger="redword")
     result = carlos.index_lora(empty_database, lora_source=lora, generator=DrawingGenerator(), **options)
     expected = bench.measure(read_lora_file(lora), DrawingGenerator()).record
@@ -157,7 +164,7 @@ def test_an_indexed_lora_has_the_row_that_measuring_gives(
 def test_an_indexed_lora_is_made_again_only_if_told_to(
     tmp_path: Path, encoder: OpenClipEncoder, empty_database: carlos.MetricsDatabase
 ) -> None:
-    options = {"encoder": encoder, "prompts": PROMPTS, "max_prompts": 3, "working_directory": tmp_path / "work"}
+    options: dict[str, Any] = {"encoder": encoder, "prompts": PROMPTS, "max_prompts": 3, "working_directory": tmp_path / "work"}
     lora = lora_file(tmp_path / "red.safetensors")
     first = carlos.index_lora(empty_database, lora_source=lora, generator=DrawingGenerator(), **options)
     generator = DrawingGenerator()
@@ -185,4 +192,4 @@ def test_an_indexed_lora_is_found_in_the_saved_file(
     loaded = carlos.load_database(tmp_path / "mine.parquet")
     assert loaded.protocols == empty_database.protocols
     matches = carlos.retrieve(loaded, "red", encoder=encoder, max_strength=100, min_consistency=-1)
-    assert [(match.lora_id, match.row["file_name"]) for match in matches] == [(result.lora_id, "red.safetensors")]
+    assert [(match.lora_id, match.record.file_name) for match in matches] == [(result.lora_id, "red.safetensors")]

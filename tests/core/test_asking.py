@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from typing import Any
 
 import mini
 import numpy as np
 import pytest
 import torch
+from searching import find, signature_of
 
 from carlos_core.clip.encoder import OpenClipEncoder
 from carlos_core.clip.signatures import SignatureCache
@@ -16,15 +18,14 @@ from carlos_core.database.database import MetricsDatabase
 from carlos_core.errors import RetrievalError
 from carlos_core.prompts.prompt_set import PromptSet
 from carlos_core.search.queries import but_not, combined, like_images, like_lora
-from carlos_core.search.ranking import find_matches, signature_for
 
-LIMITS = {"max_strength": 9.8, "min_consistency": 0.041}
+LIMITS: dict[str, Any] = {"max_strength": 9.8, "min_consistency": 0.041}
 
 
-def effects(database: MetricsDatabase, signature: torch.Tensor, top_k: int = 3, **choice: object) -> list[str]:
+def effects(database: MetricsDatabase, signature: torch.Tensor, top_k: int = 3, **choice: Any) -> list[str]:
     """What the LoRAs found for a signature do, best first."""
-    found = find_matches(database, "q", signature, top_k=top_k, **LIMITS, **choice)  # type: ignore[arg-type]
-    return [match.row["label"] for match in found.items]
+    found = find(database, signature, top_k, **LIMITS, **choice)  # type: ignore[arg-type]
+    return [match.record.extra["label"] for match in found.items]
 
 
 def test_a_lora_is_most_like_its_duplicate(database: MetricsDatabase) -> None:
@@ -111,7 +112,7 @@ def test_in_the_mini_world_two_effects_but_not_one_of_them_finds_the_other(
     cache = SignatureCache()
 
     def signature(query: str) -> torch.Tensor:
-        return signature_for(database, query, prompts=signature_prompts, encoder=encoder, cache=cache)
+        return signature_of(database, query, encoder, signature_prompts, cache)
 
     first, plain_first, n = 0, 0, 0
     for entry in asked["compound"]:
@@ -131,9 +132,7 @@ def test_in_the_mini_world_two_searches_together_find_the_loras_of_both(
 ) -> None:
     cache = SignatureCache()
     labels = [facts["label"] for facts in mini.labels().values() if facts["kind"] == "ordinary"][:8]
-    signatures = {
-        label: signature_for(database, label, prompts=signature_prompts, encoder=encoder, cache=cache) for label in labels
-    }
+    signatures = {label: signature_of(database, label, encoder, signature_prompts, cache) for label in labels}
     for a, b in itertools.combinations(labels, 2):
         found = list(dict.fromkeys(effects(database, combined([signatures[a], signatures[b]], [1.0, 1.0]), 4)))
         assert set(found[:2]) == {a, b}

@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from carlos_core.database.database import MetricsDatabase
-from carlos_core.database.parquet import load_database
+from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.errors import DatabaseError
 
 LIST = pa.list_(pa.float64())

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-from carlos_core.database.database import MetricsDatabase
-from carlos_core.database.parquet import load_database
+from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.database.published import BUNDLED_PATH, copy_bundled_database, load_bundled_database
 from carlos_core.errors import DatabaseError
+from carlos_core.search.limits import PUBLISHED_LIMITS
 from carlos_core.search.ranking import rank
 
 
@@ -47,14 +47,8 @@ def test_as_many_rows_pass_the_default_limits_as_published(bundled: MetricsDatab
     strength, consistency = np.array(bundled.column("strength")), np.array(bundled.column("consistency"))
     assert int(((strength <= 9.8) & (consistency >= 0.041)).sum()) == 515
     arrays = bundled.ranking_arrays
-    found, _ = rank(
-        arrays.directions,
-        torch.ones(512),
-        strength=arrays.strength,
-        consistency=arrays.consistency,
-        norms=arrays.norms,
-        top_k=740,
-    )
+    allowed = PUBLISHED_LIMITS.mask(bundled, ())
+    found, _ = rank(arrays.directions, torch.ones(512), 740, norms=arrays.norms, allowed=allowed)
     assert len(found) == 515
 
 
@@ -87,8 +81,8 @@ def test_it_refuses_changes_and_its_copy_does_not(bundled: MetricsDatabase) -> N
     copy.upsert(mini.record("new", np.ones(512)))
     assert (len(copy), len(bundled)) == (741, 740)
     copy.set_value(lora_id, "file_name", "x.safetensors")
-    assert copy.row(lora_id)["file_name"] == "x.safetensors"  # type: ignore[index]
-    assert bundled.row(lora_id)["file_name"] is None  # type: ignore[index]
+    assert copy.cells(lora_id)["file_name"] == "x.safetensors"  # type: ignore[index]
+    assert bundled.cells(lora_id)["file_name"] is None  # type: ignore[index]
 
 
 def test_a_copy_on_disk_is_the_whole_database_and_writable(tmp_path: Path, bundled: MetricsDatabase) -> None:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import mini
 import numpy as np
 import pytest
 import torch
+from searching import find, signature_of
 from torch import Tensor
 
-from carlos_core.clip.encoder import Encoder, OpenClipEncoder
+from carlos_core.clip.encoder import Encoder, LazyEncoder, OpenClipEncoder
 from carlos_core.clip.signatures import SignatureCache
 from carlos_core.database.database import MetricsDatabase
 from carlos_core.errors import RetrievalError
+from carlos_core.progress import OnProgress, Progress
 from carlos_core.prompts.prompt_set import PromptSet, default_effect_bank, load_prompt_set
-from carlos_core.records import CONFIDENCE_WORDS, Confidence
 from carlos_core.search.calibration import Background, calibrated_rows, confidences, fit_background, word_for
-from carlos_core.search.ranking import background_for, find_matches, retrieve, signature_for
+from carlos_core.search.matches import CONFIDENCE_WORDS, Confidence
+from carlos_core.search.searcher import Searcher, retrieve
 
-ANY = {"max_strength": math.inf, "min_consistency": -1.0}
-LIMITS = {"max_strength": 9.8, "min_consistency": 0.041}
+ANY: dict[str, Any] = {"max_strength": math.inf, "min_consistency": -1.0}
+LIMITS: dict[str, Any] = {"max_strength": 9.8, "min_consistency": 0.041}
 DIMENSION = 64
 
 
@@ -51,10 +54,18 @@ def cache() -> SignatureCache:
     return SignatureCache()
 
 
+def searcher_of(
+    encoder: Encoder, prompts: PromptSet, cache: SignatureCache, bank: PromptSet, database: MetricsDatabase | None = None
+) -> Searcher:
+    """A searcher that compares queries with a bank, of an empty database unless one is given."""
+    database = database or MetricsDatabase.empty(mini.encoder_id(), DIMENSION)
+    return Searcher(database, encoder=encoder, prompts=prompts, signatures=cache, bank=bank)
+
+
 @pytest.fixture(scope="module")
 def background(encoder: OpenClipEncoder, signature_prompts: PromptSet, cache: SignatureCache) -> Background:
     """The whole built-in bank under the mini CLIP."""
-    return cache.background(encoder, signature_prompts, default_effect_bank())
+    return searcher_of(encoder, signature_prompts, cache, default_effect_bank()).background()
 
 
 @pytest.fixture(scope="module")
@@ -224,10 +235,10 @@ def test_labels_and_paraphrases_find_their_lora_and_are_sure_of_it(
     assert len(labels) == 16
     for facts in labels.values():
         for query in (facts["label"], facts["paraphrases"][0]):
-            signature = signature_for(database, query, prompts=signature_prompts, encoder=encoder, cache=cache)
-            matches = find_matches(database, query, signature, top_k=3, ranking="calibrated", background=background, **LIMITS)
+            signature = signature_of(database, query, encoder, signature_prompts, cache)
+            matches = find(database, signature, top_k=3, ranking="calibrated", background=background, **LIMITS)
             best = matches.items[0]
-            assert mini.labels()[best.row["file_name"]]["label"] == facts["label"], query
+            assert mini.labels()[str(best.record.file_name)]["label"] == facts["label"], query
             assert best.confidence is not None
             assert best.confidence.word == "clear", query
 
@@ -241,8 +252,8 @@ def test_foreign_effects_fit_nothing(
     cache: SignatureCache,
     background: Background,
 ) -> None:
-    signature = signature_for(database, query, prompts=signature_prompts, encoder=encoder, cache=cache)
-    matches = find_matches(database, query, signature, top_k=3, ranking="calibrated", background=background, **LIMITS)
+    signature = signature_of(database, query, encoder, signature_prompts, cache)
+    matches = find(database, signature, top_k=3, ranking="calibrated", background=background, **LIMITS)
     assert [match.confidence.fits for match in matches.items if match.confidence] == [False] * 3
 
 
@@ -253,9 +264,9 @@ def test_matches_come_by_falling_z_with_their_published_scores(
     cache: SignatureCache,
     background: Background,
 ) -> None:
-    signature = signature_for(database, "snow falling", prompts=signature_prompts, encoder=encoder, cache=cache)
-    calibrated = find_matches(database, "q", signature, top_k=100, ranking="calibrated", background=background, **ANY).items
-    published = find_matches(database, "q", signature, top_k=100, **ANY).items
+    signature = signature_of(database, "snow falling", encoder, signature_prompts, cache)
+    calibrated = find(database, signature, top_k=100, ranking="calibrated", background=background, **ANY).items
+    published = find(database, signature, top_k=100, **ANY).items
     z = [match.confidence.z for match in calibrated if match.confidence]
     assert z == sorted(z, reverse=True)
     assert [match.rank for match in calibrated] == list(range(1, len(z) + 1))
@@ -269,9 +280,9 @@ def test_the_published_ranking_stays_what_it_is_with_a_background_at_hand(
     cache: SignatureCache,
     background: Background,
 ) -> None:
-    signature = signature_for(database, "oil paint", prompts=signature_prompts, encoder=encoder, cache=cache)
-    plain = find_matches(database, "q", signature, top_k=9, **LIMITS).items
-    judged = find_matches(database, "q", signature, top_k=9, background=background, **LIMITS).items
+    signature = signature_of(database, "oil paint", encoder, signature_prompts, cache)
+    plain = find(database, signature, top_k=9, **LIMITS).items
+    judged = find(database, signature, top_k=9, background=background, **LIMITS).items
     assert [(match.lora_id, match.score) for match in judged] == [(match.lora_id, match.score) for match in plain]
     assert all(match.confidence is None for match in plain)
     assert all(match.confidence is not None for match in judged)
@@ -284,12 +295,11 @@ def test_filters_change_p_values_by_the_number_of_rows_left_and_no_z_score(
     cache: SignatureCache,
     background: Background,
 ) -> None:
-    signature = signature_for(database, "snow falling", prompts=signature_prompts, encoder=encoder, cache=cache)
+    signature = signature_of(database, "snow falling", encoder, signature_prompts, cache)
     at_hand = {lora_id: "x.safetensors" for lora_id in database.column("lora_id")[:6]}
-    all_rows = find_matches(database, "q", signature, top_k=99, ranking="calibrated", background=background, **ANY).items
-    installed = find_matches(
+    all_rows = find(database, signature, top_k=99, ranking="calibrated", background=background, **ANY).items
+    installed = find(
         database,
-        "q",
         signature,
         top_k=99,
         ranking="calibrated",
@@ -316,7 +326,7 @@ def test_rows_with_the_same_direction_tie_by_id() -> None:
         database.upsert(mini.record(f"{k:02}", directions[k]))
     for copy in ("97", "98", "99"):
         database.upsert(mini.record(copy, directions[11]))
-    found = find_matches(database, "q", asked_for.float(), top_k=99, ranking="calibrated", background=background, **LIMITS)
+    found = find(database, asked_for.float(), top_k=99, ranking="calibrated", background=background, **LIMITS)
     ids = [match.lora_id for match in found.items]
     place = ids.index("11")
     assert ids[place : place + 4] == ["11", "97", "98", "99"]
@@ -328,26 +338,24 @@ def test_a_changed_database_is_calibrated_anew() -> None:
     database = MetricsDatabase.empty("some encoder", dimension=DIMENSION)
     for k, direction in enumerate(effects.directions(5).numpy()):
         database.upsert(mini.record(str(k), direction))
-    assert len(find_matches(database, "q", asked_for, top_k=9, ranking="calibrated", background=background, **LIMITS)) == 5
+    assert len(find(database, asked_for, top_k=9, ranking="calibrated", background=background, **LIMITS)) == 5
     database.upsert(mini.record("new", asked_for.numpy()))
-    found = find_matches(database, "q", asked_for, top_k=9, ranking="calibrated", background=background, **LIMITS)
+    found = find(database, asked_for, top_k=9, ranking="calibrated", background=background, **LIMITS)
     assert len(found) == 6
     assert found.items[0].lora_id == "new"
 
 
 def test_nothing_to_choose_from_is_no_error(background: Background) -> None:
     database = MetricsDatabase.empty(mini.encoder_id(), dimension=64)
-    found = find_matches(database, "q", torch.ones(64), top_k=3, ranking="calibrated", background=background, **LIMITS)
+    found = find(database, torch.ones(64), top_k=3, ranking="calibrated", background=background, **LIMITS)
     assert (len(found), "empty" in found.reason) == (0, True)
 
 
-def test_a_ranking_that_does_not_exist_or_lacks_its_background_is_refused(database: MetricsDatabase) -> None:
+def test_a_ranking_that_does_not_exist_is_refused(database: MetricsDatabase) -> None:
     with pytest.raises(RetrievalError, match="no ranking 'best'"):
-        find_matches(database, "q", torch.ones(64), top_k=3, ranking="best", **LIMITS)
+        find(database, torch.ones(64), top_k=3, ranking="best", **LIMITS)
     with pytest.raises(RetrievalError, match="no ranking 'best'"):
         retrieve(database, "q", ranking="best")
-    with pytest.raises(RetrievalError, match="needs a background"):
-        find_matches(database, "q", torch.ones(64), top_k=3, ranking="calibrated", **LIMITS)
 
 
 def test_retrieve_ranks_by_calibration_on_request_only(
@@ -357,31 +365,26 @@ def test_retrieve_ranks_by_calibration_on_request_only(
     cache: SignatureCache,
     background: Background,
 ) -> None:
-    arguments = {"prompts": signature_prompts, "encoder": encoder, "cache": cache}
-    assert all(match.confidence is None for match in retrieve(database, "fog", **arguments))
-    heard: list[tuple[int, int]] = []
-    judged = retrieve(database, "fog", ranking="calibrated", on_phrase=lambda *step: heard.append(step), **arguments)
-    assert all(match.confidence is not None for match in judged)
+    searcher = searcher_of(encoder, signature_prompts, cache, default_effect_bank(), database)
+    signature = searcher.signature("fog")
+    assert all(match.confidence is None for match in searcher.find(signature).items)
+    heard: list[Progress] = []
+    searcher.background(heard.append)
+    assert all(match.confidence is not None for match in searcher.find(signature, ranking="calibrated").items)
     assert heard == []
 
 
 def test_a_bank_is_encoded_once_and_then_needs_no_encoder(
-    database: MetricsDatabase, encoder: OpenClipEncoder, few_prompts: PromptSet, short_bank: PromptSet, tmp_path: Path
+    encoder: OpenClipEncoder, few_prompts: PromptSet, short_bank: PromptSet, tmp_path: Path
 ) -> None:
     def load_nothing(encoder_id: str) -> Encoder:
         raise AssertionError(f"{encoder_id} was asked for")
 
-    steps: list[tuple[int, int]] = []
-    first = background_for(
-        database,
-        prompts=few_prompts,
-        bank=short_bank,
-        encoder=encoder,
-        cache=SignatureCache(tmp_path),
-        on_phrase=lambda *step: steps.append(step),
-    )
-    assert steps == [(done, 120) for done in range(120)]
-    again = background_for(database, prompts=few_prompts, bank=short_bank, cache=SignatureCache(tmp_path), load=load_nothing)
+    steps: list[Progress] = []
+    first = searcher_of(encoder, few_prompts, SignatureCache(tmp_path), short_bank).background(steps.append)
+    assert [(step.done, step.total) for step in steps] == [(done, 120) for done in range(120)]
+    lazy = LazyEncoder(mini.encoder_id(), DIMENSION, load_nothing)
+    again = searcher_of(lazy, few_prompts, SignatureCache(tmp_path), short_bank).background()
     assert torch.equal(again.probes, first.probes)
     assert torch.equal(again.precision, first.precision)
 
@@ -392,21 +395,23 @@ def test_an_interrupted_bank_goes_on_where_it_stopped_and_damaged_files_are_made
     class Cancelled(Exception):
         pass
 
-    def cancel_after_30(done: int, total: int) -> None:
-        if done == 30:
+    def cancel_after_30(progress: Progress) -> None:
+        if progress.done == 30:
             raise Cancelled
 
+    def background(on_progress: OnProgress) -> Background:
+        return searcher_of(encoder, few_prompts, SignatureCache(tmp_path), short_bank).background(on_progress)
+
     with pytest.raises(Cancelled):
-        SignatureCache(tmp_path).background(encoder, few_prompts, short_bank, cancel_after_30)
+        background(cancel_after_30)
     steps: list[int] = []
-    first = SignatureCache(tmp_path).background(encoder, few_prompts, short_bank, lambda done, total: steps.append(done))
+    first = background(lambda progress: steps.append(progress.done))
     assert steps == list(range(30, 120))
     files = sorted(tmp_path.glob("*.f64"))
     files[3].write_bytes(files[3].read_bytes()[:-5])
     files[7].write_bytes(b"")
     files[11].write_bytes(bytes([files[11].read_bytes()[0] ^ 1]) + files[11].read_bytes()[1:])
-    assert SignatureCache(tmp_path).known_background(encoder.encoder_id, few_prompts, short_bank) is None
     steps.clear()
-    again = SignatureCache(tmp_path).background(encoder, few_prompts, short_bank, lambda done, total: steps.append(done))
+    again = background(lambda progress: steps.append(progress.done))
     assert 2 <= len(steps) <= 3
     assert torch.equal(again.probes, first.probes)

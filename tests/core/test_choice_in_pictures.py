@@ -52,7 +52,12 @@ def test_each_node_of_a_prompt_is_described_once_however_many_depend_on_it(
 ) -> None:
     described: list[Any] = []
     inner = pictures._description
-    monkeypatch.setattr(pictures, "_description", lambda *arguments: described.append(arguments[0]) or inner(*arguments))
+
+    def description(*arguments: Any) -> Any:
+        described.append(arguments[0])
+        return inner(*arguments)
+
+    monkeypatch.setattr(pictures, "_description", description)
     assert len(keys(pictures, chain(4000))) == 4000
     assert len(described) == 4001
     # Layers in which each node takes from all of the layer before: two to the 40th ways through them.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import mini
 import pytest
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 
 from carlos_core.database.database import MetricsDatabase
 from carlos_core.errors import RetrievalError
-from carlos_core.records import Confidence, Match, Matches
-from carlos_core.search.ranking import find_matches
-from carlos_core.search.selection import Search, Selection, choose, parts_of
+from carlos_core.search.limits import ChoiceRules
+from carlos_core.search.matches import Confidence, Match, Matches
+from carlos_core.search.searcher import Searcher
+from carlos_core.search.selection import Search, Selection, parts_of, select
 
 SNOW, PENCIL, OIL = [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]
 SIGNATURES = {
@@ -28,10 +30,10 @@ SIGNATURES = {
     "soft pencil": [0, 1, 0, 0.25],  # with PENCIL: 0.970
     "winter": [1, 0.6, 0, 0],  # with SNOW: 0.857, with PENCIL: 0.514
 }
-Row = tuple[str, list[float], dict[str, object]]
+Row = tuple[str, Sequence[float], dict[str, Any]]
 
 
-def library(*rows: Row | tuple[str, list[float]]) -> MetricsDatabase:
+def library(*rows: Row | tuple[str, Sequence[float]]) -> MetricsDatabase:
     """Rows (id, direction, facts); without any: one LoRA for each of three effects."""
     database = MetricsDatabase.empty("some encoder", dimension=4)
     for lora_id, direction, *facts in rows or (("snow", SNOW), ("pencil", PENCIL), ("oil", OIL)):
@@ -50,7 +52,7 @@ def searcher(database: MetricsDatabase, confidence: Callable[[Match], Confidence
 
     def search(text: str) -> Matches:
         signature = torch.tensor([SIGNATURES[part] for part in parts_of(text)], dtype=torch.float32).sum(0)
-        found = find_matches(database, text, signature, top_k=12, max_strength=9.8, min_consistency=0.041)
+        found = Searcher(database).find(signature, top_k=12, query=text)
         if confidence is None:
             return found
         return replace(found, items=tuple(replace(match, confidence=confidence(match)) for match in found.items))
@@ -58,19 +60,13 @@ def searcher(database: MetricsDatabase, confidence: Callable[[Match], Confidence
     return search
 
 
-def chosen(query: str, search: Search | None = None, **choice: object) -> Selection:
-    settings = {
-        "mode": "composed",
-        "max_loras": 2,
-        "strength_budget": 2.0,
-        "min_confidence": "likely",
-        "max_strength": 9.8,
-        **choice,
-    }
-    return choose(query, search or searcher(library()), **settings)  # type: ignore[arg-type]
+def chosen(query: str, search: Search | None = None, **choice: Any) -> Selection:
+    max_strength = choice.pop("max_strength", 9.8)
+    rules = ChoiceRules(**({"mode": "composed"} | choice))  # type: ignore[arg-type]
+    return select(query, search or searcher(library()), rules, max_strength)  # type: ignore[arg-type]
 
 
-def weights(selection: Selection) -> dict[str, float]:
+def weights(selection: Selection) -> dict[str, Any]:
     return {pick.match.lora_id: pytest.approx(pick.weight, abs=6e-4) for pick in selection.picks}
 
 
@@ -96,7 +92,8 @@ def test_a_query_falls_apart_at_commas_and_words_that_join(query: str, parts: tu
 def test_a_query_of_two_effects_gets_both_though_it_fits_neither_as_a_whole() -> None:
     selection = chosen("snow, pencil")
     assert weights(selection) == {"snow": 1.0, "pencil": 1.0}
-    assert [(pick.part, pick.score) for pick in selection.picks] == [
+    found: list[tuple[str, Any]] = [(pick.part, pick.score) for pick in selection.picks]
+    assert found == [
         ("snow", pytest.approx(0.5**0.5)),
         ("pencil", pytest.approx(0.5**0.5)),
     ]
@@ -267,7 +264,7 @@ def test_equal_inputs_give_equal_answers_whatever_the_order_of_rows() -> None:
         ({"strength_budget": float("nan")}, "a budget of nan"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_anything_is_looked_for(choice: dict[str, object], says: str) -> None:
+def test_what_makes_no_sense_is_refused_before_anything_is_looked_for(choice: dict[str, Any], says: str) -> None:
     def search(text: str) -> Matches:
         raise AssertionError(f"{text!r} was looked for")
 

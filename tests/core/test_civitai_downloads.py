@@ -16,10 +16,10 @@ from filelock import FileLock
 from safetensors.numpy import save
 
 from carlos_core.civitai.client import CivitaiClient
-from carlos_core.civitai.download import DownloadProgress
 from carlos_core.civitai.file_names import safe_name
 from carlos_core.civitai.versions import VersionFile
 from carlos_core.errors import CivitaiError, CivitaiNotFound
+from carlos_core.progress import Progress
 
 CONTENT = save({"noise": np.random.default_rng(5).integers(0, 256, 3_000_000, dtype=np.uint8)})
 
@@ -54,9 +54,9 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_file_appears_only_when_it_is_complete_and_progress_is_told(client: CivitaiClient, loras: Path) -> None:
-    seen: list[DownloadProgress] = []
+    seen: list[Progress] = []
 
-    def on_progress(progress: DownloadProgress) -> None:
+    def on_progress(progress: Progress) -> None:
         seen.append(progress)
         assert not (loras / "snow.safetensors").exists()
 
@@ -65,7 +65,7 @@ def test_a_file_appears_only_when_it_is_complete_and_progress_is_told(client: Ci
     assert path.read_bytes() == CONTENT
     assert names(loras) == ["snow.safetensors"]
     assert (seen[-1].done, seen[-1].total) == (len(CONTENT), len(CONTENT))
-    assert all(progress.bytes_per_second > 0 for progress in seen)
+    assert all("MB/s" in progress.note for progress in seen)
     dones = [progress.done for progress in seen]
     assert dones == sorted(dones)
 
@@ -98,7 +98,7 @@ def test_a_later_run_goes_on_where_an_earlier_one_broke_off(civitai: CivitaiServ
     assert "goes on from there" in caught.value.hint
     have = part_of(loras).stat().st_size
     assert CONTENT.startswith(part_of(loras).read_bytes())
-    seen: list[DownloadProgress] = []
+    seen: list[Progress] = []
     later = client_of(civitai)
     assert later.download(file_of(later), loras, seen.append).read_bytes() == CONTENT
     assert civitai.of("storage")[-1].headers["range"] == f"bytes={have}-"
@@ -110,7 +110,7 @@ def test_a_cancel_keeps_what_has_arrived(civitai: CivitaiServer, client: Civitai
     class Cancelled(Exception):
         pass
 
-    def cancel(progress: DownloadProgress) -> None:
+    def cancel(progress: Progress) -> None:
         raise Cancelled
 
     with pytest.raises(Cancelled):
@@ -184,7 +184,7 @@ def test_a_body_that_is_too_long_is_not_read_to_its_end(
 ) -> None:
     """Not at all if its length is announced, else up to the size that CivitAI says."""
     civitai.faults.append(Fault("storage:/5", 200, {"Content-Length": length}, b"x" * 20_000_000))
-    seen: list[DownloadProgress] = []
+    seen: list[Progress] = []
     with pytest.raises(CivitaiError, match="as CivitAI says"):
         client.download(file_of(client), loras, seen.append)
     assert max((progress.done for progress in seen), default=0) <= (0 if length else len(CONTENT) + 1024)

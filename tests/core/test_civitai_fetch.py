@@ -21,7 +21,8 @@ from carlos_core.civitai.lora import CivitaiLora, lora_file_of
 from carlos_core.clip.encoder import OpenClipEncoder
 from carlos_core.errors import CivitaiError, CivitaiNotFound, GenerationError, IndexingError
 from carlos_core.loras.lora_file import read_lora_file
-from carlos_core.loras.metadata import Sidecar, read_sidecar
+from carlos_core.loras.metadata import read_sidecar
+from carlos_core.records import LoraMetadata
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_a_fetched_lora_has_civitais_facts_beside_it(civitai: CivitaiServer, con
     path = wanted(civitai, version_id=" 5 ").fetch(loras)
     assert sorted(file.name for file in loras.iterdir()) == ["snow.civitai.info", "snow.safetensors"]
     assert json.loads((loras / "snow.civitai.info").read_text(encoding="utf-8")) == civitai.versions[5]
-    assert read_sidecar(path) == Sidecar(
+    assert read_sidecar(path) == LoraMetadata(
         version_id=5,
         model_id=7,
         model_name="Snow & Ice",

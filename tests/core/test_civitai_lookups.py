@@ -29,11 +29,20 @@ def red() -> Iterator[CivitaiServer]:
 def test_a_version_is_what_the_documented_answer_says(civitai: CivitaiServer) -> None:
     civitai.add(5, CONTENT)
     version = client_of(civitai).version(5)
-    assert (version.version_id, version.model_id, version.name, version.model_name) == (5, 7, "v1.0", "Snow & Ice")
-    assert (version.model_type, version.base_model, version.trigger_words) == ("LORA", "SDXL 1.0", ("snw style", "cold breath"))
-    assert (version.nsfw_level, version.download_count) == (3, 215627)
+    assert (version.version_id, version.metadata.model_id, version.name, version.metadata.model_name) == (
+        5,
+        7,
+        "v1.0",
+        "Snow & Ice",
+    )
+    assert (version.model_type, version.metadata.base_model, version.metadata.trigger_words) == (
+        "LORA",
+        "SDXL 1.0",
+        ("snw style", "cold breath"),
+    )
+    assert (version.metadata.nsfw_level, version.metadata.download_count) == (3, 215627)
     # The first picture is a film.
-    assert version.preview_url == f"{civitai.url}/images/5.jpeg"
+    assert version.metadata.preview_url == f"{civitai.url}/images/5.jpeg"
     assert version.early_access_until is None
     assert version.files == (
         VersionFile(
@@ -54,9 +63,18 @@ def test_a_version_is_what_the_documented_answer_says(civitai: CivitaiServer) ->
 def test_what_is_missing_in_an_answer_is_none(civitai: CivitaiServer) -> None:
     civitai.versions[5] = {"id": 5, "files": [{"name": "a.safetensors"}], "images": [], "model": None, "stats": None}
     version = client_of(civitai).version(5)
-    nothing = (version.model_id, version.name, version.model_name, version.base_model, version.trigger_words, version.nsfw_level)
+    nothing = (
+        version.metadata.model_id,
+        version.name,
+        version.metadata.model_name,
+        version.metadata.base_model,
+        version.metadata.trigger_words,
+        version.metadata.nsfw_level,
+    )
     assert nothing == (None,) * 6
-    assert (version.download_count, version.preview_url, version.published_at, version.early_access_until) == (None,) * 4
+    assert (version.metadata.download_count, version.metadata.preview_url, version.published_at, version.early_access_until) == (
+        None,
+    ) * 4
     file = version.files[0]
     assert (file.file_id, file.size, file.sha256, file.type, file.format) == (None,) * 5
     assert not file.is_primary
@@ -71,7 +89,7 @@ def test_a_model_has_its_versions(civitai: CivitaiServer) -> None:
     assert (model.model_id, model.name, model.type, model.mode) == (7, "Snow & Ice", "LORA", None)
     assert [version.version_id for version in model.versions] == [6, 5]
     for version in model.versions:
-        assert (version.model_id, version.model_name, version.model_type) == (7, "Snow & Ice", "LORA")
+        assert (version.metadata.model_id, version.metadata.model_name, version.model_type) == (7, "Snow & Ice", "LORA")
 
 
 def test_a_version_is_found_by_its_hash_and_an_unknown_hash_is_none(civitai: CivitaiServer, red: CivitaiServer) -> None:

@@ -13,11 +13,12 @@ from civitai_server import CivitaiServer, Fault, client_of
 
 from carlos_core import copy_bundled_database
 from carlos_core.civitai import refresh
-from carlos_core.civitai.refresh import FAILED, NOT_FOUND, REFRESHED, UNCHANGED, RefreshedRow, refresh_metadata
-from carlos_core.database.database import MetricsDatabase
-from carlos_core.database.parquet import load_database
+from carlos_core.civitai.refresh import RefreshedRow, refresh_metadata
+from carlos_core.civitai.versions import FAILED, NOT_FOUND, REFRESHED, UNCHANGED
+from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.database.published import BUNDLED_PATH
 from carlos_core.errors import CivitaiError, DatabaseError
+from carlos_core.progress import Progress
 
 FULL: dict[str, Any] = {
     "trigger_words": ("mine",),
@@ -45,9 +46,7 @@ def save(path: Path, *rows: dict[str, Any]) -> None:
 
 
 def row_of(path: Path, lora_id: str) -> dict[str, Any]:
-    row = load_database(path).row(lora_id)
-    assert row is not None
-    return row
+    return load_database(path).cells(lora_id)
 
 
 def statuses(rows: list[RefreshedRow]) -> dict[str, str]:
@@ -170,16 +169,16 @@ def test_a_cancel_loses_nothing_that_was_found(civitai: CivitaiServer, path: Pat
     class Cancelled(Exception):
         pass
 
-    def cancel(done: int, total: int) -> None:
-        assert total == 6
-        if done == 4:
+    def cancel(progress: Progress) -> None:
+        assert progress.total == 6
+        if progress.done == 4:
             raise Cancelled
 
     for k in range(6):
         civitai.add(k + 1, f"LoRA {k}".encode())
     save(path, *({"version_id": k + 1} for k in range(6)))
     with pytest.raises(Cancelled):
-        refresh_metadata(path, client_of(civitai), on_rows=cancel)
+        refresh_metadata(path, client_of(civitai), on_progress=cancel)
     assert load_database(path).column("model_name") == ["Snow & Ice"] * 4 + [None] * 2
     asked = len(civitai.requests)
     assert statuses(refresh_metadata(path, client_of(civitai))) == {"e": REFRESHED, "f": REFRESHED}
@@ -202,11 +201,11 @@ def test_rows_are_saved_as_the_run_goes_on(civitai: CivitaiServer, path: Path, t
         civitai.versions[version_id] = {"id": version_id, "trainedWords": ["word"]}
     saved: list[int] = []
 
-    def on_rows(done: int, total: int) -> None:
-        if done in (49, 50, 100):
+    def look(progress: Progress) -> None:
+        if progress.done in (49, 50, 100):
             saved.append(load_database(path).column("trigger_words").count(["word"]))
 
-    rows = refresh_metadata(path, client_of(civitai), max_rows=120, on_rows=on_rows)
+    rows = refresh_metadata(path, client_of(civitai), max_rows=120, on_progress=look)
     assert [row.status for row in rows] == [REFRESHED] * 120
     assert saved == [0, 50, 100]
     assert load_database(path).column("trigger_words").count(["word"]) == 120
@@ -217,13 +216,13 @@ def test_a_row_that_was_changed_meanwhile_keeps_the_change(civitai: CivitaiServe
     civitai.add(5, b"LoRA")
     save(path, {"version_id": 5}, {"version_id": 5})
 
-    def change(done: int, total: int) -> None:
-        if done == 1:
+    def change(progress: Progress) -> None:
+        if progress.done == 1:
             database = load_database(path)
             database.set_value("a", "trigger_words", ["just typed"])
             database.save_parquet(path)
 
-    refresh_metadata(path, client_of(civitai), on_rows=change)
+    refresh_metadata(path, client_of(civitai), on_progress=change)
     assert row_of(path, "a")["trigger_words"] == ["just typed"]
     assert row_of(path, "a")["model_name"] == "Snow & Ice"
 
@@ -291,6 +290,5 @@ def test_half_an_emoji_from_civitai_is_left_out(civitai: CivitaiServer, path: Pa
     civitai.add(5, b"LoRA", trainedWords=["snw \ud83d", "\ude00"], baseModel="Some\udcff model", nsfwLevel=3)
     save(path, {"version_id": 5})
     assert statuses(refresh_metadata(path, client_of(civitai))) == {"a": REFRESHED}
-    row = load_database(path).row("a")
-    assert row is not None
+    row = load_database(path).cells("a")
     assert (row["trigger_words"], row["base_model"]) == (["snw"], "Some model")

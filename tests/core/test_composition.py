@@ -4,28 +4,44 @@ from __future__ import annotations
 
 import json
 from itertools import combinations
+from typing import Any
 
 import mini
 import numpy as np
 import pytest
+from searching import signature_of
 
 from carlos_core.clip.encoder import OpenClipEncoder
 from carlos_core.clip.signatures import SignatureCache
 from carlos_core.database.database import MetricsDatabase
 from carlos_core.errors import RetrievalError
 from carlos_core.prompts.prompt_set import PromptSet
-from carlos_core.search.ranking import signature_for
-from carlos_core.search.weights import Composition, compose, scaled, weighed
+from carlos_core.search.weights import Candidates, Composition, WeightLimits, compose, scaled, unlike, weighed
 
 
-def composed(directions: list[list[float]] | np.ndarray, signature: list[float] | np.ndarray, **choice: object) -> Composition:
+def composed(
+    directions: list[list[float]] | np.ndarray, signature: list[float] | np.ndarray, max_loras: int = 2, **choice: Any
+) -> Composition:
     """Rows a, b, c, ... of strength 5 unless the choice says otherwise."""
+    return compose(candidates(directions, **choice), np.asarray(signature, dtype=np.float64), limits_of(choice), max_loras)
+
+
+def candidates(directions: list[list[float]] | np.ndarray, **choice: Any) -> Candidates:
     rows = np.asarray(directions, dtype=np.float64)
-    facts = {"ids": [chr(97 + place) for place in range(len(rows))], "strength": np.full(len(rows), 5.0)}
-    return compose(rows, np.asarray(signature, dtype=np.float64), **(facts | choice))  # type: ignore[arg-type]
+    n = len(rows)
+    return Candidates(
+        choice.get("ids", [chr(97 + place) for place in range(n)]),
+        rows,
+        choice.get("strength", np.full(n, 5.0)),
+        choice.get("base_weights", np.ones(n)),
+    )
 
 
-def weights(composition: Composition) -> dict[int, float]:
+def limits_of(choice: dict[str, Any]) -> WeightLimits:
+    return WeightLimits(**{name: choice[name] for name in ("strength_budget", "max_strength") if name in choice})
+
+
+def weights(composition: Composition) -> dict[int, Any]:
     return {each.index: pytest.approx(each.weight) for each in composition.chosen}
 
 
@@ -67,7 +83,7 @@ def test_a_further_lora_comes_in_when_its_effect_is_about_a_third_of_the_first(s
 
 def test_the_best_pair_is_found_also_where_the_best_single_is_not_in_it() -> None:
     found = composed([[1, 1, 0.9], [1, 0, 0], [0, 1, 0]], [1, 1, 0])
-    assert composed([[1, 1, 0.9], [1, 0, 0], [0, 1, 0]], [1, 1, 0], mode="best one").chosen[0].index == 0
+    assert composed([[1, 1, 0.9], [1, 0, 0], [0, 1, 0]], [1, 1, 0], max_loras=1).chosen[0].index == 0
     assert weights(found) == {1: 1.0, 2: 1.0}
 
 
@@ -92,25 +108,17 @@ def test_three_and_more_effects() -> None:
 
 
 def test_two_that_do_the_same_never_go_together() -> None:
-    rows = [[1, 0, 0], [1, 0.02, 0], [0.6, 0.8, 0], [0, 0, 1]]
-    assert [each.index for each in composed(rows, [1, 0, 0.5], mode="top k equal", max_loras=3).chosen] == [0, 2, 3]
+    four = np.array([[1, 0, 0], [1, 0.02, 0], [0.6, 0.8, 0], [0, 0, 1]])
+    units = four / np.linalg.norm(four, axis=1, keepdims=True)
+    assert unlike(range(4), units, 3) == [0, 2, 3]
     rows = [[1, 0.3, 0], [1, -0.3, 0]]
     alike = composed([*rows[:1], [1, -0.1, 0]], [1, 0.05, 0])
     assert len(alike.chosen) == 1
 
 
-def test_top_k_equal_shares_the_budget() -> None:
-    rows = np.eye(3)
-    aim = [3, 2, 1]
-    assert weights(composed(rows, aim, mode="top k equal", max_loras=2)) == {0: 1.0, 1: 1.0}
-    assert weights(composed(rows, aim, mode="top k equal", max_loras=3)) == dict.fromkeys(range(3), 2 / 3)
-    assert weights(composed(rows, aim, mode="top k equal", max_loras=2, strength_budget=0.8)) == {0: 0.4, 1: 0.4}
-
-
 def test_base_weights_are_what_a_lora_gets_alone_and_what_bounds_the_sum() -> None:
     rows, base = np.eye(2), np.array([0.6, 0.4])
-    assert weights(composed(rows, [2, 1], mode="best one", base_weights=base)) == {0: 0.6}
-    assert weights(composed(rows, [2, 1], mode="top k equal", base_weights=base)) == {0: 0.6, 1: 0.4}
+    assert weights(composed(rows, [2, 1], max_loras=1, base_weights=base)) == {0: 0.6}
     assert weights(composed(rows, [1, 1], base_weights=base)) == {0: 0.5, 1: 0.5}
     # 0.9 of (2 : 1) would be 0.6 + 0.3, and 1.5 x 0.6 is more than that.
     assert weights(composed(rows, [2, 1], base_weights=base, strength_budget=0.9)) == {0: 0.6, 1: 0.3}
@@ -120,7 +128,7 @@ def test_no_weight_goes_beyond_what_the_strength_allows() -> None:
     strength = np.array([8.0, 5.0])
     # 9.8 / 8 = 1.225 where 4/3 was wanted; the other gets the rest of the budget.
     assert weights(composed([[1, 0], [0, 2]], [1, 1], strength=strength)) == {0: 1.225, 1: 0.775}
-    assert weights(composed([[1, 0]], [1, 0], strength=np.array([19.6]), mode="best one")) == {0: 0.5}
+    assert weights(composed([[1, 0]], [1, 0], strength=np.array([19.6]), max_loras=1)) == {0: 0.5}
     assert weights(composed([[0.1, 0], [0, 1]], [1, 1])) == {0: 1.5, 1: 0.5}
 
 
@@ -151,17 +159,18 @@ def test_what_is_cut_off_goes_to_the_others_in_their_proportion() -> None:
     ],
 )
 def test_loras_that_are_all_to_be_applied_get_their_share_each(
-    directions: list[list[float]], signature: list[float], facts: dict[str, object], expected: list[float]
+    directions: list[list[float]], signature: list[float], facts: dict[str, Any], expected: list[float]
 ) -> None:
     rows = np.array(directions, dtype=np.float64)
-    settings = {"strength": np.full(len(rows), 5.0), "strength_budget": 2.0, "base_weights": np.ones(len(rows)), **facts}
-    np.testing.assert_allclose(weighed(rows, np.array(signature, dtype=np.float64), **settings), expected)  # type: ignore[arg-type]
+    is_equal = facts.get("is_equal", False)
+    found = weighed(candidates(rows, **facts), np.array(signature, dtype=np.float64), limits_of(facts), is_equal=is_equal)
+    np.testing.assert_allclose(found, expected)
 
 
 def test_nothing_is_chosen_where_nothing_points_that_way() -> None:
-    for mode in ("best one", "top k equal", "composed"):
-        assert composed([[-1, 0], [0, 1], [0, 0]], [1, 0], mode=mode) == Composition((), 0.0)
-        assert composed(np.zeros((0, 2)), [1, 0], mode=mode) == Composition((), 0.0)
+    for max_loras in (1, 2):
+        assert composed([[-1, 0], [0, 1], [0, 0]], [1, 0], max_loras) == Composition((), 0.0)
+        assert composed(np.zeros((0, 2)), [1, 0], max_loras) == Composition((), 0.0)
 
 
 def test_the_order_of_rows_changes_nothing_and_equal_rows_go_by_id() -> None:
@@ -169,27 +178,26 @@ def test_the_order_of_rows_changes_nothing_and_equal_rows_go_by_id() -> None:
     directions, signature = rng.normal(size=(15, 6)), rng.normal(size=6)
     ids = [f"id{place:02d}" for place in range(15)]
     places = rng.permutation(15)
-    for mode in ("best one", "top k equal", "composed"):
-        one = compose(directions, signature, ids=ids, strength=np.full(15, 5.0), mode=mode, max_loras=3)
+    for max_loras in (1, 2, 3):
+        one = composed(directions, signature, max_loras, ids=ids)
         shuffled = [ids[place] for place in places]
-        other = compose(directions[places], signature, ids=shuffled, strength=np.full(15, 5.0), mode=mode, max_loras=3)
+        other = composed(directions[places], signature, max_loras, ids=shuffled)
         assert [ids[each.index] for each in one.chosen] == [shuffled[each.index] for each in other.chosen]
         np.testing.assert_allclose([each.weight for each in one.chosen], [each.weight for each in other.chosen])
-    same = compose(np.ones((3, 2)), np.ones(2), ids=["c", "a", "b"], strength=np.full(3, 5.0))
+    same = composed(np.ones((3, 2)), np.ones(2), ids=["c", "a", "b"])
     assert [each.index for each in same.chosen] == [1]
 
 
 @pytest.mark.parametrize(
     ("choice", "says"),
     [
-        ({"mode": "all of them"}, "'all of them' is no way"),
         ({"max_loras": 0}, "max_loras is 0"),
         ({"strength_budget": 0.0}, "strength budget is 0"),
         ({"strength_budget": np.nan}, "strength budget is nan"),
         ({"ids": ["a"]}, "does not fit"),
     ],
 )
-def test_what_makes_no_sense_is_refused(choice: dict[str, object], says: str) -> None:
+def test_what_makes_no_sense_is_refused(choice: dict[str, Any], says: str) -> None:
     with pytest.raises(RetrievalError, match=says):
         composed(np.eye(2), [1, 0], **choice)
     with pytest.raises(RetrievalError, match="changes nothing"):
@@ -203,22 +211,22 @@ def test_the_mini_world_single_effects_get_one_lora_and_compound_ones_the_best_p
     frame = database.to_dataframe()
     frame = frame[(frame.strength > 0) & (frame.strength <= 9.8) & (frame.consistency >= 0.041)]
     directions, names = np.stack(list(frame.direction)).astype(np.float64), list(frame.file_name)
-    facts = {"ids": names, "strength": frame.strength.to_numpy()}
+    facts: dict[str, Any] = {"ids": names, "strength": frame.strength.to_numpy()}
     cache = SignatureCache()
 
     def signature(query: str) -> np.ndarray:
-        return signature_for(database, query, prompts=signature_prompts, encoder=encoder, cache=cache).double().numpy()
+        return signature_of(database, query, encoder, signature_prompts, cache).double().numpy()
 
     def effects(files: list[str]) -> set[str]:
         return {mini.labels()[file]["label"] for file in files}
 
     for entry in asked["single"]:
-        found = compose(directions, signature(entry["query"]), **facts)
+        found = composed(directions, signature(entry["query"]), **facts)
         assert len(found.chosen) == 1, entry
         assert effects([names[found.chosen[0].index]]) == effects(entry["files"])
     right = 0
     for entry in asked["compound"]:
-        found = compose(directions, signature(entry["query"]), **facts)
+        found = composed(directions, signature(entry["query"]), **facts)
         pair, cosine = best_pair(directions, signature(entry["query"]))
         # Of two copies of a LoRA either may be in the pair.
         assert effects([names[each.index] for each in found.chosen]) == effects([names[index] for index in pair])

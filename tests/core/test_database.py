@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from carlos_core.database.database import MetricsDatabase
-from carlos_core.database.parquet import load_database
+from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.errors import DatabaseError
 from carlos_core.records import LoraRecord
 
@@ -70,14 +69,12 @@ def reference_file(path: Path) -> pa.Table:
 def test_a_full_row_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
     database = small_database(FULL, mini.record("bare"))
     database.save_parquet(tmp_path / "a.parquet")
-    row = load_database(tmp_path / "a.parquet").row("123456")
-    assert row is not None
+    row = load_database(tmp_path / "a.parquet").cells("123456")
     np.testing.assert_array_equal(row.pop("direction"), FULL.direction)
     for name, value in row.items():
-        expected = getattr(FULL, name, None)
+        expected = vars(FULL.metadata).get(name, getattr(FULL, name, None))
         assert value == (list(expected) if isinstance(expected, tuple) else expected), name
-    bare = load_database(tmp_path / "a.parquet").row("bare")
-    assert bare is not None
+    bare = load_database(tmp_path / "a.parquet").cells("bare")
     assert bare.pop("direction").tolist() == [1, 0, 0, 0]
     assert {name: value for name, value in bare.items() if value} == {"lora_id": "bare", "strength": 5.0, "consistency": 0.2}
 
@@ -90,8 +87,8 @@ def test_unknown_columns_encoder_and_protocols_survive_a_round_trip(tmp_path: Pa
     first.save_parquet(tmp_path / "second.parquet")
     second = load_database(tmp_path / "second.parquet")
     assert second.table.equals(database.table)
-    assert second.row("1058")["label"] == "heavy snowfall"  # type: ignore[index]
-    assert second.row("1058")["n"] == 256  # type: ignore[index]
+    assert second.cells("1058")["label"] == "heavy snowfall"
+    assert second.cells("1058")["n"] == 256
     assert second.encoder_id == mini.encoder_id()
     assert second.protocols == {"p1": protocol}
 
@@ -100,7 +97,7 @@ def test_an_undefined_consistency_stays_undefined(tmp_path: Path) -> None:
     database = small_database(mini.record("no effect", np.zeros(4), strength=0.0, consistency=None))
     database.save_parquet(tmp_path / "a.parquet")
     loaded = load_database(tmp_path / "a.parquet")
-    assert loaded.row("no effect")["consistency"] is None  # type: ignore[index]
+    assert loaded.cells("no effect")["consistency"] is None  # type: ignore[index]
     assert np.isnan(loaded.ranking_arrays.consistency.numpy()).all()
 
 
@@ -125,8 +122,7 @@ def test_a_file_of_the_reference_package_opens_with_our_names(tmp_path: Path) ->
     assert database.encoder_id == "ViT-B-32-quickgelu/openai"
     assert database.column("nsfw_level") == [1, 28, 31]
     assert database.column("download_count") == [10, 20, 30]
-    row = database.row("100")
-    assert row is not None
+    row = database.cells("100")
     np.testing.assert_array_equal(row["direction"], written["direction"][1].as_py())
     assert (row["model_id"], row["strength"], row["consistency"]) == (None, 9.9, 0.03)
 
@@ -176,8 +172,7 @@ def test_upsert_adds_what_is_new_and_replaces_what_is_there() -> None:
 
 def test_replacing_a_row_keeps_the_users_own_columns(database: MetricsDatabase) -> None:
     database.upsert(mini.record("1058", np.ones(64), file_name="mystery_12.safetensors"))
-    row = database.row("1058")
-    assert row is not None
+    row = database.cells("1058")
     assert (row["strength"], row["label"]) == (5.0, "heavy snowfall")
 
 

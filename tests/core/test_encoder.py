@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mini
+import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -62,8 +63,6 @@ def test_texts_have_open_clips_features_at_the_published_encoders_size(
 
 @torch.inference_mode()
 def test_pictures_have_the_raw_features_of_open_clips_own_encode_image(encoder: OpenClipEncoder, open_clip_model: Any) -> None:
-    import open_clip
-
     bytes_ = torch.randint(0, 256, (3, 128, 128, 3), generator=torch.Generator().manual_seed(2))
     mean, std = torch.tensor(open_clip.OPENAI_DATASET_MEAN), torch.tensor(open_clip.OPENAI_DATASET_STD)
     expected = open_clip_model.encode_image(((bytes_ / 255.0 - mean) / std).permute(0, 3, 1, 2))
@@ -167,8 +166,6 @@ def test_a_config_that_is_none_is_refused_by_name(tmp_path: Path, config: str) -
 
 
 def test_a_local_encoder_does_not_replace_open_clips_model_of_that_name(tmp_path: Path, encoder: OpenClipEncoder) -> None:
-    import open_clip
-
     local_copy(tmp_path, "ViT-B-32")
     namesake = load_encoder(id_of(tmp_path, "ViT-B-32"), [tmp_path])
     torch.testing.assert_close(namesake.encode_texts(TEXTS), encoder.encode_texts(TEXTS))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -72,7 +74,8 @@ def test_seeds_that_repeat_each_other_do_not_make_a_measurement_surer() -> None:
 def test_alignment_is_near_the_realised_cosine_with_the_truth(n_prompts: int, seeds: int, shared: float) -> None:
     rng = np.random.default_rng(5)
     prompts = [p for p in range(n_prompts) for _ in range(seeds)]
-    promised, realised = [], []
+    promised: list[Any] = []
+    realised: list[Any] = []
     for _ in range(150):
         metrics = measured(simulated(rng, prompts, consistency=0.2, shared=shared), prompts)
         promised.append(metrics.alignment)
@@ -92,7 +95,9 @@ def test_alignment_takes_the_variance_of_the_mean_off_its_squared_length(n: int)
 @pytest.mark.parametrize(("n", "consistency"), [(161, 0.09), (64, 0.2), (382, 0.04)])
 def test_alignment_at_the_sizes_worked_out_for_a_cosine_of_097_is_097(n: int, consistency: float) -> None:
     rng = np.random.default_rng(6)
-    alignments = [measured(simulated(rng, list(range(n)), consistency=consistency), list(range(n))).alignment for _ in range(60)]
+    alignments: list[Any] = [
+        measured(simulated(rng, list(range(n)), consistency=consistency), list(range(n))).alignment for _ in range(60)
+    ]
     assert np.mean(alignments) == pytest.approx(0.97, abs=0.005)
 
 
@@ -112,5 +117,7 @@ def test_the_interval_of_the_strength_holds_the_truth_about_as_often_as_it_says(
 
 def test_pure_noise_promises_no_direction() -> None:
     rng = np.random.default_rng(8)
-    alignments = [measured(simulated(rng, list(range(64)), consistency=0.0), list(range(64))).alignment for _ in range(60)]
+    alignments: list[Any] = [
+        measured(simulated(rng, list(range(64)), consistency=0.0), list(range(64))).alignment for _ in range(60)
+    ]
     assert np.mean(alignments) < 0.3

@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 from bench import Bench
-from drawn import DrawingGenerator, lora_file
-from test_session import PROMPTS, session_of
+from drawn import EVALUATIONS, DrawingGenerator, lora_file
+from test_session import PROMPTS, indexer_of
 
-from carlos_core.generator import Generated, Job, OnStep
+from carlos_core.generator import Generated, Job
 from carlos_core.measuring import estimate
 from carlos_core.measuring import studio as work
 from carlos_core.measuring.estimate import UNKNOWN, LibraryEstimate, estimate_lora
-from carlos_core.measuring.indexer import Session
-from carlos_core.measuring.plan import all_shots
+from carlos_core.measuring.indexer import Indexer
+from carlos_core.measuring.plan import Plan
+from carlos_core.measuring.presets import PRESETS
 from carlos_core.measuring.speed import Speed, in_words
-from carlos_core.measuring.studio import Progress
+from carlos_core.progress import OnProgress, Progress
 
 N = 64
 """Pictures of a side: all prompts once."""
@@ -41,9 +42,9 @@ class TimedGenerator(DrawingGenerator):
         super().__init__(**facts)
         self.clock, self.seconds, self.loading = clock, seconds, loading
 
-    def generate(self, jobs: Sequence[Job], on_step: OnStep | None = None) -> Generated:
+    def generate(self, jobs: Sequence[Job], on_progress: OnProgress | None = None) -> Generated:
         self.clock.now += self.seconds * len(jobs) + (0.0 if self.jobs else self.loading)
-        return super().generate(jobs, on_step)
+        return super().generate(jobs, on_progress)
 
 
 @pytest.fixture
@@ -54,18 +55,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def all_prompts_once(bench: Bench, generator: DrawingGenerator, **changes: Any) -> Session:
-    """A session without a stopping rule: 64 pictures of each side."""
-    shots = all_shots(PROMPTS, seeds=1, first_seed=0)
-    return session_of(bench, generator, **({"shots": shots, "rule": None, "n_full": 0} | changes))
+def all_prompts_once(bench: Bench, generator: DrawingGenerator, **changes: Any) -> Indexer:
+    """An indexer without a stopping rule: 64 pictures of each side."""
+    return indexer_of(bench, generator, plan=Plan.all(PROMPTS), **changes)
 
 
 def test_the_time_is_unknown_until_a_batch_was_made_and_then_told_at_once(bench: Bench, clock: Clock) -> None:
-    session, lora = all_prompts_once(bench, TimedGenerator(clock, batch_size=4)), bench.lora()
-    before = estimate_lora(session, lora)
+    indexer, lora = all_prompts_once(bench, TimedGenerator(clock, batch_size=4)), bench.lora()
+    before = estimate_lora(indexer, lora)
     assert (before.expected, before.most, str(before)) == (2 * N, 2 * N, UNKNOWN)
     notes: list[str] = []
-    session.index(lora, lambda progress: notes.append(progress.note))
+    indexer.index(lora, lambda progress: notes.append(progress.note))
     told = [note for note in notes if note]
     # 124 of 128 pictures are left, at 10 s each.
     assert told[0] == "4 of about 128 pictures, about 21 min left"
@@ -76,16 +76,17 @@ def test_the_time_is_unknown_until_a_batch_was_made_and_then_told_at_once(bench:
 def test_the_next_lora_is_estimated_from_the_speed_of_the_last_less_the_pictures_that_are_there(
     bench: Bench, clock: Clock
 ) -> None:
-    session = all_prompts_once(bench, TimedGenerator(clock))
+    generator = TimedGenerator(clock)
+    indexer = all_prompts_once(bench, generator)
     first, second = bench.lora("a.safetensors"), bench.lora("b.safetensors", tint=(0, 1, 0))
-    session.index(first)
-    following = estimate_lora(session, second)
+    indexer.index(first)
+    following = estimate_lora(indexer, second)
     assert (following.expected, following.most) == (N, N)
     assert following.seconds_per_picture == pytest.approx(10.0)
     assert str(following) == "about 11 min"
-    assert str(estimate_lora(session, first)) == "nothing to make"
-    afresh = all_prompts_once(bench, session.generator, overwrite=True)
-    assert estimate_lora(afresh, first).expected == N
+    assert str(estimate_lora(indexer, first)) == "nothing to make"
+    again = all_prompts_once(bench, generator, overwrite=True)
+    assert estimate_lora(again, first).expected == N
 
 
 def test_a_measurement_that_was_broken_off_is_estimated_by_what_is_missing(bench: Bench, clock: Clock) -> None:
@@ -96,10 +97,10 @@ def test_a_measurement_that_was_broken_off_is_estimated_by_what_is_missing(bench
         if progress.note.startswith("72 of"):
             raise Cancelled
 
-    session, lora = all_prompts_once(bench, TimedGenerator(clock, batch_size=4)), bench.lora()
+    indexer, lora = all_prompts_once(bench, TimedGenerator(clock, batch_size=4)), bench.lora()
     with pytest.raises(Cancelled):
-        session.index(lora, cancel)
-    assert estimate_lora(session, lora).expected == 2 * N - 72
+        indexer.index(lora, cancel)
+    assert estimate_lora(indexer, lora).expected == 2 * N - 72
 
 
 def test_a_scale_sweep_is_part_of_the_estimate(bench: Bench, clock: Clock) -> None:
@@ -115,32 +116,32 @@ def test_a_scale_sweep_is_part_of_the_estimate(bench: Bench, clock: Clock) -> No
 
 def test_an_adaptive_preset_is_estimated_by_what_is_typical_and_by_what_is_most(bench: Bench, clock: Clock) -> None:
     generator = TimedGenerator(clock)
-    session = session_of(bench, generator, preset="standard", expected=150)
-    n_most = len(session.shots)
+    indexer = indexer_of(bench, generator, preset="standard", plan=Plan.of_preset(PRESETS["standard"], PROMPTS, EVALUATIONS))
+    n_most = len(indexer.plan.shots)
     assert n_most == 64 * 16
-    before = estimate_lora(session, bench.lora())
+    before = estimate_lora(indexer, bench.lora())
     assert (before.expected, before.most) == (2 * 150, 2 * n_most)
     notes: list[str] = []
-    outcome = session.index(bench.lora(), lambda progress: notes.append(progress.note))
+    outcome = indexer.index(bench.lora(), lambda progress: notes.append(progress.note))
     told = [note for note in notes if note]
     # 2 x 150 - 4 pictures of 10 s are 49 min; 2 x 1024 - 4 are 5.7 h.
     assert told[0] == "4 of about 300 pictures, about 49 min left, at most about 5.7 h"
-    taken = outcome.row["n_images"]
+    taken = outcome.row.n_images or 0
     assert told[-1].startswith("direction known to 0.9")
     assert told[-1].endswith(f"after {taken} images, done")
     assert not any("at most" in note for note in told[told.index(next(n for n in told if "images" in n)) :])
     # Rows of the same protocol tell more than what is typical elsewhere.
     kept = {(job.prompt, job.seed) for job in generator.base_jobs[:]}
-    likely = {(shot.prompt.text, shot.seed) for shot in session.shots[:taken]}
-    assert estimate_lora(session, bench.lora("b.safetensors", tint=(0, 1, 0))).expected == taken + len(likely - kept)
+    likely = {(shot.prompt.text, shot.seed) for shot in indexer.plan.shots[:taken]}
+    assert estimate_lora(indexer, bench.lora("b.safetensors", tint=(0, 1, 0))).expected == taken + len(likely - kept)
 
 
 def test_a_library_run_tells_what_is_left_for_all_files_that_are_not_known_by_name(bench: Bench, clock: Clock) -> None:
     generator = TimedGenerator(clock)
-    session = all_prompts_once(bench, generator)
+    indexer = all_prompts_once(bench, generator)
     files = [lora_file(bench.folder / f"{name}.safetensors", (k / 5, 0, 1)) for k, name in enumerate("abcd")]
     names = [file.name for file in files]
-    left = LibraryEstimate(session, names)
+    left = LibraryEstimate(indexer, names)
     assert str(left) == ""
     seen: list[str] = []
 
@@ -148,7 +149,7 @@ def test_a_library_run_tells_what_is_left_for_all_files_that_are_not_known_by_na
         left.begin(name)
         seen.append(str(left))
 
-    for _ in session.index_all([(file.name, file) for file in files], begin):
+    for _ in indexer.index_all([(file.name, file) for file in files], begin):
         # Within a LoRA it counts down: at its end, what is left is the others'.
         seen.append(str(left))
     # 3, 2 and 1 LoRAs of 64 pictures, 10 s each.
@@ -160,15 +161,15 @@ def test_a_library_run_tells_what_is_left_for_all_files_that_are_not_known_by_na
         "about 0 s left",
     ]
     more = [*names, "new.safetensors"]
-    assert str(LibraryEstimate(session, more)) == "about 11 min left"
+    assert str(LibraryEstimate(indexer, more)) == "about 11 min left"
     # With a sweep: 72 pictures more for each of the five.
     assert str(LibraryEstimate(all_prompts_once(bench, generator, scale_sweep=True), more)) == "about 71 min left"
 
 
 def test_the_batch_that_loads_the_model_does_not_spoil_the_estimate(bench: Bench, clock: Clock) -> None:
-    session = all_prompts_once(bench, TimedGenerator(clock, loading=500.0, batch_size=4))
-    session.index(bench.lora())
-    assert estimate_lora(session, bench.lora("b.safetensors", tint=(0, 1, 0))).seconds_per_picture == pytest.approx(10.0)
+    indexer = all_prompts_once(bench, TimedGenerator(clock, loading=500.0, batch_size=4))
+    indexer.index(bench.lora())
+    assert estimate_lora(indexer, bench.lora("b.safetensors", tint=(0, 1, 0))).seconds_per_picture == pytest.approx(10.0)
 
 
 def test_speeds_are_kept_by_generator_and_a_damaged_file_is_as_good_as_none(tmp_path: Path) -> None:
@@ -191,7 +192,8 @@ def test_speeds_are_kept_by_generator_and_a_damaged_file_is_as_good_as_none(tmp_
 
 
 def test_a_speed_that_cannot_be_kept_does_not_matter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    speed = Speed(tmp_path / "not there", "one")
+    (tmp_path / "a file").write_text("")
+    speed = Speed(tmp_path / "a file", "one")
     speed.add(8.0, 4)
     assert speed.seconds_per_picture == 2.0
     assert "speeds.json" in caplog.text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,6 +24,8 @@ def of_tensors(tensors: dict[str, torch.Tensor]) -> str:
 
 
 class Settings:
+    f: Callable[[float], float]
+
     def __init__(self, **facts: Any) -> None:
         self.__dict__.update(facts)
 
@@ -32,7 +34,7 @@ class Described:
     """Holds something that nothing can be said about."""
 
     def __init__(self) -> None:
-        self.handle = iter([])
+        self.handle: Iterator[int] = iter([])
 
 
 def scaled_by(factor: float) -> Callable[[float], float]:

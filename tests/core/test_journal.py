@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from carlos_core.errors import IndexingError
-from carlos_core.measuring.feature_store import Journal, mean_features
+from carlos_core.measuring.feature_store import FeatureStore, mean_features
 
 IDENTITY = {"generator": "model-1", "encoder": "clip", "weight": 0.75}
 DIMENSION = 5
@@ -21,13 +21,13 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from carlos_core.errors import IndexingError
-from carlos_core.measuring.feature_store import Journal
+from carlos_core.measuring.feature_store import FeatureStore
 
 def keep(journal, k):
     journal.append([(f"picture {k}", 0, np.full(1000, k, np.float32), 1)])
 
 for name in ("given up", "made room"):
-    journal = Journal(Path(sys.argv[1]) / name, {"a": 1}, 1000)
+    journal = FeatureStore(Path(sys.argv[1]) / name, {"a": 1}, 1000)
     keep(journal, 0)
     keep(journal, 1)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
@@ -42,25 +42,32 @@ for name in ("given up", "made room"):
 """
 
 
-def opened(folder: Path) -> Journal:
-    return Journal(folder, IDENTITY, DIMENSION)
+def opened(folder: Path) -> FeatureStore:
+    return FeatureStore(folder, IDENTITY, DIMENSION)
 
 
-def filled(folder: Path) -> Journal:
+def mean(folder: Path) -> np.ndarray:
+    found = mean_features(folder, "clip")
+    assert found is not None
+    return found
+
+
+def filled(folder: Path) -> FeatureStore:
     journal = opened(folder)
     for picture in KEPT:
         journal.append([picture])
     return journal
 
 
-def assert_holds(journal: Journal, pictures: list[tuple[str, int, np.ndarray, int]]) -> None:
+def assert_holds(journal: FeatureStore, pictures: list[tuple[str, int, np.ndarray, int]]) -> None:
     """Exactly these pictures, with their features to the bit."""
     assert len(journal) == len(pictures)
     for text, seed, features, evaluations in pictures:
         entry = journal.get(text, seed)
         assert entry is not None
         np.testing.assert_array_equal(entry.features, features)
-        assert (entry.features.dtype, entry.evaluations) == (np.float32, evaluations)
+        assert entry.features.dtype == np.float32
+        assert entry.evaluations == evaluations
 
 
 def test_pictures_are_there_when_the_journal_is_opened_again(tmp_path: Path) -> None:
@@ -94,9 +101,9 @@ def test_a_picture_is_kept_once_as_it_was_first(tmp_path: Path) -> None:
 def test_journals_of_different_identities_do_not_meet(tmp_path: Path) -> None:
     filled(tmp_path)
     for other in (IDENTITY | {"generator": "model-2"}, IDENTITY | {"weight": 0.5}, {"generator": "model-1"}):
-        assert len(Journal(tmp_path, other, DIMENSION)) == 0
-    assert len(Journal(tmp_path, IDENTITY, DIMENSION + 1)) == 0
-    assert len(Journal(tmp_path, dict(reversed(IDENTITY.items())), DIMENSION)) == len(KEPT)
+        assert len(FeatureStore(tmp_path, other, DIMENSION)) == 0
+    assert len(FeatureStore(tmp_path, IDENTITY, DIMENSION + 1)) == 0
+    assert len(FeatureStore(tmp_path, dict(reversed(IDENTITY.items())), DIMENSION)) == len(KEPT)
 
 
 def test_a_record_cut_off_at_any_byte_costs_only_itself(tmp_path: Path) -> None:
@@ -137,7 +144,7 @@ def test_of_a_journal_of_thousands_one_flipped_bit_costs_one_picture(tmp_path: P
     content[len(content) // 40] ^= 1
     path.write_bytes(bytes(content))
     assert len(opened(tmp_path)) == 4479
-    np.testing.assert_allclose(mean_features(tmp_path, "clip"), np.full(DIMENSION, 4479 / 2), rtol=1e-3)
+    np.testing.assert_allclose(mean(tmp_path), np.full(DIMENSION, 4479 / 2), rtol=1e-3)
 
 
 def test_a_journal_that_was_cut_off_while_it_was_created_is_created_anew(tmp_path: Path) -> None:
@@ -150,7 +157,7 @@ def test_a_journal_that_was_cut_off_while_it_was_created_is_created_anew(tmp_pat
 
 
 def test_a_file_of_another_identity_at_its_place_is_refused(tmp_path: Path) -> None:
-    other = Journal(tmp_path, {"generator": "model-2"}, DIMENSION)
+    other = FeatureStore(tmp_path, {"generator": "model-2"}, DIMENSION)
     other.begin()
     place = opened(tmp_path).path
     place.write_bytes(other.path.read_bytes())
@@ -207,14 +214,14 @@ APPENDING = """
 import sys
 from pathlib import Path
 import numpy as np
-from carlos_core.measuring.feature_store import Journal
+from carlos_core.measuring.feature_store import FeatureStore
 folder, name = Path(sys.argv[1]), sys.argv[2]
-journal = Journal(folder, {"a": 1}, 300)
+journal = FeatureStore(folder, {"a": 1}, 300)
 sys.stdin.readline()
 for k in range(150):
     # Every third picture is one that both make.
     journal.append([("both" if k % 3 == 0 else name, k, np.full(300, k, np.float32), 1)])
-    assert Journal(folder, {"a": 1}, 300).get("both", 0) is not None
+    assert FeatureStore(folder, {"a": 1}, 300).get("both", 0) is not None
 print(len(journal))
 """
 
@@ -231,7 +238,7 @@ def test_two_processes_that_append_at_once_lose_nothing_and_keep_nothing_twice(t
     outputs = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert max(map(int, outputs)) == 250
-    journal = Journal(tmp_path, {"a": 1}, 300)
+    journal = FeatureStore(tmp_path, {"a": 1}, 300)
     for k in range(150):
         for text in ("both",) if k % 3 == 0 else ("one", "other"):
             entry = journal.get(text, k)
@@ -252,7 +259,7 @@ def full_disk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 def kept_in(folder: Path) -> list[int]:
-    journal = Journal(folder, {"a": 1}, 1000)
+    journal = FeatureStore(folder, {"a": 1}, 1000)
     return [k for k in range(4) if (entry := journal.get(f"picture {k}", 0)) and (entry.features == k).all()]
 
 
@@ -277,9 +284,9 @@ def test_a_folder_that_cannot_be_made_is_an_error_with_a_way_out(tmp_path: Path)
 def test_the_mean_feature_is_that_of_all_pictures_of_an_encoder_whatever_made_them(tmp_path: Path) -> None:
     assert mean_features(tmp_path, "clip") is None
     filled(tmp_path)
-    other_model = Journal(tmp_path, {**IDENTITY, "generator": "model-2"}, DIMENSION)
+    other_model = FeatureStore(tmp_path, {**IDENTITY, "generator": "model-2"}, DIMENSION)
     other_model.append([("a prompt", 0, np.full(DIMENSION, 10, np.float32), 1)])
-    Journal(tmp_path, {**IDENTITY, "encoder": "another"}, 3).append([("a prompt", 0, np.ones(3, np.float32), 1)])
+    FeatureStore(tmp_path, {**IDENTITY, "encoder": "another"}, 3).append([("a prompt", 0, np.ones(3, np.float32), 1)])
     for k, identity in enumerate([b"", b"[]", b'{"encoder": "clip"}', b'{"encoder": "clip", "dimension": "x"}', b"[" * 50_000]):
         (tmp_path / f"foreign {k}.journal").write_bytes(b"CARLOSJ1" + len(identity).to_bytes(4, "little") + identity)
     (tmp_path / "cut off.journal").write_bytes(b"CARLOSJ1")
@@ -287,6 +294,6 @@ def test_the_mean_feature_is_that_of_all_pictures_of_an_encoder_whatever_made_th
         file.write(b"torn")
     size = other_model.path.stat().st_size
     # Means of the four kept: 1.5 .. 2.5; together with the one of tens: (4 * that + 10) / 5.
-    np.testing.assert_allclose(mean_features(tmp_path, "clip"), (4 * np.linspace(1.5, 2.5, DIMENSION) + 10) / 5, rtol=1e-6)
+    np.testing.assert_allclose(mean(tmp_path), (4 * np.linspace(1.5, 2.5, DIMENSION) + 10) / 5, rtol=1e-6)
     assert other_model.path.stat().st_size == size
     assert mean_features(tmp_path, "unknown") is None

@@ -19,6 +19,7 @@ from lora_files import Files, listed, lora, opened_loras, sidecar
 from carlos_core.errors import LoraError
 from carlos_core.loras.library import LoraLibrary, scan, survey
 from carlos_core.loras.lora_file import read_lora_file
+from carlos_core.progress import Progress
 
 N_FILES = 5000
 
@@ -31,7 +32,7 @@ from carlos_core.loras import library
 library._SAVE_EVERY_S = 0.02
 # Slow enough to be caught in the middle, where somebody wants that.
 pause = float(sys.argv[4])
-found = library.scan(listed(Path(sys.argv[1])), Path(sys.argv[2]), lambda done, total: time.sleep(pause))
+found = library.scan(listed(Path(sys.argv[1])), Path(sys.argv[2]), lambda progress: time.sleep(pause))
 print(len(found.entries), sum(entry.sha256 is not None for entry in found.entries))
 """
 
@@ -96,8 +97,8 @@ def test_5000_files_are_known_and_none_of_them_is_opened_again(big: Library) -> 
     place = 4321
     entry = found.entry(f"folder{place % 50}/lora{place}.safetensors")
     assert entry is not None
-    assert (entry.version_id, entry.model_id, entry.base_model) == (10_000 + place, place, "Pony")
-    assert entry.trigger_words == (f"word {place}",)
+    assert (entry.metadata.version_id, entry.metadata.model_id, entry.metadata.base_model) == (10_000 + place, place, "Pony")
+    assert entry.metadata.trigger_words == (f"word {place}",)
     with opened_loras() as opened:
         again = big.scan()
     assert opened == []
@@ -133,20 +134,20 @@ def test_size_and_time_decide_whether_a_file_has_changed(library: Library) -> No
 def test_a_sidecar_that_came_changed_and_went_is_seen_without_hashing_again(library: Library, suffix: str) -> None:
     path = lora(library.folder / "my.snow.v1.safetensors", 1, "own")
     key = {".civitai.info": "baseModel", ".metadata.json": "base_model", ".json": "sd version"}[suffix]
-    assert library.scan().entries[0].base_model == "SDXL"
+    assert library.scan().entries[0].metadata.base_model == "SDXL"
     beside = sidecar(path, suffix, **{key: "Pony"})
     stat = path.stat()
     # Whoever hashed this file again would find that it changed.
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     hashes = {library.scan().entries[0].sha256}
-    assert library.scan().entries[0].base_model == "Pony"
+    assert library.scan().entries[0].metadata.base_model == "Pony"
     sidecar(path, suffix, **{key: "Illustrious"})
     found = library.scan().entries[0]
-    assert found.base_model == "Illustrious"
+    assert found.metadata.base_model == "Illustrious"
     beside.unlink()
     gone = library.scan().entries[0]
-    assert (gone.base_model, gone.trigger_words) == ("SDXL", ("own",))
+    assert (gone.metadata.base_model, gone.metadata.trigger_words) == ("SDXL", ("own",))
     assert hashes | {found.sha256, gone.sha256} != {sha256(path)}
     assert len(hashes | {found.sha256, gone.sha256}) == 1
 
@@ -170,7 +171,7 @@ def test_linked_files_and_folders_are_files_like_others(library: Library, tmp_pa
     assert [entry.name for entry in found.entries] == ["b.safetensors", "linked/deep/a.safetensors"]
     assert {entry.sha256 for entry in found.entries} == {sha256(elsewhere)}
     # A sidecar belongs to the name it stands beside.
-    assert [entry.version_id for entry in found.entries] == [None, 5]
+    assert [entry.metadata.version_id for entry in found.entries] == [None, 5]
     lora(elsewhere, 2, "longer")
     assert {entry.sha256 for entry in library.scan().entries} == {sha256(elsewhere)}
 
@@ -222,7 +223,7 @@ def test_broken_sidecars_are_left_out(library: Library) -> None:
     path = lora(library.folder / "a.safetensors", 1, "own")
     for content in (b"{", b"\xff\xfe", b"[" * 100_000, b'{"id": 1' + b"0" * 10_000 + b"}"):
         path.with_name("a.civitai.info").write_bytes(content)
-        assert library.scan().entries[0].trigger_words == ("own",)
+        assert library.scan().entries[0].metadata.trigger_words == ("own",)
 
 
 def test_names_that_are_no_text_are_kept(library: Library) -> None:
@@ -296,9 +297,9 @@ def test_what_was_read_before_a_cancel_is_kept(library: Library) -> None:
     class Cancelled(BaseException):
         pass
 
-    def cancel(done: int, total: int) -> None:
-        assert total == 200
-        if done == 30:
+    def cancel(progress: Progress) -> None:
+        assert progress.total == 200
+        if progress.done == 30:
             raise Cancelled
 
     with pytest.raises(Cancelled):
@@ -315,9 +316,9 @@ def test_progress_counts_the_files_that_are_opened(library: Library) -> None:
     for place in range(5):
         lora(library.folder / f"{place}.safetensors", place)
     steps: list[tuple[int, int]] = []
-    scan(listed(library.folder), library.index, lambda done, total: steps.append((done, total)))
+    scan(listed(library.folder), library.index, lambda progress: steps.append((progress.done, progress.total)))
     assert steps == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
-    scan(listed(library.folder), library.index, lambda done, total: steps.append((done, total)))
+    scan(listed(library.folder), library.index, lambda progress: steps.append((progress.done, progress.total)))
     assert len(steps) == 5
 
 
@@ -353,7 +354,12 @@ def test_without_hashing_a_new_file_is_known_by_header_and_sidecar_alone(library
     path = lora(library.folder / "a.safetensors", 1, "own")
     sidecar(path, id=5)
     (entry,) = library.scan(hash_files=False).entries
-    assert (entry.sha256, entry.version_id, entry.trigger_words, entry.base_model) == (None, 5, ("own",), "SDXL")
+    assert (entry.sha256, entry.metadata.version_id, entry.metadata.trigger_words, entry.metadata.base_model) == (
+        None,
+        5,
+        ("own",),
+        "SDXL",
+    )
     with pytest.raises(LoraError, match="not hashed"):
         entry.as_lora_file()
     with opened_loras() as opened:
@@ -396,7 +402,7 @@ def test_a_hash_is_not_lost_to_a_process_that_only_reads_headers(library: Librar
     path = lora(library.folder / "a.safetensors", 1)
     files = [("a.safetensors", path), ("b.safetensors", lora(library.folder / "b.safetensors", 2, "longer"))]
 
-    def meanwhile(done: int, total: int) -> None:
+    def meanwhile(_progress: Progress) -> None:
         scan(files, library.index)
 
     scan(files, library.index, meanwhile, hash_files=False)

@@ -112,7 +112,7 @@ def test_a_family_is_known_by_its_own_name() -> None:
     ],
 )
 def test_a_file_names_its_family_in_its_metadata(tmp_path: Path, metadata: dict[str, str], family: str | None) -> None:
-    assert read_lora_file(lora(tmp_path / "a.safetensors", metadata)).base_model == family
+    assert read_lora_file(lora(tmp_path / "a.safetensors", metadata)).metadata.base_model == family
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_the_mini_worlds_files_are_read_for_what_they_are(name: str) -> None:
     path = mini.MINIWORLD / "loras" / name
     read = read_lora_file(path, f"styles\\{name}")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert read.base_model == "SD 3"
+    assert read.metadata.base_model == "SD 3"
     if mini.labels()[name]["format"] == "kohya":
         assert family_of_header({}, {key: value.shape for key, value in load_file(path).items()}) == "SD 3"
     assert read.trigger_words == tuple(mini.labels()[name]["trigger_words"])

@@ -13,9 +13,9 @@ from drawn import EVALUATIONS, SIDE, STEPS, DrawingGenerator
 from carlos_core.errors import GenerationError, IndexingError, LoraError
 from carlos_core.generator import Job, LoraUse
 from carlos_core.loras.lora_file import LoraFile
-from carlos_core.measuring.measure import kept_contact_sheet
+from carlos_core.measuring.measure import sides_of
 from carlos_core.measuring.plan import Shot
-from carlos_core.measuring.studio import Progress
+from carlos_core.progress import Progress
 
 
 def naive_diffs(bench: Bench, lora: LoraFile, shots: Sequence[Shot], weight: float = 1.0) -> np.ndarray:
@@ -53,7 +53,7 @@ def test_a_row_says_what_was_measured_and_how(bench: Bench) -> None:
     measurement = bench.measure(lora, generator)
     record = measurement.record
     assert (record.lora_id, record.sha256, record.file_name) == (lora.lora_id, lora.sha256, "red.safetensors")
-    assert (record.trigger_words, record.encoder_id) == (("redword",), bench.encoder.encoder_id)
+    assert (record.metadata.trigger_words, record.encoder_id) == (("redword",), bench.encoder.encoder_id)
     assert record.protocol_id == measurement.protocol.protocol_id == bench.protocol(generator).protocol_id
     assert record.notes == ()
     assert str(record.indexed_at).endswith("+00:00")
@@ -143,10 +143,10 @@ def test_the_contact_sheet_shows_eight_pairs_without_above_and_with_below(bench:
 def test_the_contact_sheet_can_be_had_again_without_making_pictures(bench: Bench) -> None:
     lora, generator = bench.lora(), DrawingGenerator()
     sheet = bench.measure(lora, generator).contact_sheet
-    facts = {"generator": generator, "encoder_id": bench.encoder.encoder_id, "dimension": 64, "shots": SHOTS}
-    facts |= {"protocol": bench.protocol(generator)}
-    assert torch.equal(kept_contact_sheet(lora, working_directory=bench.folder / "work", **facts), sheet)
-    nothing = kept_contact_sheet(lora, working_directory=bench.folder / "elsewhere", **facts)
+    protocol = bench.protocol(generator)
+    here, elsewhere = bench.studio(generator), bench.studio(generator, "elsewhere")
+    assert torch.equal(here.contact_sheet(*sides_of(here, lora, protocol), SHOTS), sheet)
+    nothing = elsewhere.contact_sheet(*sides_of(elsewhere, lora, protocol), SHOTS)
     assert float(nothing.min()) == float(nothing.max()) == 0.5
     assert nothing.shape[0] == 1
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import mini
 import numpy as np
 import pytest
@@ -9,17 +12,25 @@ import pytest
 from carlos_core.database.database import MetricsDatabase
 from carlos_core.database.published import load_bundled_database
 from carlos_core.errors import RetrievalError
-from carlos_core.search.by_name import find_named
+from carlos_core.search.by_name import find_named as find_named_among
+from carlos_core.search.limits import SearchLimits
+from carlos_core.search.matches import Matches
 
 
-def library(*rows: tuple[str, dict[str, object]]) -> MetricsDatabase:
+def find_named(
+    database: MetricsDatabase, name: str, *, top_k: int, installed: Mapping[str, str] | None = None, **limits: Any
+) -> Matches:
+    return find_named_among(database, name, top_k=top_k, limits=SearchLimits(**limits), installed=installed or {})
+
+
+def library(*rows: tuple[str, dict[str, Any]]) -> MetricsDatabase:
     database = MetricsDatabase.empty("some encoder", dimension=4)
     for lora_id, facts in rows:
         database.upsert(mini.record(lora_id, **facts))
     return database
 
 
-def found(database: MetricsDatabase, name: str, **choice: object) -> list[str]:
+def found(database: MetricsDatabase, name: str, **choice: Any) -> list[str]:
     return [match.lora_id for match in find_named(database, name, **{"top_k": 10, **choice}).items]  # type: ignore[arg-type]
 
 

@@ -20,17 +20,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_files import listed, lora, sidecar
 from safetensors.numpy import save_file
-from test_session import session_of
+from test_session import indexer_of
 
 from carlos_core.database.columns import check_storable
-from carlos_core.database.parquet import load_database
 from carlos_core.errors import LoraError
 from carlos_core.foreign import ForeignFacts, whole_text
 from carlos_core.loras.library import scan
 from carlos_core.loras.lora_file import LoraFile, read_lora_file
-from carlos_core.loras.metadata import Sidecar, read_sidecar
-from carlos_core.measuring.indexer import Failure, Outcome
-from carlos_core.records import LoraRecord
+from carlos_core.loras.metadata import read_sidecar
+from carlos_core.measuring.indexer import AnyFolder, Failure, Outcome
+from carlos_core.records import LoraMetadata, LoraRecord
 
 ENDLESS = json.dumps({"1_a": {"snw": 5}}).replace("5", "1e999")
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -43,7 +42,7 @@ def with_metadata(path: Path, **metadata: str) -> Path:
 
 def facts_of(path: Path) -> dict[str, Any]:
     entry = scan([(path.name, path)], path.parent / "index.sqlite").entries[0]
-    return {"problem": entry.problem, "is_usable": entry.is_usable, "trigger_words": entry.trigger_words}
+    return {"problem": entry.problem, "is_usable": entry.is_usable, "trigger_words": entry.metadata.trigger_words or ()}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +64,7 @@ def test_counts_of_tags_that_cannot_be_read_cost_the_words_and_name_the_file(
     found = scan([("odd", odd), ("good", good)], tmp_path / "index.sqlite")
     assert "odd.safetensors" in found.entries[0].problem
     assert "counts of tags" in found.entries[0].problem
-    assert (found.entries[0].is_usable, found.entries[1].problem, found.entries[1].trigger_words) == (True, "", ("snw",))
+    assert (found.entries[0].is_usable, found.entries[1].problem, found.entries[1].metadata.trigger_words) == (True, "", ("snw",))
     assert "odd.safetensors" in caplog.text
     # Also when it comes from the index, and nothing is read again.
     assert scan([("odd", odd), ("good", good)], tmp_path / "index.sqlite").entries == found.entries
@@ -77,7 +76,7 @@ def test_a_sidecar_is_read_in_any_unicode(tmp_path: Path, encoding: str) -> None
     (tmp_path / "a.civitai.info").write_bytes(
         json.dumps({"id": 7, "trainedWords": ["schnée ☃"]}, ensure_ascii=False).encode(encoding)
     )
-    assert read_sidecar(path) == Sidecar(version_id=7, trigger_words=("schnée ☃",))
+    assert read_sidecar(path) == LoraMetadata(version_id=7, trigger_words=("schnée ☃",))
 
 
 def test_a_sidecar_of_blanks_without_end_is_read_in_no_time(tmp_path: Path) -> None:
@@ -89,7 +88,7 @@ def test_a_sidecar_of_blanks_without_end_is_read_in_no_time(tmp_path: Path) -> N
 
 def test_tensor_names_of_any_length_tell_the_family_in_no_time(tmp_path: Path) -> None:
     name = "attn2_" + "to_k_" * 200_000
-    assert read_lora_file(with_tensors(tmp_path / "a.safetensors", {name: (4, 768)})).base_model is None
+    assert read_lora_file(with_tensors(tmp_path / "a.safetensors", {name: (4, 768)})).metadata.base_model is None
 
 
 def with_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
@@ -100,18 +99,18 @@ def with_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
-        ({"id": 2**63}, Sidecar()),
-        ({"id": 10**5000}, Sidecar()),
-        ({"id": 1e300, "modelId": 5}, Sidecar(model_id=5)),
-        ({"nsfwLevel": 2**31, "id": 5}, Sidecar(version_id=5)),
-        ({"stats": {"downloadCount": -(2**70)}, "baseModel": "Pony"}, Sidecar(base_model="Pony")),
-        ({"trainedWords": ["a", None, {"b": 1}, ["c"], 7, "\ud83d", "d\udcff"]}, Sidecar(trigger_words=("a", "7", "d"))),
-        ({"model": {"name": "half \ud83d an emoji"}}, Sidecar(model_name="half  an emoji")),
-        ({"images": [{"url": 5}, "x", {"url": "u"}], "baseModel": ["SDXL"]}, Sidecar(preview_url="u")),
+        ({"id": 2**63}, LoraMetadata()),
+        ({"id": 10**5000}, LoraMetadata()),
+        ({"id": 1e300, "modelId": 5}, LoraMetadata(model_id=5)),
+        ({"nsfwLevel": 2**31, "id": 5}, LoraMetadata(version_id=5)),
+        ({"stats": {"downloadCount": -(2**70)}, "baseModel": "Pony"}, LoraMetadata(base_model="Pony")),
+        ({"trainedWords": ["a", None, {"b": 1}, ["c"], 7, "\ud83d", "d\udcff"]}, LoraMetadata(trigger_words=("a", "7", "d"))),
+        ({"model": {"name": "half \ud83d an emoji"}}, LoraMetadata(model_name="half  an emoji")),
+        ({"images": [{"url": 5}, "x", {"url": "u"}], "baseModel": ["SDXL"]}, LoraMetadata(preview_url="u")),
     ],
 )
 def test_a_field_that_nobody_can_keep_is_silence_and_the_others_are_read(
-    tmp_path: Path, facts: dict[str, Any], expected: Sidecar
+    tmp_path: Path, facts: dict[str, Any], expected: LoraMetadata
 ) -> None:
     path = lora(tmp_path / "a.safetensors")
     limit = sys.get_int_max_str_digits()
@@ -167,30 +166,16 @@ def test_whatever_a_file_and_its_sidecar_hold_the_others_are_read_and_its_facts_
         files = [("odd.safetensors", odd), ("good.safetensors", good)]
         first = scan(files, folder / "index.sqlite")
         assert scan(files, folder / "index.sqlite").entries == first.entries
-        assert (first.entries[1].trigger_words, first.entries[1].problem) == (("snw",), "")
+        assert (first.entries[1].metadata.trigger_words, first.entries[1].problem) == (("snw",), "")
         entry = first.entries[0]
         if not entry.is_usable:
             assert entry.problem
             with pytest.raises(LoraError):
                 read_lora_file(odd)
             return
-        facts = entry.sidecar
-        check_storable(
-            LoraRecord(
-                lora_id=entry.as_lora_file().lora_id,
-                direction=np.zeros(4, np.float32),
-                strength=0.0,
-                consistency=None,
-                trigger_words=entry.trigger_words,
-                base_model=entry.base_model,
-                version_id=facts.version_id,
-                model_id=facts.model_id,
-                model_name=facts.model_name,
-                nsfw_level=facts.nsfw_level,
-                download_count=facts.download_count,
-                preview_url=facts.preview_url,
-            )
-        )
+        lora_id = entry.as_lora_file().lora_id
+        direction = np.zeros(4, np.float32)
+        check_storable(LoraRecord(lora_id=lora_id, metadata=entry.metadata, direction=direction, strength=0.0, consistency=None))
         assert whole_text(entry.problem) == entry.problem
 
 
@@ -201,7 +186,7 @@ def test_facts_of_any_json_are_of_their_types(content: Any) -> None:
         number, text, words = part.number("a", 32), part.text("a"), part.words("a")
         assert number is None or -(2**31) <= number < 2**31
         assert text is None or text.encode()
-        assert all(word.encode() for word in words)
+        assert all(word.encode() for word in words or ())
 
 
 def places(folder: Path) -> dict[str, str]:
@@ -246,21 +231,23 @@ def test_a_library_run_goes_on_over_everything_that_is_no_lora(bench: Bench, tmp
         said["sn\\udcffw.safetensors"] = "is no valid text (UTF-8). Rename the file."
     lora_file(folder / "good.safetensors", tint=(0, 1, 0))
     generator = DrawingGenerator()
-    session = replace(session_of(bench, generator), read=lambda path, name: read_through_a_scan(path, name, tmp_path))
-    results = list(session.index_all([(name, folder / name) for name in names], lambda name: None))
+
+    class Scanned(AnyFolder):
+        """As the nodes read a LoRA."""
+
+        def read(self, path: Path, name: str) -> LoraFile:
+            return scan([(name, path)], tmp_path / "index.sqlite").entries[0].as_lora_file()
+
+    indexer = indexer_of(bench, generator, folder=Scanned())
+    results = list(indexer.index_all([(name, folder / name) for name in names], lambda name: None))
     failed = {result.file: result.reason for result in results if isinstance(result, Failure)}
     assert failed.keys() == said.keys()
     for name, words in said.items():
         assert words in failed[name]
     assert [result.lora.name for result in results if isinstance(result, Outcome)] == ["good.safetensors"]
-    assert load_database(session.database_path).column("file_name") == ["good.safetensors"]
+    assert indexer.target.read().column("file_name") == ["good.safetensors"]
     # Nothing was made for the file whose row could not have been saved.
     assert {job.loras[0].path.name for job in generator.lora_jobs} == {"good.safetensors"}
-
-
-def read_through_a_scan(path: Path, name: str, folder: Path) -> LoraFile:
-    """As the nodes read a LoRA."""
-    return scan([(name, path)], folder / "index.sqlite").entries[0].as_lora_file()
 
 
 @pytest.mark.parametrize(
@@ -269,11 +256,9 @@ def read_through_a_scan(path: Path, name: str, folder: Path) -> LoraFile:
 def test_what_could_not_be_saved_is_found_before_the_first_picture(bench: Bench, facts: dict[str, Any]) -> None:
     generator = DrawingGenerator()
     read = bench.lora(tint=(0, 1, 0))
-    odd = replace(read, sidecar=replace(read.sidecar, **facts))
-    if "trigger_words" in facts:
-        odd = replace(read, trigger_words=facts["trigger_words"])
+    odd = replace(read, metadata=replace(read.metadata, **facts))
     with pytest.raises(LoraError, match=r"red\.safetensors: The facts of this LoRA cannot be saved"):
-        session_of(bench, generator).index(odd)
+        indexer_of(bench, generator).index(odd)
     assert generator.jobs == []
 
 

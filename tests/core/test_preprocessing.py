@@ -6,6 +6,7 @@ from typing import Any
 
 import mini
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -53,8 +54,6 @@ def floats(picture: Image.Image) -> Tensor:
 
 def clips_own(picture: Image.Image, size: int) -> Tensor:
     """[1, 3, size, size]: open_clip's transform, through PIL."""
-    import open_clip
-
     return open_clip.image_transform(size, is_train=False, mean=mini.CLIP_MEAN, std=mini.CLIP_STD)(picture)[None]
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from carlos_core.errors import IndexingError
-from carlos_core.measuring.plan import all_shots
-from carlos_core.measuring.protocol import Protocol, protocol_covers
+from carlos_core.measuring.plan import Plan
+from carlos_core.measuring.protocol import Protocol
 from carlos_core.prompts.prompt_set import Prompt, PromptSet
+from carlos_core.records import MeasuredRow
 
 PROMPTS = PromptSet("p", tuple(Prompt(f"{topic}{k}", topic, "s") for topic in "abc" for k in range(3)))
 SETTINGS = {"model": "SDXL", "fingerprint": "f00d", "steps": 25, "cfg": 5.0, "sampler": "euler", "size": "1024x1024"}
@@ -22,23 +23,23 @@ PROTOCOL = Protocol(
 
 
 def test_all_prompts_come_once_in_stratified_order_before_any_second_seed() -> None:
-    shots = all_shots(PROMPTS, seeds=2, first_seed=100)
+    shots = Plan.all(PROMPTS, seeds=2, first_seed=100).shots
     round_ = ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "b2", "c2"]
     assert [(shot.prompt.text, shot.seed) for shot in shots] == [(text, seed) for seed in (100, 101) for text in round_]
 
 
 def test_a_limit_takes_the_first_prompts_of_that_order() -> None:
-    shots = all_shots(PROMPTS, seeds=2, first_seed=0, max_prompts=4)
+    shots = Plan.all(PROMPTS, seeds=2, first_seed=0, max_prompts=4).shots
     assert [(shot.prompt.text, shot.seed) for shot in shots] == [
         (text, seed) for seed in (0, 1) for text in ("a0", "b0", "c0", "a1")
     ]
-    assert all_shots(PROMPTS, seeds=1, first_seed=0, max_prompts=1000) == all_shots(PROMPTS, seeds=1, first_seed=0)
+    assert Plan.all(PROMPTS, seeds=1, first_seed=0, max_prompts=1000) == Plan.all(PROMPTS, seeds=1, first_seed=0)
 
 
 @pytest.mark.parametrize(("seeds", "max_prompts"), [(0, 0), (-1, 0), (1, -1)])
 def test_a_plan_without_pictures_is_refused(seeds: int, max_prompts: int) -> None:
     with pytest.raises(IndexingError, match=f"{seeds} seeds and {max_prompts} prompts"):
-        all_shots(PROMPTS, seeds=seeds, first_seed=0, max_prompts=max_prompts)
+        Plan.all(PROMPTS, seeds=seeds, first_seed=0, max_prompts=max_prompts)
 
 
 def test_the_id_is_the_beginning_of_the_hash_of_the_canonical_json() -> None:
@@ -74,9 +75,12 @@ def covered(
     measured: Protocol, n_images: int | None, wanted: Protocol, wanted_images: int = 100, *, is_described: bool = True
 ) -> str | None:
     """Whether a row measured by one protocol covers another."""
-    row = {"protocol_id": measured.protocol_id, "n_images": n_images}
     protocols = {measured.protocol_id: measured.described()} if is_described else {}
-    return protocol_covers(row, protocols, wanted, wanted_images)
+    return wanted.covering(row_of(measured.protocol_id, n_images), protocols, wanted_images)
+
+
+def row_of(protocol_id: str | None, n_images: int | None) -> MeasuredRow:
+    return MeasuredRow("a", "a.safetensors", protocol_id, n_images, 5.0, (), has_curve=False)
 
 
 def test_custom_covers_itself_with_at_least_as_many_pictures() -> None:
@@ -118,9 +122,6 @@ def test_custom_and_presets_do_not_cover_each_other() -> None:
 
 def test_a_row_whose_protocol_is_not_known_covers_nothing() -> None:
     assert covered(replace(PROTOCOL, preset="paper"), 4480, replace(PROTOCOL, preset="quick"), is_described=False) is None
-    assert protocol_covers({"protocol_id": None, "n_images": 4480}, {}, PROTOCOL, 1) is None
-    assert protocol_covers({}, {}, PROTOCOL, 1) is None
+    assert PROTOCOL.covering(row_of(None, 4480), {}, 1) is None
     published = {"published": {"model": "SDXL", "images": 4480}}
-    assert (
-        protocol_covers({"protocol_id": "published", "n_images": 4480}, published, replace(PROTOCOL, preset="quick"), 1) is None
-    )
+    assert replace(PROTOCOL, preset="quick").covering(row_of("published", 4480), published, 1) is None

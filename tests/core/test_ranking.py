@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import torch
 
 from carlos_core.database.published import load_bundled_database
 from carlos_core.errors import RetrievalError
+from carlos_core.search.limits import PUBLISHED_LIMITS, SearchLimits
 from carlos_core.search.ranking import rank
 
-ANY = {"max_strength": math.inf, "min_consistency": -1.0}
+ANY: dict[str, Any] = {"max_strength": math.inf, "min_consistency": -1.0}
 
 
 def naive_ranking(
@@ -30,12 +32,15 @@ def naive_ranking(
 
 
 def ranked(
-    directions: np.ndarray | list[list[float]], signature: np.ndarray | list[float], top_k: int = 100, **limits: object
+    directions: np.ndarray | list[list[float]], signature: np.ndarray | list[float], top_k: int = 100, **limits: Any
 ) -> list[int]:
     """Rows found, best first; all rows are within the limits unless `limits` say otherwise."""
     rows = torch.as_tensor(np.asarray(directions, dtype=np.float32))
-    inside = {"strength": torch.full((len(rows),), 5.0), "consistency": torch.full((len(rows),), 0.2)}
-    indices, _ = rank(rows, torch.as_tensor(np.asarray(signature, dtype=np.float32)), top_k=top_k, **(inside | limits))
+    strength = limits.pop("strength", torch.full((len(rows),), 5.0))
+    consistency = limits.pop("consistency", torch.full((len(rows),), 0.2))
+    allowed = limits.pop("keep", torch.ones(len(rows), dtype=torch.bool))
+    allowed = allowed & SearchLimits(**limits).within(strength, consistency)
+    indices, _ = rank(rows, torch.as_tensor(np.asarray(signature, dtype=np.float32)), top_k, allowed=allowed)
     return indices.tolist()
 
 
@@ -52,14 +57,8 @@ def test_ranking_the_published_rows_gives_the_order_and_scores_of_the_formula() 
     arrays = load_bundled_database().ranking_arrays
     directions, strength, consistency = (tensor.numpy() for tensor in (arrays.directions, arrays.strength, arrays.consistency))
     for signature in published_signatures(directions):
-        indices, scores = rank(
-            arrays.directions,
-            torch.from_numpy(signature),
-            strength=arrays.strength,
-            consistency=arrays.consistency,
-            norms=arrays.norms,
-            top_k=740,
-        )
+        allowed = PUBLISHED_LIMITS.within(arrays.strength, arrays.consistency)
+        indices, scores = rank(arrays.directions, torch.from_numpy(signature), 740, norms=arrays.norms, allowed=allowed)
         expected = naive_ranking(directions, signature, strength, consistency)
         assert indices.tolist() == [row for row, _ in expected]
         np.testing.assert_allclose(scores.numpy(), [score for _, score in expected], atol=1e-5)
@@ -67,11 +66,11 @@ def test_ranking_the_published_rows_gives_the_order_and_scores_of_the_formula() 
 
 def test_a_short_list_is_the_beginning_of_the_long_one() -> None:
     arrays = load_bundled_database().ranking_arrays
-    limits = {"strength": arrays.strength, "consistency": arrays.consistency}
+    allowed = PUBLISHED_LIMITS.within(arrays.strength, arrays.consistency)
     for signature in published_signatures(arrays.directions.numpy())[::10]:
-        long, _ = rank(arrays.directions, torch.from_numpy(signature), top_k=740, **limits)
+        long, _ = rank(arrays.directions, torch.from_numpy(signature), 740, allowed=allowed)
         for top_k in (1, 2, 5, 50):
-            short, _ = rank(arrays.directions, torch.from_numpy(signature), top_k=top_k, **limits)
+            short, _ = rank(arrays.directions, torch.from_numpy(signature), top_k, allowed=allowed)
             assert short.tolist() == long[:top_k].tolist()
 
 
@@ -100,7 +99,7 @@ def test_rows_exactly_at_the_limits_stay_and_rows_just_outside_go(dtype: torch.d
 
 
 def test_limits_can_be_moved() -> None:
-    limits = {"strength": torch.tensor([1.0, 2.0, 12.0]), "consistency": torch.tensor([0.5, -0.2, 0.01])}
+    limits: dict[str, Any] = {"strength": torch.tensor([1.0, 2.0, 12.0]), "consistency": torch.tensor([0.5, -0.2, 0.01])}
     rows = [[1.0, 0.0]] * 3
     assert ranked(rows, [1, 0], **limits) == [0]
     assert ranked(rows, [1, 0], **limits, max_strength=1.5, min_consistency=-1) == [0]
@@ -109,7 +108,7 @@ def test_limits_can_be_moved() -> None:
 
 
 def test_an_undefined_consistency_is_below_every_limit_but_the_lowest() -> None:
-    limits = {"strength": torch.tensor([5.0, 5.0]), "consistency": torch.tensor([torch.nan, -0.9])}
+    limits: dict[str, Any] = {"strength": torch.tensor([5.0, 5.0]), "consistency": torch.tensor([torch.nan, -0.9])}
     rows = [[1.0, 0.0]] * 2
     assert ranked(rows, [1, 0], **limits, min_consistency=-0.95) == [1]
     assert ranked(rows, [1, 0], **limits, min_consistency=-1.0) == [0, 1]
@@ -142,9 +141,7 @@ def test_only_kept_rows_appear() -> None:
 
 
 def test_asking_for_more_than_there_is_gives_all_there_is() -> None:
-    indices, scores = rank(
-        torch.eye(3), torch.tensor([3.0, 2.0, 1.0]), strength=torch.ones(3), consistency=torch.ones(3), top_k=1000
-    )
+    indices, scores = rank(torch.eye(3), torch.tensor([3.0, 2.0, 1.0]), 1000)
     assert indices.tolist() == [0, 1, 2]
     np.testing.assert_allclose(scores.numpy(), np.array([3, 2, 1]) / math.sqrt(14), atol=1e-6)
 
@@ -154,13 +151,7 @@ def test_no_rows_give_no_matches() -> None:
 
 
 def test_scores_are_cosines_and_reach_both_ends() -> None:
-    _, scores = rank(
-        torch.tensor([[2.0, 0.0], [-3.0, 0.0]]),
-        torch.tensor([7.0, 0.0]),
-        strength=torch.ones(2),
-        consistency=torch.ones(2),
-        top_k=2,
-    )
+    _, scores = rank(torch.tensor([[2.0, 0.0], [-3.0, 0.0]]), torch.tensor([7.0, 0.0]), 2)
     assert scores.tolist() == [1.0, -1.0]
 
 

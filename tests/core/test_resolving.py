@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import mini
 import pytest
@@ -12,22 +13,21 @@ from carlos_core.database.database import MetricsDatabase
 from carlos_core.database.published import load_bundled_database
 from carlos_core.loras.library import LibraryEntry, LoraLibrary, scan
 from carlos_core.loras.matching import Resolved
-from carlos_core.loras.metadata import Sidecar
-from carlos_core.records import LoraIdentity
+from carlos_core.records import LoraIdentity, LoraMetadata
 
 
-def library_of(*names: str, **more: dict[str, object]) -> LoraLibrary:
+def library_of(*names: str, **more: dict[str, Any]) -> LoraLibrary:
     """Files of these names, unhashed and without sidecars; `more`: entries with further facts, by a name without suffix."""
     plain = [LibraryEntry(name, Path(name), 1, 1) for name in names]
     known = []
     for stem, facts in more.items():
-        ids = Sidecar(version_id=facts.get("version"), model_id=facts.get("model"))  # type: ignore[arg-type]
+        ids = LoraMetadata(version_id=facts.get("version"), model_id=facts.get("model"))  # type: ignore[arg-type]
         path = Path(f"{stem}.safetensors")
-        known.append(LibraryEntry(path.name, path, 1, 1, facts.get("sha256"), sidecar=ids))  # type: ignore[arg-type]
+        known.append(LibraryEntry(path.name, path, 1, 1, facts.get("sha256"), metadata=ids))  # type: ignore[arg-type]
     return LoraLibrary((*plain, *known))
 
 
-def found(library: LoraLibrary, **facts: object) -> Resolved | None:
+def found(library: LoraLibrary, **facts: Any) -> Resolved | None:
     return library.resolve([LoraIdentity("row", **facts)]).get("row")  # type: ignore[arg-type]
 
 
@@ -114,7 +114,7 @@ def test_a_model_id_tells_only_if_nothing_better_is_known_and_one_file_has_it() 
 
 
 @pytest.mark.parametrize("facts", [{"sha256": "bb"}, {"version": 2}])
-def test_a_file_that_was_replaced_is_no_match_and_that_is_said(facts: dict[str, object]) -> None:
+def test_a_file_that_was_replaced_is_no_match_and_that_is_said(facts: dict[str, Any]) -> None:
     row = {"sha256": "aa", "version_id": 1, "file_name": "snow.safetensors"}
     result = found(library_of(snow=facts), **row)
     assert result is not None

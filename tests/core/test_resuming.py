@@ -13,7 +13,7 @@ from carlos_core.clip.encoder import OpenClipEncoder
 from carlos_core.errors import IndexingError
 from carlos_core.generator import Job
 from carlos_core.measuring.measure import Measurement
-from carlos_core.measuring.studio import Progress
+from carlos_core.progress import Progress
 
 
 class Cancelled(Exception):
@@ -158,7 +158,7 @@ def test_afresh_makes_a_complete_measurement_again_and_leaves_the_base_side(benc
     lora = bench.lora()
     first = bench.measure(lora, DrawingGenerator())
     generator = DrawingGenerator()
-    again = bench.measure(lora, generator, afresh=True)
+    again = bench.measure(lora, generator, again=True)
     assert shots_of(generator.lora_jobs) == ALL
     assert generator.base_jobs == []
     assert_same_bits(again, first)
@@ -167,9 +167,9 @@ def test_afresh_makes_a_complete_measurement_again_and_leaves_the_base_side(benc
 def test_afresh_goes_on_with_a_measurement_that_was_broken_off(bench: Bench) -> None:
     lora = bench.lora()
     with pytest.raises(Cancelled):
-        bench.measure(lora, DrawingGenerator(batch_size=4), afresh=True, on_progress=cancel_after_batches(7))
+        bench.measure(lora, DrawingGenerator(batch_size=4), again=True, on_progress=cancel_after_batches(7))
     generator = DrawingGenerator(batch_size=4)
-    bench.measure(lora, generator, afresh=True)
+    bench.measure(lora, generator, again=True)
     assert shots_of(generator.lora_jobs) == ALL[8:]
 
 

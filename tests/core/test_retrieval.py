@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mini
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from searching import find, retrieved, signature_of
 
-from carlos_core.clip.encoder import Encoder, OpenClipEncoder
+from carlos_core.clip.encoder import Encoder, LazyEncoder, OpenClipEncoder
 from carlos_core.clip.loading import load_encoder
 from carlos_core.clip.signatures import SignatureCache
 from carlos_core.clip.weights import local_encoders
-from carlos_core.database.database import MetricsDatabase
-from carlos_core.database.parquet import load_database
+from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.errors import EncoderError, RetrievalError
 from carlos_core.prompts.prompt_set import PromptSet
-from carlos_core.records import Match
-from carlos_core.search.ranking import find_matches, retrieve, signature_for
+from carlos_core.search.matches import Match
+from carlos_core.search.searcher import Searcher, retrieve
 
-ANY = {"max_strength": math.inf, "min_consistency": -1.0}
-LIMITS = {"max_strength": 9.8, "min_consistency": 0.041}
+ANY: dict[str, Any] = {"max_strength": math.inf, "min_consistency": -1.0}
+LIMITS: dict[str, Any] = {"max_strength": 9.8, "min_consistency": 0.041}
 X = torch.tensor([1.0, 0.0, 0.0, 0.0])
 
 
@@ -37,7 +39,11 @@ def load_nothing(encoder_id: str) -> Encoder:
     raise AssertionError(f"{encoder_id} was asked for")
 
 
-def made_up_database(*rows: tuple[str, dict[str, object]]) -> MetricsDatabase:
+def lazily(load: Callable[[str], Encoder]) -> LazyEncoder:
+    return LazyEncoder(mini.encoder_id(), 64, load)
+
+
+def made_up_database(*rows: tuple[str, dict[str, Any]]) -> MetricsDatabase:
     """Rows (id, facts), all with the same direction unless the facts say otherwise."""
     database = MetricsDatabase.empty("some encoder", dimension=4)
     for lora_id, facts in rows:
@@ -55,22 +61,22 @@ def test_scores_of_all_queries_are_those_of_the_reference_evaluation(
     reference = pq.read_table(mini.MINIWORLD / "reference_scores.parquet").to_pandas()
     assert reference["query"].nunique() == 80
     for query, rows in reference.groupby("query"):
-        matches = retrieve(database, str(query), top_k=100, prompts=signature_prompts, encoder=encoder, cache=cache, **ANY)
-        found = {match.row["file_name"]: match.score for match in matches}
+        matches = retrieved(database, str(query), encoder, signature_prompts, cache, top_k=100, **ANY)
+        found = {match.record.file_name: match.score for match in matches}
         expected = dict(zip(rows["file_name"], rows["score"], strict=True))
         assert found == pytest.approx(expected, abs=1e-5), query
         assert [match.rank for match in matches] == list(range(1, len(expected) + 1))
-        assert [match.row["file_name"] for match in matches] == sorted(expected, key=lambda name: -expected[name])
+        assert [match.record.file_name for match in matches] == sorted(expected, key=lambda name: -expected[name])
 
 
 def test_the_published_limits_leave_out_the_strong_the_inconsistent_and_those_without_effect(
     database: MetricsDatabase, encoder: OpenClipEncoder, signature_prompts: PromptSet, cache: SignatureCache
 ) -> None:
-    matches = retrieve(database, "snow", top_k=100, prompts=signature_prompts, encoder=encoder, cache=cache)
-    found = {match.row["file_name"] for match in matches}
+    matches = retrieved(database, "snow", encoder, signature_prompts, cache, top_k=100)
+    found = {match.record.file_name for match in matches}
     left_out = {facts["kind"] for name, facts in mini.labels().items() if name not in found}
     assert left_out == {"strong", "inconsistent", "noop", "misfit"}
-    assert {mini.labels()[name]["kind"] for name in found} == {"ordinary", "duplicate", "weak"}
+    assert {mini.labels()[str(name)]["kind"] for name in found} == {"ordinary", "duplicate", "weak"}
 
 
 def test_the_order_of_rows_in_the_file_does_not_matter(
@@ -78,7 +84,7 @@ def test_the_order_of_rows_in_the_file_does_not_matter(
 ) -> None:
     backwards = MetricsDatabase(database.table.take(list(range(len(database)))[::-1]), encoder_id=database.encoder_id)
     found = [
-        [(match.lora_id, match.score) for match in retrieve(db, "rain", prompts=signature_prompts, encoder=encoder, cache=cache)]
+        [(match.lora_id, match.score) for match in retrieved(db, "rain", encoder, signature_prompts, cache)]
         for db in (database, backwards)
     ]
     assert found[0] == found[1]
@@ -87,18 +93,18 @@ def test_the_order_of_rows_in_the_file_does_not_matter(
 def test_a_match_carries_its_whole_row(
     database: MetricsDatabase, encoder: OpenClipEncoder, signature_prompts: PromptSet, cache: SignatureCache
 ) -> None:
-    best = retrieve(database, "heavy snowfall", prompts=signature_prompts, encoder=encoder, cache=cache)[0]
-    assert best.row["label"] == "heavy snowfall"
-    assert best.vector.strength == best.row["strength"]
-    assert best.vector.consistency == best.row["consistency"]
-    np.testing.assert_array_equal(best.vector.direction, best.row["direction"])
-    assert (best.name, best.version_id, best.trigger_words) == (best.row["file_name"], None, ())
+    best = retrieved(database, "heavy snowfall", encoder, signature_prompts, cache)[0]
+    assert best.record.extra["label"] == "heavy snowfall"
+    assert best.vector.strength == best.record.strength
+    assert best.vector.consistency == best.record.consistency
+    np.testing.assert_array_equal(best.vector.direction, best.record.direction)
+    assert (best.name, best.version_id, best.trigger_words) == (best.record.file_name, None, ())
 
 
 @pytest.mark.parametrize("query", ["", "   ", "\n\t"])
 def test_an_empty_query_is_refused_before_any_encoder_is_loaded(database: MetricsDatabase, query: str) -> None:
     with pytest.raises(RetrievalError, match="query is empty"):
-        signature_for(database, query, load=load_nothing)
+        Searcher(database, encoder=lazily(load_nothing)).signature(query)
 
 
 def test_the_encoder_of_other_rows_is_refused_by_name(
@@ -134,11 +140,11 @@ def test_a_repeated_query_needs_no_encoder(
     database: MetricsDatabase, encoder: OpenClipEncoder, signature_prompts: PromptSet, home: Path
 ) -> None:
     cache = SignatureCache()
-    first = retrieve(database, "golden light", prompts=signature_prompts, encoder=encoder, cache=cache)
+    first = retrieved(database, "golden light", encoder, signature_prompts, cache)
     assert not home.exists()
-    again = retrieve(database, "golden light", prompts=signature_prompts, cache=cache)
+    again = retrieved(database, "golden light", None, signature_prompts, cache)
     assert [(match.lora_id, match.score) for match in again] == [(match.lora_id, match.score) for match in first]
-    signature = signature_for(database, "golden light", prompts=signature_prompts, cache=cache, load=load_nothing)
+    signature = signature_of(database, "golden light", lazily(load_nothing), signature_prompts, cache)
     assert torch.equal(signature, cache.signature(encoder, signature_prompts, "golden light"))
 
 
@@ -151,7 +157,7 @@ def test_a_new_query_loads_the_encoder_of_the_rows(
         asked_for.append(encoder_id)
         return encoder
 
-    signature_for(database, "fog", prompts=signature_prompts, cache=SignatureCache(), load=load)
+    signature_of(database, "fog", lazily(load), signature_prompts)
     assert asked_for == [mini.encoder_id()]
 
 
@@ -159,16 +165,16 @@ def test_blanks_around_a_query_do_not_matter(
     database: MetricsDatabase, encoder: OpenClipEncoder, signature_prompts: PromptSet
 ) -> None:
     cache = SignatureCache()
-    plain = signature_for(database, "fog", prompts=signature_prompts, encoder=encoder, cache=cache)
-    padded = signature_for(database, "  fog\n", prompts=signature_prompts, cache=cache, load=load_nothing)
+    plain = signature_of(database, "fog", encoder, signature_prompts, cache)
+    padded = signature_of(database, "  fog\n", lazily(load_nothing), signature_prompts, cache)
     assert torch.equal(plain, padded)
 
 
 def test_equal_scores_are_ordered_by_id() -> None:
     database = made_up_database(("b", {}), ("10", {}), ("a", {}), ("9", {}), ("c", {"direction": [2, 1, 0, 0]}))
-    matches = find_matches(database, "q", X, top_k=10, **LIMITS)
+    matches = find(database, X, top_k=10, **LIMITS)
     assert ids(matches.items) == ["10", "9", "a", "b", "c"]
-    assert ids(find_matches(database, "q", X, top_k=2, **LIMITS).items) == ["10", "9"]
+    assert ids(find(database, X, top_k=2, **LIMITS).items) == ["10", "9"]
 
 
 def test_a_base_model_keeps_its_family_and_rows_that_do_not_say() -> None:
@@ -180,22 +186,22 @@ def test_a_base_model_keeps_its_family_and_rows_that_do_not_say() -> None:
         ("silent", {"base_model": None}),
         ("never heard of", {"base_model": "Kolmogorov XIII"}),
     )
-    found = find_matches(database, "q", X, top_k=10, base_model="Pony", **LIMITS)
+    found = find(database, X, top_k=10, base_model="Pony", **LIMITS)
     assert set(ids(found.items)) == {"pony", "silent", "never heard of"}
-    found = find_matches(database, "q", X, top_k=10, base_model="SDXL", **LIMITS)
+    found = find(database, X, top_k=10, base_model="SDXL", **LIMITS)
     assert set(ids(found.items)) == {"sdxl", "sdxl 1.0", "silent", "never heard of"}
-    found = find_matches(database, "q", X, top_k=10, base_model=("SDXL", "Pony"), **LIMITS)
+    found = find(database, X, top_k=10, base_model=("SDXL", "Pony"), **LIMITS)
     assert set(ids(found.items)) == {"sdxl", "sdxl 1.0", "pony", "silent", "never heard of"}
-    assert len(find_matches(database, "q", X, top_k=10, **LIMITS)) == 6
+    assert len(find(database, X, top_k=10, **LIMITS)) == 6
 
 
 def test_installed_files_are_named_and_can_be_asked_for_alone() -> None:
     database = made_up_database(("a", {}), ("b", {}), ("c", {}))
     at_hand = {"b": "folder/b.safetensors", "not in the database": "x.safetensors"}
-    all_of_them = find_matches(database, "q", X, top_k=10, installed=at_hand, **LIMITS)
+    all_of_them = find(database, X, top_k=10, installed=at_hand, **LIMITS)
     assert [match.file for match in all_of_them.items] == [None, "folder/b.safetensors", None]
     assert ids(all_of_them.installed) == ["b"]
-    alone = find_matches(database, "q", X, top_k=10, installed=at_hand, installed_only=True, **LIMITS)
+    alone = find(database, X, top_k=10, installed=at_hand, installed_only=True, **LIMITS)
     assert [(match.rank, match.lora_id, match.file) for match in alone.items] == [(1, "b", "folder/b.safetensors")]
 
 
@@ -203,8 +209,8 @@ def test_nothing_found_says_why() -> None:
     empty = MetricsDatabase.empty("some encoder", dimension=4)
     database = made_up_database(("a", {"strength": 11.0}), ("b", {"base_model": "SD 1.5", "consistency": 0.01}))
 
-    def reason(db: MetricsDatabase, **choice: object) -> str:
-        matches = find_matches(db, "q", X, top_k=3, **(LIMITS | choice))
+    def reason(db: MetricsDatabase, **choice: Any) -> str:
+        matches = find(db, X, top_k=3, **(LIMITS | choice))
         assert len(matches) == 0
         return matches.reason
 
@@ -214,7 +220,7 @@ def test_nothing_found_says_why() -> None:
     assert "loosen the limits" in reason(database)
     assert "None of the 1 LoRAs has strength" in reason(database, base_model="SDXL")
     assert "installed" in reason(database, installed_only=True)
-    assert find_matches(database, "q", X, top_k=3, **ANY).reason == ""
+    assert find(database, X, top_k=3, **ANY).reason == ""
 
 
 def test_a_limit_on_alignment_leaves_out_hasty_rows_and_keeps_those_of_the_full_protocol() -> None:
@@ -227,7 +233,7 @@ def test_a_limit_on_alignment_leaves_out_hasty_rows_and_keeps_those_of_the_full_
     )
 
     def found(min_alignment: float) -> set[str]:
-        return set(ids(find_matches(database, "q", X, top_k=10, min_alignment=min_alignment, **LIMITS).items))
+        return set(ids(find(database, X, top_k=10, min_alignment=min_alignment, **LIMITS).items))
 
     assert found(0.0) == {"hasty", "sure", "published", "reference layout", "one prompt"}
     assert found(0.9) == {"hasty", "sure", "published", "reference layout"}
@@ -240,10 +246,10 @@ def test_the_limit_on_alignment_adds_to_the_others_and_is_named_when_nothing_is_
         ("a", {"alignment": 0.9, "n_images": 16, "base_model": "SDXL"}),
         ("b", {"alignment": 0.99, "n_images": 200, "base_model": "SD 1.5"}),
     )
-    matches = find_matches(database, "q", X, top_k=3, min_alignment=0.95, base_model="SDXL", **LIMITS)
+    matches = find(database, X, top_k=3, min_alignment=0.95, base_model="SDXL", **LIMITS)
     assert len(matches) == 0
     assert "None of the 1 LoRAs has strength <= 9.8, consistency >= 0.041, alignment >= 0.95" in matches.reason
-    installed = find_matches(database, "q", X, top_k=3, min_alignment=0.95, installed={"b": "b"}, installed_only=True, **LIMITS)
+    installed = find(database, X, top_k=3, min_alignment=0.95, installed={"b": "b"}, installed_only=True, **LIMITS)
     assert ids(installed.items) == ["b"]
 
 
@@ -257,8 +263,8 @@ def test_levels_and_downloads_keep_rows_of_which_nothing_is_known() -> None:
         ("silent", {}),
     )
 
-    def found(**choice: int) -> set[str]:
-        return set(ids(find_matches(database, "q", X, top_k=10, **LIMITS, **choice).items))
+    def found(**choice: Any) -> set[str]:
+        return set(ids(find(database, X, top_k=10, **LIMITS, **choice).items))
 
     everything = {"for all ages", "some r", "some xxx", "blocked", "silent"}
     assert found() == found(max_nsfw_level=32, min_downloads=0) == everything
@@ -271,12 +277,12 @@ def test_levels_and_downloads_keep_rows_of_which_nothing_is_known() -> None:
 
 def test_excluded_rows_are_not_found() -> None:
     database = made_up_database(("a", {}), ("b", {}), ("c", {}))
-    assert ids(find_matches(database, "q", X, top_k=10, exclude={"b"}, **LIMITS).items) == ["a", "c"]
-    assert "other filters" in find_matches(database, "q", X, top_k=10, exclude={"a", "b", "c"}, **LIMITS).reason
+    assert ids(find(database, X, top_k=10, exclude={"b"}, **LIMITS).items) == ["a", "c"]
+    assert "other filters" in find(database, X, top_k=10, exclude={"a", "b", "c"}, **LIMITS).reason
 
 
 def test_matches_carry_what_was_looked_for() -> None:
-    matches = find_matches(made_up_database(("a", {})), "q", X, top_k=1, **LIMITS)
+    matches = find(made_up_database(("a", {})), X, top_k=1, **LIMITS)
     assert matches.signature is X
 
 
@@ -284,7 +290,7 @@ def test_half_an_emoji_in_a_query_says_nothing(
     database: MetricsDatabase, encoder: OpenClipEncoder, signature_prompts: PromptSet
 ) -> None:
     asked = [
-        retrieve(database, query, encoder=encoder, prompts=signature_prompts, cache=SignatureCache())
+        retrieved(database, query, encoder, signature_prompts, SignatureCache())
         for query in ("snow falling", "snow falling \ud83d")
     ]
     assert [match.score for match in asked[0]] == [match.score for match in asked[1]]

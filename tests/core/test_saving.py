@@ -14,14 +14,14 @@ import mini
 import numpy as np
 import pytest
 
-from carlos_core.database.database import MetricsDatabase
-from carlos_core.database.parquet import change_database, create_database, load_database, upsert_into_file
+from carlos_core.database.database import MetricsDatabase, change_database, create_database, load_database, upsert_into_file
 from carlos_core.errors import DatabaseError
 
 PREPARE = """
 import sys
 import numpy as np
-from carlos_core.database import MetricsDatabase, copy_bundled_database, upsert_into_file
+from carlos_core.database.database import MetricsDatabase, upsert_into_file
+from carlos_core.database.published import copy_bundled_database
 from carlos_core.errors import DatabaseError
 from carlos_core.records import LoraRecord
 
@@ -97,7 +97,7 @@ if os.fork() == 0:
         turn += 1
         MetricsDatabase(states[turn % 2].table, encoder_id="some encoder").save_parquet(path)
     os._exit(0)
-from carlos_core.database import load_database
+from carlos_core.database.database import load_database
 loads = 0
 while time.monotonic() < end:
     strengths = load_database(path).column("strength")
@@ -130,7 +130,7 @@ sys.exit(any([os.wait()[1] for _ in names]))
 """
 
 LOADED_IN_TWO = """
-from carlos_core.database import load_database
+from carlos_core.database.database import load_database
 mine = load_database(path)
 mine.upsert(record("mine", 1, 4), {})
 mine.set_value("old", "model_name", "named by me")

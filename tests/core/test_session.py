@@ -1,4 +1,4 @@
-"""Sessions: adaptive measurements and whole libraries, into a database file."""
+"""The indexer: adaptive measurements and whole libraries, into a database file."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from bench import Bench
 from drawn import EVALUATIONS, DrawingGenerator, lora_file
 
 from carlos_core.clip.encoder import OpenClipEncoder
-from carlos_core.database.database import MetricsDatabase
-from carlos_core.database.parquet import change_database, load_database
+from carlos_core.database.database import MetricsDatabase, load_database
+from carlos_core.database.target import DatabaseFile
 from carlos_core.errors import DatabaseError, IndexingError
 from carlos_core.loras.lora_file import LoraFile, read_lora_file
-from carlos_core.measuring.feature_store import Journal
-from carlos_core.measuring.indexer import ALREADY_INDEXED, INDEXED, Failure, Outcome, Session, check_writable
-from carlos_core.measuring.presets import OWN_SEED_RULE, PRESETS, own_seed, preset_shots
-from carlos_core.measuring.stopping import StoppingRule
+from carlos_core.measuring.feature_store import FeatureStore
+from carlos_core.measuring.indexer import ALREADY_INDEXED, INDEXED, AnyFolder, Failure, Indexer, Outcome
+from carlos_core.measuring.plan import OWN_SEED_RULE, Plan, own_seed
+from carlos_core.measuring.presets import PRESETS
 from carlos_core.prompts.prompt_set import Prompt, PromptSet, default_index_prompts
+from carlos_core.vectors import cosine
 
 PROMPTS = PromptSet(
     "p", tuple(Prompt(f"{topic} {part} {k}", topic, f"{topic} {part}") for topic in "abcd" for part in "xy" for k in range(8))
@@ -34,40 +35,43 @@ def bench(tmp_path: Path, encoder: OpenClipEncoder) -> Bench:
     return Bench(tmp_path, encoder)
 
 
-def session_of(bench: Bench, generator: DrawingGenerator, *, preset: str = "quick", **changes: Any) -> Session:
-    """A session with a preset's plan over 64 prompts, into db.parquet."""
+def indexer_of(
+    bench: Bench,
+    generator: DrawingGenerator,
+    *,
+    preset: str = "quick",
+    plan: Plan | None = None,
+    batch_size: int = 0,
+    work: str = "work",
+    **changes: Any,
+) -> Indexer:
+    """An indexer with a preset's plan over 64 prompts, into db.parquet."""
     path = bench.folder / "db.parquet"
     if not path.exists():
         MetricsDatabase.empty(bench.encoder.encoder_id, bench.encoder.dimension).save_parquet(path)
+    plan = plan or replace(Plan.of_preset(PRESETS[preset], PROMPTS, EVALUATIONS), expected=0)
     protocol = replace(bench.protocol(generator), preset=preset, prompts_hash=PROMPTS.content_hash, seed_rule=OWN_SEED_RULE)
-    session = Session(
-        database_path=path,
-        generator=generator,
-        protocol=protocol,
-        shots=preset_shots(PRESETS[preset], PROMPTS, EVALUATIONS),
-        load_encoder=lambda encoder_id: bench.encoder,
-        working_directory=bench.folder / "work",
-        rule=StoppingRule(),
-        n_full=4480,
-    )
-    return replace(session, **changes)
+    return replace(Indexer(bench.studio(generator, work, batch_size), protocol, plan, DatabaseFile(path)), **changes)
 
 
-def all_of(session: Session, *files: Path) -> list[Outcome | Failure]:
-    return list(session.index_all([(file.name, file) for file in files], lambda name: None))
+def all_of(indexer: Indexer, *files: Path) -> list[Outcome | Failure]:
+    return list(indexer.index_all([(file.name, file) for file in files], lambda name: None))
 
 
 def test_a_consistent_lora_is_known_long_before_the_plan_ends(bench: Bench) -> None:
-    outcome = session_of(bench, DrawingGenerator()).index(bench.lora(mix=0.5))
+    outcome = indexer_of(bench, DrawingGenerator()).index(bench.lora(mix=0.5))
     assert outcome.status == INDEXED
-    assert 16 <= outcome.row["n_images"] <= 40
-    assert outcome.row["alignment"] >= 0.97
-    assert outcome.model_evaluations == outcome.row["n_images"] * EVALUATIONS
+    row = outcome.row
+    assert row.n_images is not None
+    assert row.alignment is not None
+    assert 16 <= row.n_images <= 40
+    assert row.alignment >= 0.97
+    assert outcome.model_evaluations == row.n_images * EVALUATIONS
 
 
 def test_a_lora_without_effect_ends_at_the_first_look_and_says_so(bench: Bench) -> None:
-    outcome = session_of(bench, DrawingGenerator()).index(bench.lora(mix=0.0))
-    assert (outcome.row["strength"], outcome.row["consistency"], outcome.row["n_images"]) == (0.0, None, 16)
+    outcome = indexer_of(bench, DrawingGenerator()).index(bench.lora(mix=0.0))
+    assert (outcome.row.strength, outcome.row.consistency, outcome.row.n_images) == (0.0, None, 16)
     assert "no measurable effect" in outcome.notes
 
 
@@ -75,22 +79,20 @@ def test_an_adaptive_row_is_the_same_at_every_batch_size_but_for_where_it_stops(
     lora = bench.lora(mix=0.4)
     rows = []
     for batch in (1, 8):
-        session = session_of(
-            bench, DrawingGenerator(), batch_size=batch, working_directory=bench.folder / f"work{batch}", overwrite=True
-        )
-        rows.append(session.index(lora).row)
-    a, b = (row["direction"].astype(np.float64) for row in rows)
-    assert float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) > 0.99
+        indexer = indexer_of(bench, DrawingGenerator(), batch_size=batch, work=f"work{batch}", overwrite=True)
+        rows.append(indexer.index(lora).row)
+    assert cosine(rows[0].direction, rows[1].direction) > 0.99
 
 
 def test_topics_are_measured_by_the_way(bench: Bench) -> None:
-    row = session_of(bench, DrawingGenerator()).index(bench.lora()).row
-    assert row["topic_names"] == ["a", "b", "c", "d"]
-    assert sum(row["topic_images"]) == row["n_images"]
-    weighted = np.average(row["topic_strengths"], weights=row["topic_images"])
-    assert weighted == pytest.approx(row["strength"], rel=1e-6)
-    directions = np.average(np.array(row["topic_directions"]), axis=0, weights=row["topic_images"])
-    assert np.allclose(directions, row["direction"], atol=1e-5)
+    row = indexer_of(bench, DrawingGenerator()).index(bench.lora()).row
+    assert [effect.topic for effect in row.topics] == ["a", "b", "c", "d"]
+    images = [effect.n_images for effect in row.topics]
+    assert sum(images) == row.n_images
+    weighted = np.average([effect.vector.strength for effect in row.topics], weights=images)
+    assert weighted == pytest.approx(row.strength, rel=1e-6)
+    directions = np.average([effect.vector.direction for effect in row.topics], axis=0, weights=images)
+    assert np.allclose(directions, row.direction, atol=1e-5)
 
 
 def test_a_library_run_shares_the_base_side_and_goes_on_after_a_failure(bench: Bench) -> None:
@@ -99,7 +101,7 @@ def test_a_library_run_shares_the_base_side_and_goes_on_after_a_failure(bench: B
     misfit = lora_file(bench.folder / "misfit.safetensors", fitting=0)
     broken = bench.folder / "broken.safetensors"
     broken.write_bytes(b"no safetensors")
-    results = all_of(session_of(bench, generator), good[0], misfit, broken, good[1])
+    results = all_of(indexer_of(bench, generator), good[0], misfit, broken, good[1])
     assert [type(result) for result in results] == [Outcome, Failure, Failure, Outcome]
     assert {result.file for result in results if isinstance(result, Failure)} == {"misfit.safetensors", "broken.safetensors"}
     assert "0 of 4 keys" in next(result.reason for result in results if isinstance(result, Failure))
@@ -114,10 +116,10 @@ def test_a_library_run_shares_the_base_side_and_goes_on_after_a_failure(bench: B
 def test_a_renamed_file_is_known_by_its_content(bench: Bench) -> None:
     generator = DrawingGenerator()
     old = lora_file(bench.folder / "old.safetensors")
-    all_of(session_of(bench, generator), old)
+    all_of(indexer_of(bench, generator), old)
     jobs = len(generator.jobs)
     new = old.rename(bench.folder / "new.safetensors")
-    (result,) = all_of(session_of(bench, generator), new)
+    (result,) = all_of(indexer_of(bench, generator), new)
     assert isinstance(result, Outcome)
     assert result.status == ALREADY_INDEXED
     assert len(generator.jobs) == jobs
@@ -129,15 +131,16 @@ def test_copies_do_not_take_turns_as_a_rows_file(bench: Bench) -> None:
     # Copied: written again, the same metadata may come in another order.
     shutil.copy(*files)
 
-    def at_hand(name: str) -> LoraFile | None:
-        path = bench.folder / name
-        return read_lora_file(path, name) if path.exists() else None
+    class Folder(AnyFolder):
+        def at_hand(self, name: str) -> LoraFile | None:
+            path = bench.folder / name
+            return read_lora_file(path, name) if path.exists() else None
 
-    session = session_of(bench, DrawingGenerator(), at_hand=at_hand)
+    indexer = indexer_of(bench, DrawingGenerator(), folder=Folder())
 
     def named_after(*run: Path) -> str:
-        all_of(session, *run)
-        database = load_database(session.database_path)
+        all_of(indexer, *run)
+        database = indexer.target.read()
         assert len(database) == 1
         return str(database.column("file_name")[0])
 
@@ -151,7 +154,7 @@ def test_copies_do_not_take_turns_as_a_rows_file(bench: Bench) -> None:
 def test_a_lora_deleted_mid_run_is_reported_and_the_rest_goes_on(bench: Bench) -> None:
     files = [lora_file(bench.folder / f"{name}.safetensors", (k, 0, 1)) for k, name in enumerate(("a", "b"))]
     names = [(file.name, file) for file in files]
-    results = session_of(bench, DrawingGenerator()).index_all(iter(names), lambda name: None)
+    results = indexer_of(bench, DrawingGenerator()).index_all(iter(names), lambda name: None)
     files[0].unlink()
     kinds = [type(result) for result in results]
     assert kinds == [Failure, Outcome]
@@ -159,25 +162,27 @@ def test_a_lora_deleted_mid_run_is_reported_and_the_rest_goes_on(bench: Bench) -
 
 def test_quick_is_not_measured_again_after_standard_but_standard_is_after_quick(bench: Bench) -> None:
     generator, lora = DrawingGenerator(), bench.lora()
-    assert session_of(bench, generator).index(lora).status == INDEXED
-    assert session_of(bench, generator, preset="standard").index(lora).status == INDEXED
-    known = session_of(bench, generator).index(lora)
+    assert indexer_of(bench, generator).index(lora).status == INDEXED
+    assert indexer_of(bench, generator, preset="standard").index(lora).status == INDEXED
+    known = indexer_of(bench, generator).index(lora)
     assert known.status == ALREADY_INDEXED
     assert "standard" in known.notes[0]
 
 
 def test_halves_of_two_machines_merge_into_the_whole(bench: Bench) -> None:
-    lora, shots = bench.lora(), preset_shots(PRESETS["quick"], PROMPTS, EVALUATIONS)
+    lora, shots = bench.lora(), Plan.of_preset(PRESETS["quick"], PROMPTS, EVALUATIONS).shots
     whole = bench.measure(lora, DrawingGenerator(), work="whole", shots=shots)
     for name, half in (("one", shots[0::2]), ("two", shots[1::2])):
         bench.measure(lora, DrawingGenerator(), work=name, shots=half)
     for side in ("base", "loras"):
         ours, theirs = (next((bench.folder / name / side).glob("*.journal")) for name in ("one", "two"))
         assert ours.name == theirs.name
-        identity = {"generator": "drawn-1", "encoder": bench.encoder.encoder_id}
+        identity: dict[str, Any] = {"generator": "drawn-1", "encoder": bench.encoder.encoder_id}
         if side == "loras":
             identity |= {"lora": lora.sha256, "weight": 1.0}
-        Journal(ours.parent, identity, bench.encoder.dimension).merge(Journal(theirs.parent, identity, bench.encoder.dimension))
+        FeatureStore(ours.parent, identity, bench.encoder.dimension).merge(
+            FeatureStore(theirs.parent, identity, bench.encoder.dimension)
+        )
     generator = DrawingGenerator()
     merged = bench.measure(lora, generator, work="one", shots=shots)
     assert generator.jobs == []
@@ -187,28 +192,28 @@ def test_halves_of_two_machines_merge_into_the_whole(bench: Bench) -> None:
 
 
 def test_journals_of_different_measurements_do_not_merge(tmp_path: Path) -> None:
-    one, other = Journal(tmp_path, {"lora": "a"}, 4), Journal(tmp_path, {"lora": "b"}, 4)
+    one, other = FeatureStore(tmp_path, {"lora": "a"}, 4), FeatureStore(tmp_path, {"lora": "b"}, 4)
     with pytest.raises(IndexingError, match="different measurements"):
         one.merge(other)
 
 
 def test_quick_keeps_its_budget_whatever_a_picture_costs() -> None:
     for evaluations in (4, 8, 50):
-        shots = preset_shots(PRESETS["quick"], default_index_prompts(), evaluations)
+        shots = Plan.of_preset(PRESETS["quick"], default_index_prompts(), evaluations).shots
         assert len(shots) * evaluations <= 224_000 / 250
     with pytest.raises(IndexingError, match="standard"):
-        preset_shots(PRESETS["quick"], default_index_prompts(), 1000)
+        Plan.of_preset(PRESETS["quick"], default_index_prompts(), 1000)
 
 
 def test_paper_takes_all_prompts_and_sixteen_seeds() -> None:
-    shots = preset_shots(PRESETS["paper"], default_index_prompts(), 50)
+    shots = Plan.of_preset(PRESETS["paper"], default_index_prompts(), 50).shots
     assert len(set(shots)) == 4480
     assert len(shots) * 50 == 224_000
     assert {shot.prompt for shot in shots[:35]} == set(default_index_prompts().stratified()[:35])
 
 
 def test_a_prompts_seeds_do_not_depend_on_its_place() -> None:
-    shots = preset_shots(PRESETS["standard"], PROMPTS, 8)
+    shots = Plan.of_preset(PRESETS["standard"], PROMPTS, 8).shots
     assert all(own_seed(shot.prompt.text, 0) <= shot.seed < own_seed(shot.prompt.text, 16) for shot in shots)
 
 
@@ -217,7 +222,7 @@ def test_a_database_that_cannot_be_saved_is_refused(kind: str) -> None:
     database = MetricsDatabase.empty("some/encoder", 4)
     database.read_only = kind == "bundled"
     with pytest.raises(DatabaseError, match="create_as"):
-        check_writable(database)
+        DatabaseFile.of(database)
 
 
 @pytest.mark.parametrize("is_id", [True, False])
@@ -226,17 +231,17 @@ def test_a_version_that_the_database_has_needs_no_file(bench: Bench, is_id: bool
     if is_id:
         lora.path.with_suffix(".civitai.info").write_text('{"id": 5}')
         lora = read_lora_file(lora.path)
-    session = session_of(bench, DrawingGenerator())
-    assert session.known_version(5) is None
-    measured = session.index(lora)
+    indexer = indexer_of(bench, DrawingGenerator())
+    assert indexer.known_version(5) is None
+    measured = indexer.index(lora)
     if not is_id:
         # Found out later, as refreshing metadata does.
-        change_database(session.database_path, lambda database: database.set_value(lora.lora_id, "version_id", 5))
+        indexer.target.change(lambda database: database.set_value(lora.lora_id, "version_id", 5))
     lora.path.unlink()
-    known = session.known_version(5)
+    known = indexer.known_version(5)
     assert known is not None
     assert (known.status, known.lora.lora_id, known.lora.name) == (ALREADY_INDEXED, lora.lora_id, "red.safetensors")
-    assert known.row["strength"] == measured.row["strength"]
+    assert known.row.strength == measured.row.strength
     assert torch.equal(known.contact_sheet, measured.contact_sheet)
-    assert replace(session, overwrite=True).known_version(5) is None
-    assert session_of(bench, DrawingGenerator(), protocol=replace(session.protocol, preset="paper")).known_version(5) is None
+    assert replace(indexer, overwrite=True).known_version(5) is None
+    assert indexer_of(bench, DrawingGenerator(), protocol=replace(indexer.protocol, preset="paper")).known_version(5) is None

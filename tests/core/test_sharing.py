@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import mini
 import pytest
 from test_saving import old_file
 
-from carlos_core.database.database import MetricsDatabase
-from carlos_core.database.parquet import change_database, load_database, upsert_into_file
+from carlos_core.database.database import MetricsDatabase, change_database, load_database, upsert_into_file
 from carlos_core.errors import DatabaseError
 
 
@@ -19,10 +19,8 @@ def ids(path: Path) -> list[str]:
     return load_database(path).column("lora_id")
 
 
-def row_of(path: Path, lora_id: str) -> dict[str, object]:
-    row = load_database(path).row(lora_id)
-    assert row is not None
-    return row
+def row_of(path: Path, lora_id: str) -> dict[str, Any]:
+    return load_database(path).cells(lora_id)
 
 
 @pytest.fixture

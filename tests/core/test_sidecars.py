@@ -10,7 +10,8 @@ import mini
 import pytest
 
 from carlos_core.loras.lora_file import read_lora_file
-from carlos_core.loras.metadata import Sidecar, read_sidecar
+from carlos_core.loras.metadata import read_sidecar
+from carlos_core.records import LoraMetadata
 
 CIVITAI = {
     "id": 2588340,
@@ -22,7 +23,7 @@ CIVITAI = {
     "stats": {"downloadCount": 1234, "thumbsUpCount": 5},
     "model": {"name": "Snow & Ice", "type": "LORA", "nsfw": False},
 }
-FROM_CIVITAI = Sidecar(
+FROM_CIVITAI = LoraMetadata(
     version_id=2588340,
     model_id=2300298,
     model_name="Snow & Ice",
@@ -50,7 +51,7 @@ def beside(lora: Path, suffix: str, content: object) -> Path:
 
 
 def test_without_a_sidecar_nothing_is_known(lora: Path) -> None:
-    assert read_sidecar(lora) == Sidecar()
+    assert read_sidecar(lora) == LoraMetadata()
 
 
 def test_civitais_own_form_is_read(lora: Path) -> None:
@@ -67,12 +68,12 @@ def test_lora_managers_form_is_read_and_its_own_facts_win(lora: Path) -> None:
     beside(lora, ".metadata.json", {"model_name": "", "base_model": None, "civitai": CIVITAI})
     assert read_sidecar(lora) == FROM_CIVITAI
     beside(lora, ".metadata.json", {"model_name": "Mine", "civitai": None})
-    assert read_sidecar(lora) == Sidecar(model_name="Mine")
+    assert read_sidecar(lora) == LoraMetadata(model_name="Mine")
 
 
 def test_the_web_uis_form_is_read(lora: Path) -> None:
     beside(lora, ".json", WEBUI)
-    assert read_sidecar(lora) == Sidecar(base_model="SDXL", trigger_words=("snw style", "cold breath"))
+    assert read_sidecar(lora) == LoraMetadata(base_model="SDXL", trigger_words=("snw style", "cold breath"))
 
 
 def test_the_forms_are_looked_for_in_their_order(lora: Path) -> None:
@@ -93,7 +94,7 @@ def test_a_broken_sidecar_is_left_out_with_a_line_in_the_log(lora: Path, caplog:
 
 def test_a_sidecar_that_is_no_text_is_left_out(lora: Path) -> None:
     beside(lora, ".json", "").write_bytes(b"\xff\xfe\x00\x01")
-    assert read_sidecar(lora) == Sidecar()
+    assert read_sidecar(lora) == LoraMetadata()
 
 
 @pytest.mark.parametrize(
@@ -111,19 +112,19 @@ def test_facts_of_the_wrong_kind_are_no_facts(lora: Path, content: object) -> No
     found = read_sidecar(lora)
     assert (found.version_id, found.model_id, found.model_name, found.base_model) == (None, None, None, None)
     assert (found.nsfw_level, found.download_count) == (None, None)
-    assert "snow" not in found.trigger_words
+    assert "snow" not in (found.trigger_words or ())
 
 
 def test_a_sidecars_words_family_and_id_count_more_than_the_files_own(lora: Path) -> None:
     own = read_lora_file(lora)
-    assert (own.trigger_words, own.base_model) == (("vantuq",), "SD 3")
+    assert (own.trigger_words, own.metadata.base_model) == (("vantuq",), "SD 3")
     beside(lora, ".civitai.info", CIVITAI)
     read = read_lora_file(lora)
-    assert (read.trigger_words, read.base_model, read.lora_id) == (("snw style", "cold, breath"), "Pony", "2588340")
+    assert (read.trigger_words, read.metadata.base_model, read.lora_id) == (("snw style", "cold, breath"), "Pony", "2588340")
     assert read.sha256 == own.sha256
 
 
 def test_a_sidecar_that_is_silent_leaves_the_files_own_facts(lora: Path) -> None:
     beside(lora, ".civitai.info", {"id": 7, "trainedWords": [], "baseModel": "Other"})
     read = read_lora_file(lora)
-    assert (read.trigger_words, read.base_model, read.lora_id) == (("vantuq",), "SD 3", "7")
+    assert (read.trigger_words, read.metadata.base_model, read.lora_id) == (("vantuq",), "SD 3", "7")

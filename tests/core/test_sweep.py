@@ -15,20 +15,20 @@ import pytest
 from bench import Bench
 from drawn import EVALUATIONS, DrawingGenerator
 from test_measuring import naive_diffs
-from test_session import PROMPTS, session_of
+from test_session import PROMPTS, indexer_of
 
 from carlos_core import index_lora
-from carlos_core.database.database import MetricsDatabase
-from carlos_core.database.parquet import load_database
+from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.errors import GenerationError, IndexingError
 from carlos_core.loras.lora_file import LoraFile
-from carlos_core.measuring.indexer import ALREADY_INDEXED, INDEXED, Session
-from carlos_core.measuring.plan import Shot, all_shots
-from carlos_core.measuring.strength_curve import Sweep, suggested_weight, sweep_lora, sweep_shots
-from carlos_core.measuring.studio import Progress
+from carlos_core.measuring.indexer import ALREADY_INDEXED, INDEXED, Indexer
+from carlos_core.measuring.plan import Plan, Shot
+from carlos_core.measuring.strength_curve import StrengthCurve, curve_shots, strength_curve, suggested_weight
+from carlos_core.progress import Progress
 from carlos_core.records import CurvePoint
 
-SHOTS = all_shots(PROMPTS, seeds=2, first_seed=7)
+PLAN = Plan.all(PROMPTS, seeds=2, first_seed=7)
+SHOTS = PLAN.shots
 """64 prompts x 2 seeds; the first 12 are of 12 prompts."""
 
 WEIGHTS = (0.25, 0.5, 0.75, 1.0, 1.25)
@@ -93,22 +93,22 @@ def test_no_curve_suggests_nothing() -> None:
 
 def test_a_sweep_takes_the_first_twelve_prompts_once() -> None:
     repeated = [shot for shot in SHOTS[:14] for _ in range(2)]
-    assert sweep_shots(SHOTS) == sweep_shots(repeated) == SHOTS[:12]
-    assert sweep_shots([Shot(SHOTS[0].prompt, seed) for seed in range(5)]) == (Shot(SHOTS[0].prompt, 0),)
+    assert curve_shots(SHOTS) == curve_shots(repeated) == SHOTS[:12]
+    assert curve_shots([Shot(SHOTS[0].prompt, seed) for seed in range(5)]) == (Shot(SHOTS[0].prompt, 0),)
 
 
-def swept(bench: Bench, lora: LoraFile, generator: DrawingGenerator | None = None, **options: Any) -> Sweep:
+def swept(bench: Bench, lora: LoraFile, generator: DrawingGenerator | None = None, **options: Any) -> StrengthCurve:
     """A sweep after a measurement on 24 pictures."""
     generator = generator or DrawingGenerator()
     direction = bench.measure(lora, generator, shots=SHOTS[:24]).record.direction
-    facts = {"generator": generator, "encoder": bench.encoder, "protocol": bench.protocol(generator), "shots": SHOTS[:24]}
-    return sweep_lora(lora, direction, working_directory=bench.folder / "work", **(facts | options))
+    protocol = options.pop("protocol", bench.protocol(generator))
+    return strength_curve(bench.studio(generator), lora, direction, protocol, replace(PLAN, shots=SHOTS[:24]), **options)
 
 
 @pytest.mark.parametrize("effect", [{}, {"saturates_at": 0.6}, {"breaks_above": 0.8}])
-def test_the_curve_has_the_metrics_of_the_pictures_at_each_weight(bench: Bench, effect: dict[str, float]) -> None:
+def test_the_curve_has_the_metrics_of_the_pictures_at_each_weight(bench: Bench, effect: dict[str, Any]) -> None:
     lora = bench.lora(**effect)
-    found = swept(bench, lora, target_strength=0.01).curve
+    found = swept(bench, lora, target_strength=0.01).points
     direction = naive_diffs(bench, lora, SHOTS[:24]).mean(0)
     assert [point.weight for point in found] == list(WEIGHTS)
     for point in found:
@@ -130,20 +130,20 @@ def test_at_the_suggested_weight_the_lora_has_the_target_strength(bench: Bench) 
 
 def test_a_lora_that_saturates_below_the_target_gets_the_largest_weight_measured(bench: Bench) -> None:
     found = swept(bench, bench.lora(mix=0.2, saturates_at=0.5), target_strength=50.0)
-    assert [point.weight for point in found.curve] == [*WEIGHTS, 1.5, 2.0]
-    assert found.curve[-1].strength == pytest.approx(found.curve[1].strength)
+    assert [point.weight for point in found.points] == [*WEIGHTS, 1.5, 2.0]
+    assert found.points[-1].strength == pytest.approx(found.points[1].strength)
     assert found.suggested_weight == 2.0
 
 
 def test_a_lora_that_turns_at_a_weight_is_not_suggested_beyond_it_nor_measured_much_further(bench: Bench) -> None:
     found = swept(bench, bench.lora(tint=(1.0, 0.1, 0.1), breaks_above=1.1, breaks_to=(0.0, 0.9, 0.9)), target_strength=50.0)
-    assert [point.weight for point in found.curve] == list(WEIGHTS)
+    assert [point.weight for point in found.points] == list(WEIGHTS)
     assert found.suggested_weight == 1.0
 
 
 def test_the_curve_ends_before_pictures_that_are_no_numbers(bench: Bench) -> None:
     found = swept(bench, bench.lora(breaks_above=1.1, breaks_to=(math.nan,) * 3), target_strength=50.0)
-    assert [point.weight for point in found.curve] == [0.25, 0.5, 0.75, 1.0]
+    assert [point.weight for point in found.points] == [0.25, 0.5, 0.75, 1.0]
     assert found.suggested_weight == 1.0
 
 
@@ -165,53 +165,50 @@ def test_a_row_measured_at_another_weight_is_swept_around_that_one(bench: Bench)
     bench.measure(lora, generator, weight=0.8, shots=SHOTS[:24])
     made = len(generator.jobs)
     found = swept(bench, lora, generator, protocol=bench.protocol(generator, lora_weight=0.8), target_strength=0.01)
-    assert [point.weight for point in found.curve] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert [point.weight for point in found.points] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     # `swept` measures at weight 1 itself: those 24 pictures and three new weights are made, and nothing on the base side.
     assert len(generator.jobs) - made == 24 + 3 * 12
 
 
-def sweeping(bench: Bench, generator: DrawingGenerator, **changes: Any) -> Session:
-    return session_of(bench, generator, scale_sweep=True, **changes)
+def sweeping(bench: Bench, generator: DrawingGenerator, **changes: Any) -> Indexer:
+    return indexer_of(bench, generator, scale_sweep=True, **changes)
 
 
-def test_a_session_sweeps_after_the_measurement_and_makes_only_the_other_weights(bench: Bench) -> None:
+def test_an_indexer_sweeps_after_the_measurement_and_makes_only_the_other_weights(bench: Bench) -> None:
     generator = DrawingGenerator()
     outcome = sweeping(bench, generator).index(bench.lora())
     row = outcome.row
-    n_weights = len(row["curve_weights"])
-    assert row["curve_weights"][:5] == list(WEIGHTS)
-    assert len(row["curve_strengths"]) == len(row["curve_alignments"]) == n_weights
-    columns = (row["curve_weights"], row["curve_strengths"], row["curve_alignments"])
-    points = [CurvePoint(*point) for point in zip(*columns, strict=True)]
-    assert row["suggested_weight"] == suggested_weight(points)
-    assert outcome.model_evaluations == row["n_images"] * EVALUATIONS
+    n_weights = len(row.strength_curve)
+    assert [point.weight for point in row.strength_curve[:5]] == list(WEIGHTS)
+    assert row.suggested_weight == suggested_weight(row.strength_curve)
+    assert outcome.model_evaluations == (row.n_images or 0) * EVALUATIONS
     assert outcome.sweep_evaluations == (n_weights - 1) * 12 * EVALUATIONS
     made = [(job.prompt, job.seed, job.loras) for job in generator.jobs]
     assert len(made) == len(set(made))
-    saved = load_database(bench.folder / "db.parquet").row(row["lora_id"])
+    saved = load_database(bench.folder / "db.parquet").row(row.lora_id)
     assert saved is not None
-    assert saved["suggested_weight"] == row["suggested_weight"]
+    assert (saved.suggested_weight, saved.strength_curve) == (row.suggested_weight, row.strength_curve)
     # Thumbnails are of the measurement alone: one folder for each side.
     assert len(list((bench.folder / "work").glob("*/*.thumbs"))) == 2
     # The row is otherwise what it is without a sweep.
-    plain = session_of(bench, DrawingGenerator(), overwrite=True).index(outcome.lora).row
-    assert plain["direction"].tobytes() == row["direction"].tobytes()
-    assert (plain["curve_weights"], plain["suggested_weight"]) == (None, None)
+    plain = indexer_of(bench, DrawingGenerator(), overwrite=True).index(outcome.lora).row
+    assert plain.direction.tobytes() == row.direction.tobytes()
+    assert (plain.strength_curve, plain.suggested_weight) == ((), None)
 
 
 def test_a_row_that_is_there_is_only_swept_and_only_once(bench: Bench) -> None:
     generator, lora = DrawingGenerator(), bench.lora()
-    first = session_of(bench, generator).index(lora)
-    assert first.row["curve_weights"] is None
+    first = indexer_of(bench, generator).index(lora)
+    assert first.row.strength_curve == ()
     jobs = len(generator.jobs)
     added = sweeping(bench, generator).index(lora)
     assert (added.status, added.model_evaluations) == (ALREADY_INDEXED, 0)
-    assert {job.loras[0].weight for job in generator.jobs[jobs:]} == set(added.row["curve_weights"]) - {1.0}
-    assert added.row["indexed_at"] == first.row["indexed_at"]
+    assert {job.loras[0].weight for job in generator.jobs[jobs:]} == {point.weight for point in added.row.strength_curve} - {1.0}
+    assert added.row.indexed_at == first.row.indexed_at
     jobs = len(generator.jobs)
     again = sweeping(bench, generator).index(lora)
     assert (len(generator.jobs), again.sweep_evaluations) == (jobs, 0)
-    assert again.row["curve_strengths"] == added.row["curve_strengths"]
+    assert again.row.strength_curve == added.row.strength_curve
 
 
 def test_a_cancelled_sweep_keeps_the_row_and_goes_on_with_the_batch_it_was_in(bench: Bench) -> None:
@@ -225,8 +222,7 @@ def test_a_cancelled_sweep_keeps_the_row_and_goes_on_with_the_batch_it_was_in(be
     lora, generator = bench.lora(), DrawingGenerator(batch_size=4)
     with pytest.raises(Cancelled):
         sweeping(bench, generator).index(lora, cancel_at_half)
-    row = load_database(bench.folder / "db.parquet").row(lora.lora_id)
-    assert row is not None
+    row = load_database(bench.folder / "db.parquet").cells(lora.lora_id)
     assert row["curve_weights"] is None
     # 12 pictures at 0.25, and two batches of the LoRA side at 0.5 (behind the 12 of the base side) were kept.
     jobs = len(generator.jobs)
@@ -237,29 +233,29 @@ def test_a_cancelled_sweep_keeps_the_row_and_goes_on_with_the_batch_it_was_in(be
     other.folder.mkdir()
     whole = sweeping(other, DrawingGenerator(batch_size=4)).index(lora)
     assert whole.status == INDEXED
-    assert resumed.row["curve_strengths"] == whole.row["curve_strengths"]
+    assert resumed.row.strength_curve == whole.row.strength_curve
     assert resumed.sweep_evaluations == whole.sweep_evaluations
 
 
 def test_a_row_of_another_protocol_is_not_swept_and_the_note_says_why(bench: Bench) -> None:
     generator, lora = DrawingGenerator(), bench.lora()
-    session_of(bench, generator, preset="standard").index(lora)
+    indexer_of(bench, generator, preset="standard").index(lora)
     jobs = len(generator.jobs)
     known = sweeping(bench, generator).index(lora)
-    assert (len(generator.jobs), known.row["curve_weights"]) == (jobs, None)
+    assert (len(generator.jobs), known.row.strength_curve) == (jobs, ())
     assert any("no scale sweep" in note for note in known.notes)
 
 
 def test_a_lora_without_effect_is_not_swept(bench: Bench) -> None:
     generator = DrawingGenerator()
     outcome = sweeping(bench, generator).index(bench.lora(mix=0.0))
-    assert (outcome.row["curve_weights"], outcome.row["suggested_weight"], outcome.sweep_evaluations) == (None, None, 0)
+    assert (outcome.row.strength_curve, outcome.row.suggested_weight, outcome.sweep_evaluations) == ((), None, 0)
     assert {job.loras[0].weight for job in generator.lora_jobs} == {1.0}
 
 
 def test_the_library_call_sweeps_too(bench: Bench) -> None:
     database = MetricsDatabase.empty(bench.encoder.encoder_id, bench.encoder.dimension)
-    facts = {"generator": DrawingGenerator(), "encoder": bench.encoder, "prompts": PROMPTS, "max_prompts": 6}
+    facts: dict[str, Any] = {"generator": DrawingGenerator(), "encoder": bench.encoder, "prompts": PROMPTS, "max_prompts": 6}
     row = index_lora(database, lora_source=bench.lora().path, working_directory=bench.folder, scale_sweep=True, **facts).row
     assert row["curve_weights"][:5] == list(WEIGHTS)
     assert row["suggested_weight"] is not None
@@ -270,14 +266,12 @@ def test_a_curve_survives_saving_and_a_file_without_its_columns_has_none(tmp_pat
     points = (CurvePoint(0.5, 3.0, 0.9), CurvePoint(1.0, 6.0, None))
     database.upsert(replace(mini.record("a"), strength_curve=points, suggested_weight=0.8))
     database.save_parquet(tmp_path / "db.parquet")
-    row = load_database(tmp_path / "db.parquet").row("a")
-    assert row is not None
+    row = load_database(tmp_path / "db.parquet").cells("a")
     assert (row["curve_weights"], row["curve_strengths"], row["curve_alignments"]) == ([0.5, 1.0], [3.0, 6.0], [0.9, None])
     assert row["suggested_weight"] == 0.8
     table = pq.read_table(tmp_path / "db.parquet")
     older = table.drop_columns([name for name in table.column_names if name.startswith(("curve_", "suggested_"))])
     pq.write_table(older, tmp_path / "older.parquet")
-    row = load_database(tmp_path / "older.parquet").row("a")
-    assert row is not None
+    row = load_database(tmp_path / "older.parquet").cells("a")
     assert row["strength"] == 5.0
     assert [row[name] for name in ("curve_weights", "curve_strengths", "curve_alignments", "suggested_weight")] == [None] * 4

@@ -19,6 +19,7 @@ from carlos_core.clip import weights
 from carlos_core.clip.loading import load_encoder
 from carlos_core.clip.weights import ensure_weights, fetch_file, weights_path
 from carlos_core.errors import EncoderError
+from carlos_core.progress import Progress
 
 CONTENT = save({"noise": np.random.default_rng(41).integers(0, 256, 3_500_000, dtype=np.uint8)})
 HUB_FILE = "/timm/vit_base_patch32_clip_224.openai/resolve/main/open_clip_model.safetensors"
@@ -103,11 +104,11 @@ def partial(target: Path) -> Path:
 def test_a_file_appears_only_when_it_is_complete(storage: Storage, target: Path) -> None:
     seen: list[tuple[int, int]] = []
 
-    def on_bytes(have: int, total: int) -> None:
-        seen.append((have, total))
+    def on_progress(progress: Progress) -> None:
+        seen.append((progress.done, progress.total))
         assert not target.exists()
 
-    fetch_file(f"{storage.url}/weights", target, on_bytes)
+    fetch_file(f"{storage.url}/weights", target, on_progress)
     assert target.read_bytes() == CONTENT
     assert list(target.parent.iterdir()) == [target]
     assert seen == sorted(seen)
@@ -126,7 +127,7 @@ def test_a_broken_fetch_goes_on_where_it_stopped(storage: Storage, target: Path)
     assert CONTENT.startswith(have)
     storage.breaks_off_after = None
     seen: list[tuple[int, int]] = []
-    fetch_file(f"{storage.url}/weights", target, lambda *progress: seen.append(progress))
+    fetch_file(f"{storage.url}/weights", target, lambda progress: seen.append((progress.done, progress.total)))
     assert storage.requests[-1] == ("/weights", f"bytes={len(have)}-")
     assert target.read_bytes() == CONTENT
     assert seen[0][0] > len(have)
@@ -139,7 +140,7 @@ def test_a_server_that_knows_no_ranges_sends_all_again(storage: Storage, target:
     target.parent.mkdir()
     partial(target).write_bytes(CONTENT[:1_000_000])
     seen: list[tuple[int, int]] = []
-    fetch_file(f"{storage.url}/weights", target, lambda *progress: seen.append(progress))
+    fetch_file(f"{storage.url}/weights", target, lambda progress: seen.append((progress.done, progress.total)))
     assert target.read_bytes() == CONTENT
     assert seen[-1] == (len(CONTENT), len(CONTENT))
 

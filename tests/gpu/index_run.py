@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,15 @@ import comfy.sd
 from carlos_core.clip.weights import local_encoders
 from carlos_core.comfy.encoder import load_comfy_encoder
 from carlos_core.comfy.generator import ComfyGenerator
-from carlos_core.database.database import MetricsDatabase
-from carlos_core.database.parquet import load_database
+from carlos_core.database.database import MetricsDatabase, load_database
+from carlos_core.database.target import DatabaseFile
 from carlos_core.generator import LoraUse
 from carlos_core.loras.lora_file import read_lora_file
-from carlos_core.measuring.indexer import Session
-from carlos_core.measuring.presets import OWN_SEED_RULE, PAPER_IMAGES, PRESETS, TYPICAL_IMAGES, preset_shots
-from carlos_core.measuring.protocol import TRIGGERS_ON_LORA_SIDE, Protocol
-from carlos_core.measuring.stopping import StoppingRule
+from carlos_core.measuring.indexer import Indexer
+from carlos_core.measuring.plan import Plan
+from carlos_core.measuring.presets import PRESETS, TRIGGERS_ON_LORA_SIDE
+from carlos_core.measuring.protocol import Protocol
+from carlos_core.measuring.studio import Studio
 from carlos_core.prompts.prompt_set import PromptSet, load_prompt_set
 
 
@@ -49,9 +51,9 @@ class Counting(ComfyGenerator):
 
     pictures = 0
 
-    def generate(self, jobs: Sequence[Any], on_step: Any = None) -> Any:
+    def generate(self, jobs: Sequence[Any], on_progress: Any = None) -> Any:
         self.pictures += len(jobs)
-        return super().generate(jobs, on_step)
+        return super().generate(jobs, on_progress)
 
 
 def say(**facts: Any) -> None:
@@ -69,30 +71,22 @@ def main() -> None:
     prompts = PromptSet("few", whole.stratified()[:N_PROMPTS])
 
     def generator_of(preset_name: str) -> Counting:
-        preset = PRESETS[preset_name]
-        settings = {"steps": preset.steps, "cfg": preset.cfg, "sampler_name": preset.sampler_name, "scheduler": preset.scheduler}
-        return Counting(model, clip, vae, **settings, width=int(SIZE), height=int(SIZE))
+        return Counting(model, clip, vae, replace(PRESETS[preset_name].sampling, width=int(SIZE), height=int(SIZE)))
 
     def index(preset_name: str, database: str) -> None:
         generator = generator_of(preset_name)
         path = Path(WORK) / f"{database}-{preset_name}.parquet"
         if not path.exists():
             MetricsDatabase.empty(encoder.encoder_id, encoder.dimension).save_parquet(path)
-        session = Session(
-            database_path=path,
-            generator=generator,
-            protocol=Protocol(preset_name, prompts.content_hash, OWN_SEED_RULE, 1.0, TRIGGERS_ON_LORA_SIDE, generator.settings),
-            shots=preset_shots(PRESETS[preset_name], prompts, generator.evaluations_per_image),
-            load_encoder=lambda encoder_id: encoder,
-            working_directory=Path(WORK) / "cache",
-            rule=StoppingRule(),
-            n_full=PAPER_IMAGES,
-            expected=TYPICAL_IMAGES,
-        )
+        plan = Plan.of_preset(PRESETS[preset_name], prompts, generator.evaluations_per_image)
+        settings = generator.settings
+        protocol = Protocol(preset_name, prompts.content_hash, plan.seed_rule, 1.0, TRIGGERS_ON_LORA_SIDE, settings)
+        studio = Studio(generator, encoder, Path(WORK) / "cache")
+        indexer = Indexer(studio, protocol, plan, DatabaseFile(path))
         start = time.perf_counter()
         fit = generator.check_lora(LoraUse(lora.path, 1.0))
         checked = time.perf_counter()
-        outcome = session.index(lora)
+        outcome = indexer.index(lora)
         row = load_database(path).row(outcome.lora.lora_id)
         assert row is not None
         say(
@@ -101,9 +95,9 @@ def main() -> None:
             status=outcome.status,
             pictures=generator.pictures,
             fingerprint=generator.fingerprint,
-            protocol_id=row["protocol_id"],
-            strength=row["strength"],
-            n_images=row["n_images"],
+            protocol_id=row.protocol_id,
+            strength=row.strength,
+            n_images=row.n_images,
             keys=f"{fit.matched}/{fit.total}",
             check_seconds=round(checked - start, 3),
             index_seconds=round(time.perf_counter() - checked, 2),

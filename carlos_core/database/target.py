@@ -1,0 +1,67 @@
+"""Where rows go that are being measured: a file that others may write, too, or a database in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import DatabaseError
+from ..records import LoraRecord
+from .database import MetricsDatabase, change_database, load_database
+
+
+class Target(Protocol):
+    """A database that rows are added to."""
+
+    def read(self) -> MetricsDatabase:
+        """The database as it is now."""
+        ...
+
+    def change(self, change: Callable[[MetricsDatabase], None]) -> MetricsDatabase:
+        """Change it and keep that. Returns the database as it is then. Raises DatabaseError."""
+        ...
+
+
+@dataclass(frozen=True)
+class DatabaseFile:
+    """A database file: each change is saved, and other processes' changes are kept."""
+
+    path: Path
+
+    def read(self) -> MetricsDatabase:
+        return load_database(self.path)
+
+    def change(self, change: Callable[[MetricsDatabase], None]) -> MetricsDatabase:
+        return change_database(self.path, change)
+
+    @classmethod
+    def of(cls, database: MetricsDatabase) -> DatabaseFile:
+        """The file of a database. Raises DatabaseError, before anything is generated, if rows cannot be saved to it."""
+        if database.read_only:
+            raise DatabaseError("The bundled database is read-only.", "Type a name into create_as of Metrics DB Loader.")
+        if database.path is None:
+            raise DatabaseError("This database has no file to save to.", "Type a name into create_as of Metrics DB Loader.")
+        return cls(database.path)
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory:
+    """A database in memory, which its owner saves."""
+
+    database: MetricsDatabase
+
+    def read(self) -> MetricsDatabase:
+        return self.database
+
+    def change(self, change: Callable[[MetricsDatabase], None]) -> MetricsDatabase:
+        change(self.database)
+        return self.database
+
+
+def upsert(target: Target, record: LoraRecord, protocol: Mapping[str, Any]) -> LoraRecord:
+    """Add or replace a row. Returns it as it is in the database, with what was there of other programs' columns."""
+    row = target.change(lambda database: database.upsert(record, protocol)).row(record.lora_id)
+    assert row is not None, "the row was just written"
+    return row

@@ -1,0 +1,264 @@
+"""Finding and choosing LoRAs: everything that a search needs, together."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypedDict
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from ..clip.encoder import Encoder, LazyEncoder
+from ..clip.signatures import SignatureCache
+from ..database.database import MetricsDatabase, RankingArrays
+from ..errors import RetrievalError
+from ..foreign import whole_text
+from ..progress import OnProgress, Progress
+from ..prompts.prompt_set import PromptSet, default_effect_bank, default_signature_prompts
+from ..storage import cache_directory
+from .calibration import Background, CalibratedRows, calibrated_rows, confidences, fit_background
+from .limits import ANY, CALIBRATED, DEFAULT_RULES, PUBLISHED, PUBLISHED_LIMITS, RANKINGS, ChoiceRules, SearchLimits
+from .matches import Match, Matches, matches_at
+from .queries import but_not
+from .ranking import rank
+from .selection import CANDIDATES, Selection, select
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+logger = logging.getLogger(__name__)
+
+
+class Searcher:
+    """Searches a database with its encoder. installed: lora_id -> file name of the LoRAs at hand."""
+
+    def __init__(
+        self,
+        db: MetricsDatabase,
+        *,
+        encoder: Encoder | None = None,
+        prompts: PromptSet | None = None,
+        signatures: SignatureCache | None = None,
+        bank: PromptSet | None = None,
+        installed: Mapping[str, str] | None = None,
+    ) -> None:
+        """encoder: default is the one that the rows were measured with, loaded when it is needed. prompts: of the signatures
+        (default: the built-in set). signatures: what was encoded before (default: in CARLOS_HOME). bank: of effects that queries
+        are compared with (default: the built-in one).
+
+        Raises EncoderError for another encoder than the rows'.
+        """
+        encoder_id = db.check_encoder(encoder.encoder_id if encoder is not None else None)
+        self.db = db
+        self.encoder = encoder or LazyEncoder(encoder_id, db.dimension)
+        self.prompts = prompts or default_signature_prompts()
+        self.installed: Mapping[str, str] = installed or {}
+        self._signatures = signatures or SignatureCache(cache_directory() / "signatures")
+        self._bank = bank or default_effect_bank()
+        self._known = _Known()
+
+    def among(self, installed: Mapping[str, str]) -> Searcher:
+        """The same with other LoRAs at hand; what was computed is shared."""
+        searcher = copy.copy(self)
+        searcher.installed = installed
+        return searcher
+
+    def signature(self, text: str) -> Tensor:
+        """What a text looks for. [D] float32. Raises RetrievalError for an empty text, EncoderError if the encoder is missing."""
+        text = whole_text(text).strip()
+        if not text:
+            raise RetrievalError("The query is empty.", 'Say what the LoRA should do, e.g. "snowfall, cold winter scene".')
+        return self._signatures.signature(self.encoder, self.prompts, text)
+
+    def background(self, on_progress: OnProgress | None = None) -> Background:
+        """What unrelated effects look like to the encoder. The first time, its bank of phrases is encoded and kept; what
+        on_progress raises ends that, and it goes on from there the next time. Raises EncoderError."""
+        if self._known.background is None:
+            self._known.background = self._encoded_background(on_progress)
+        return self._known.background
+
+    def find(
+        self,
+        signature: Tensor,
+        limits: SearchLimits = PUBLISHED_LIMITS,
+        top_k: int = 5,
+        *,
+        query: str = "",
+        ranking: str = PUBLISHED,
+        background: Background | None = None,
+    ) -> Matches:
+        """The LoRAs whose measured effect fits a signature [D] best.
+
+        ranking: "published" by cosine, "calibrated" by z-score. background: with it every match says how sure it is, whatever the
+        ranking; the calibrated one takes the searcher's own if there is none. Raises RetrievalError for top_k < 1, another
+        ranking or a zero signature.
+        """
+        check_ranking(ranking)
+        if ranking == CALIBRATED and background is None:
+            background = self.background()
+        arrays, installed = self.db.ranking_arrays, self.installed
+        allowed = limits.mask(self.db, installed) & (arrays.norms > 0)
+        z = None if background is None else self._rows_before(background).z_scores(signature)
+        indices, scores = rank(
+            arrays.directions,
+            signature,
+            top_k,
+            norms=arrays.norms,
+            allowed=allowed,
+            z=z if ranking == CALIBRATED else None,
+        )
+        sure = None if z is None else confidences(z[indices], int(allowed.sum()))
+        items = matches_at(self.db, indices.tolist(), scores.tolist(), installed, sure)
+        reason = "" if items else limits.why_nothing(self.db, installed)
+        return Matches(query.strip(), str(self.db.encoder_id), items, reason, signature)
+
+    def choose(
+        self,
+        query: str,
+        *,
+        negative: str = "",
+        rules: ChoiceRules = DEFAULT_RULES,
+        limits: SearchLimits = PUBLISHED_LIMITS,
+        ranking: str = CALIBRATED,
+        on_progress: OnProgress | None = None,
+    ) -> Selection:
+        """The LoRAs for a sentence, with weights; none if nothing fits. See `selection.select`.
+
+        negative: what they should not do. Raises RetrievalError for values that make no sense, EncoderError.
+        """
+        check_ranking(ranking)
+        is_sure = ranking == CALIBRATED or rules.min_confidence != ANY
+        background = self.background(on_progress) if is_sure else None
+        away = self.signature(negative) if negative.strip() else None
+
+        def search(text: str) -> Matches:
+            signature = self.signature(text)
+            if away is not None:
+                signature = but_not(signature, away)
+            return self.find(signature, limits, CANDIDATES, query=text, ranking=ranking, background=background)
+
+        selection = select(query, search, rules, limits.max_strength)
+
+        def without(lora_ids: Collection[str]) -> Selection:
+            fewer = replace(limits, exclude={*limits.exclude, *lora_ids})
+            return self.choose(query, negative=negative, rules=rules, limits=fewer, ranking=ranking)
+
+        return replace(selection, alternative=without)
+
+    def _encoded_background(self, on_progress: OnProgress | None) -> Background:
+        bank, encoder_id = self._bank.texts, self.encoder.encoder_id
+        missing = [phrase for phrase in bank if self._signatures.known(encoder_id, self.prompts, phrase) is None]
+        if missing:
+            logger.info("carlos: encoding %d phrases with %s to compare queries with, once", len(missing), encoder_id)
+        for place, phrase in enumerate(missing, start=len(bank) - len(missing)):
+            if on_progress is not None:
+                on_progress(Progress(place, len(bank)))
+            self._signatures.signature(self.encoder, self.prompts, phrase)
+        return fit_background(torch.stack([self._signatures.signature(self.encoder, self.prompts, phrase) for phrase in bank]))
+
+    def _rows_before(self, background: Background) -> CalibratedRows:
+        """The library before a background, computed once for each state of the database."""
+        arrays, rows = self.db.ranking_arrays, self._known.rows
+        if rows is None or self._known.arrays is not arrays or rows.background is not background:
+            rows = self._known.rows = calibrated_rows(arrays.directions, background)
+            self._known.arrays = arrays
+        return rows
+
+
+@dataclass
+class _Known:
+    """What a searcher and those made from it have computed. rows: of the database as `arrays` has it."""
+
+    background: Background | None = None
+    arrays: RankingArrays | None = None
+    rows: CalibratedRows | None = None
+
+
+def check_ranking(ranking: str) -> None:
+    """Raises RetrievalError for a ranking that does not exist."""
+    if ranking not in RANKINGS:
+        raise RetrievalError(f"There is no ranking {ranking!r}.", f"Choose {' or '.join(RANKINGS)}.")
+
+
+class Limits(TypedDict, total=False):
+    """The fields of `SearchLimits`, as keywords."""
+
+    max_strength: float
+    min_consistency: float
+    min_alignment: float
+    base_model: str | Collection[str] | None
+    installed_only: bool
+    max_nsfw_level: int
+    min_downloads: int
+    exclude: Collection[str]
+
+
+def retrieve(
+    db: MetricsDatabase,
+    query: str,
+    *,
+    top_k: int = 5,
+    ranking: str = PUBLISHED,
+    prompts: PromptSet | None = None,
+    encoder: Encoder | None = None,
+    installed: Mapping[str, str] | None = None,
+    **limits: Unpack[Limits],
+) -> list[Match]:
+    """The LoRAs of `db` whose measured effect fits `query` best.
+
+    Args:
+        ranking: "published" by cosine, "calibrated" by z-score, where every match also says how sure it is.
+        prompts: prompt set of the signature (default: the built-in one).
+        encoder: default is the one the rows were measured with; it stays loaded as long as `db` is there.
+        installed: lora_id -> file name of the LoRAs at hand.
+        limits: see `SearchLimits`.
+
+    Raises RetrievalError for an empty query, top_k < 1 or another ranking, EncoderError when the encoder is missing or is not the
+    rows' own.
+    """
+    searcher = searcher_of(db, encoder, prompts).among(installed or {})
+    check_ranking(ranking)
+    found = searcher.find(searcher.signature(query), SearchLimits(**limits), top_k, query=query, ranking=ranking)
+    return list(found.items)
+
+
+def choose(
+    db: MetricsDatabase,
+    query: str,
+    *,
+    negative: str = "",
+    rules: ChoiceRules = DEFAULT_RULES,
+    prompts: PromptSet | None = None,
+    encoder: Encoder | None = None,
+    installed: Mapping[str, str] | None = None,
+    **limits: Unpack[Limits],
+) -> Selection:
+    """The LoRAs to apply for a sentence, with their weights: what the node Auto LoRA does. Nothing if nothing fits.
+
+    Args:
+        query: one effect or several, e.g. "snowfall, pencil sketch".
+        negative: what they should not do.
+        rules: how many, and how they are weighed.
+        prompts, encoder, installed, limits: as of `retrieve`.
+
+    If a LoRA will not load, `Selection.without` gives the next best choice. Raises RetrievalError and EncoderError as `retrieve`.
+    """
+    searcher = searcher_of(db, encoder, prompts).among(installed or {})
+    return searcher.choose(query, negative=negative, rules=rules, limits=SearchLimits(**limits))
+
+
+def searcher_of(db: MetricsDatabase, encoder: Encoder | None = None, prompts: PromptSet | None = None) -> Searcher:
+    """The searcher of a database, which lives as long as the database does, so that its encoder is loaded once."""
+    searchers = _searchers.setdefault(db, {})
+    key = (id(encoder) if encoder is not None else None, prompts.content_hash if prompts is not None else "")
+    if key not in searchers:
+        searchers[key] = Searcher(db, encoder=encoder, prompts=prompts)
+    return searchers[key]
+
+
+_searchers: WeakKeyDictionary[MetricsDatabase, dict[tuple[int | None, str], Searcher]] = WeakKeyDictionary()

@@ -1,0 +1,125 @@
+"""Matches as a node's outputs and report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from comfy_api.latest import io, ui
+from comfy_execution.graph_utils import ExecutionBlocker
+
+from ...carlos_core.loras.matching import Resolved
+from ...carlos_core.search.matches import Match, Matches
+from ..host import lora_folder, runtime
+from .report import number, report, table
+from .search_widgets import limits_of
+from .sockets import CarlosMatches
+
+_DOUBT = "Probably nothing fits: for an effect that none of these LoRAs has, the best would look this good {:.0%} of the time."
+
+
+def outputs() -> list[io.Output]:
+    return [
+        CarlosMatches.Output(display_name="matches"),
+        io.AnyType.Output(display_name="lora_name", tooltip="Best installed match: wire it into Load LoRA."),
+        io.Float.Output(display_name="score", tooltip="Its score; 0 if none is installed."),
+        io.String.Output(display_name="report"),
+    ]
+
+
+def fingerprint() -> str:
+    """A LoRA or a sidecar that came, went or changed since changes the answer, though no input does."""
+    return str(hash(lora_folder.lora_survey()))
+
+
+def found(
+    database: Any, query: str, signature: Any, *notes: str, top_k: int, exclude: frozenset[str] = frozenset(), **limits: Any
+) -> io.NodeOutput:
+    """The outputs of a search for a signature. notes: lines that the report begins with. limits: by widget."""
+    files = lora_folder.resolved(database)
+    searcher = runtime.searcher(database).among(lora_folder.installed(files))
+    matches = searcher.find(signature, limits_of(exclude=exclude, **limits), top_k, query=query)
+    return output_of(files, matches, *notes)
+
+
+def output_of(files: Mapping[str, Resolved], matches: Matches, *notes: str) -> io.NodeOutput:
+    """The outputs for matches. files: what `lora_folder.resolved` gave."""
+    text = report([*notes, *_table(matches), *_notes(matches, files)], _facts(matches, files))
+    if not matches.installed:
+        reason = matches.reason or "None of the matches is installed: put one of them into models/loras."
+        return io.NodeOutput(matches, ExecutionBlocker(reason), 0.0, text, ui=ui.PreviewText(text))
+    best = matches.installed[0]
+    return io.NodeOutput(matches, best.file, best.score, text, ui=ui.PreviewText(text))
+
+
+def name_of(match: Match) -> str:
+    """A LoRA's name in a table."""
+    return match.name if match.version_id is None else f"{match.name} [CivitAI version {match.version_id}]"
+
+
+def file_of(match: Match) -> str | None:
+    """File name with "/" between folders, as reports give it."""
+    return match.file.replace("\\", "/") if match.file else match.record.file_name
+
+
+def _table(matches: Matches) -> list[str]:
+    if not matches.items:
+        return [f"Nothing fits {matches.query!r}. {matches.reason}"]
+    best = matches.items[0].confidence
+    doubt = [] if best is None or best.fits else [_DOUBT.format(best.p_value)]
+    confidence = () if best is None else ("confidence",)
+    header = ("rank", "score", *confidence, "strength", "consistency", "installed", "base model", "LoRA")
+    return [f"LoRAs for {matches.query!r}:", *doubt, *table(header, [_cells(match) for match in matches.items])]
+
+
+def _cells(match: Match) -> tuple[str, ...]:
+    return (
+        str(match.rank),
+        number(match.score),
+        *(() if match.confidence is None else (match.confidence.word,)),
+        number(match.vector.strength, 2),
+        number(match.vector.consistency),
+        "yes" if match.file else "no",
+        match.record.metadata.base_model or "unknown",
+        name_of(match),
+    )
+
+
+def _notes(matches: Matches, files: Mapping[str, Resolved]) -> list[str]:
+    """What is ambiguous about the files of the matches, and of how many others that are for this reason not installed."""
+    listed = {match.lora_id for match in matches.items}
+    notes = [
+        f"{match.name}: {files[match.lora_id].note}"
+        for match in matches.items
+        if match.lora_id in files and files[match.lora_id].note
+    ]
+    unclear = [where.note for lora_id, where in files.items() if where.name is None and lora_id not in listed]
+    if unclear:
+        notes.append(f"not counted as installed: {len(unclear)} more LoRAs of the database, e.g. because {unclear[0]}")
+    return notes
+
+
+def _facts(matches: Matches, files: Mapping[str, Resolved]) -> dict[str, object]:
+    return {
+        "query": matches.query,
+        "matches": [
+            {
+                "rank": match.rank,
+                "lora_id": match.lora_id,
+                "file": file_of(match),
+                "score": match.score,
+                "strength": match.vector.strength,
+                "consistency": match.vector.consistency,
+                "installed": match.file is not None,
+                "found_by": files[match.lora_id].by if match.file is not None else None,
+                **_confidence(match),
+            }
+            for match in matches.items
+        ],
+    }
+
+
+def _confidence(match: Match) -> dict[str, object]:
+    if match.confidence is None:
+        return {}
+    return {"confidence": match.confidence.word, "p_value": match.confidence.p_value}

@@ -1,0 +1,106 @@
+"""The limits that nodes offer for finding LoRAs, as widgets, and from widgets to limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...carlos_core.loras.family import FAMILIES
+from ...carlos_core.search import limits
+from ...carlos_core.search.limits import SearchLimits
+from ..host import folders
+
+ANY_BASE_MODEL = "any"
+
+
+def top_k_input() -> io.Input:
+    return io.Int.Input("top_k", default=5, min=1, max=100, tooltip="How many LoRAs to list.")
+
+
+def prompts_input() -> io.Input:
+    return io.Combo.Input(
+        "prompts",
+        options=[folders.DEFAULT_PROMPTS, *folders.prompt_set_names()],
+        default=folders.DEFAULT_PROMPTS,
+        tooltip="Prompt set behind the query's signature: built in, or a file in models/carlos/prompts.",
+    )
+
+
+def effect_inputs(*, optional: bool) -> list[io.Input]:
+    """Limits on what was measured."""
+    return [
+        io.Float.Input(
+            "max_strength",
+            default=limits.MAX_STRENGTH,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            optional=optional,
+            tooltip="Leave out LoRAs that change pictures more than this: they tend to break them.",
+        ),
+        io.Float.Input(
+            "min_consistency",
+            default=limits.MIN_CONSISTENCY,
+            min=-1.0,
+            max=1.0,
+            step=0.001,
+            optional=optional,
+            tooltip="Leave out LoRAs whose effect differs more than this from picture to picture.",
+        ),
+    ]
+
+
+def file_inputs(*, optional: bool) -> list[io.Input]:
+    """Limits on the files: their family, and whether they are at hand."""
+    return [
+        io.Combo.Input(
+            "base_model",
+            options=[ANY_BASE_MODEL, *FAMILIES],
+            default=ANY_BASE_MODEL,
+            optional=optional,
+            tooltip="Only LoRAs for this family of models; those of unknown family stay in the list.",
+        ),
+        io.Boolean.Input("installed_only", default=False, optional=optional, tooltip="Only LoRAs whose file is in models/loras."),
+    ]
+
+
+def nsfw_input(*, optional: bool) -> io.Input:
+    return io.Int.Input(
+        "max_nsfw_level",
+        default=limits.NO_NSFW_LIMIT,
+        min=1,
+        max=limits.NO_NSFW_LIMIT,
+        optional=optional,
+        tooltip="Highest level of the LoRA's pictures on CivitAI: 1 for all ages, 2 PG-13, 4 R, 8 X, 16 XXX, 32 no limit.",
+    )
+
+
+def civitai_inputs() -> list[io.Input]:
+    """Limits on what CivitAI says; LoRAs of which it says nothing stay."""
+    return [
+        nsfw_input(optional=True),
+        io.Int.Input(
+            "min_downloads", default=0, min=0, max=100_000_000, optional=True, tooltip="Least number of downloads on CivitAI."
+        ),
+    ]
+
+
+def optional_limits() -> list[io.Input]:
+    """All limits, for nodes that work without any of them being given."""
+    return [*effect_inputs(optional=True), *file_inputs(optional=True), *civitai_inputs()]
+
+
+def ranking_input(default: str, tooltip: str) -> io.Input:
+    return io.Combo.Input("ranking", options=list(limits.RANKINGS), default=default, optional=True, tooltip=tooltip)
+
+
+def base_model_of(choice: str) -> str | None:
+    """The family that a combo's value stands for. Raises CarlosError for a value that is not offered."""
+    folders.check_choice(choice, (ANY_BASE_MODEL, *FAMILIES), "base model")
+    return None if choice == ANY_BASE_MODEL else choice
+
+
+def limits_of(*, base_model: str = ANY_BASE_MODEL, **settings: Any) -> SearchLimits:
+    """Limits as the widgets say; one that is not offered keeps its default. Raises CarlosError for another family."""
+    return SearchLimits(base_model=base_model_of(base_model), **settings)

@@ -1,0 +1,89 @@
+"""The node that lists LoRAs which do the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from comfy_api.latest import io, ui
+
+from ..carlos_core.search import duplicates
+from ..carlos_core.search.matches import Match, matches_at
+from .common import matches
+from .common.report import number, report, table
+from .common.sockets import CarlosDb
+from .host import lora_folder
+
+if TYPE_CHECKING:
+    from ..carlos_core.database.database import MetricsDatabase
+
+
+class CarlosDuplicateLoras(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CarlosDuplicateLoras",
+            display_name="Duplicate LoRAs (CARLoS)",
+            category="CARLoS",
+            description="Lists groups of LoRAs that do the same to pictures.",
+            is_output_node=True,
+            inputs=[
+                CarlosDb.Input("database", tooltip="From Metrics DB Loader."),
+                io.Float.Input(
+                    "min_cosine",
+                    default=0.95,
+                    min=0.5,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="How alike two LoRAs must be: 1 is exactly the same effect.",
+                ),
+                io.Boolean.Input(
+                    "installed_only", default=False, optional=True, tooltip="Only LoRAs whose file is in models/loras."
+                ),
+            ],
+            outputs=[io.String.Output(display_name="report")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_inputs: object) -> str:
+        return matches.fingerprint()
+
+    @classmethod
+    def execute(cls, database: MetricsDatabase, min_cosine: float, installed_only: bool = False) -> io.NodeOutput:
+        arrays, ids = database.ranking_arrays, database.column("lora_id")
+        at_hand = lora_folder.installed(lora_folder.resolved(database))
+        places = [place for place, row in enumerate(arrays.rows.tolist()) if not installed_only or ids[row] in at_hand]
+        compared = [ids[row] for row in arrays.rows[places].tolist()]
+        groups = [
+            matches_at(database, [places[row] for row in cluster.rows], cluster.cosines, at_hand)
+            for cluster in duplicates.clusters(arrays.directions[places], min_cosine, ids=compared)
+        ]
+        lines = [
+            f"{len(groups)} groups of LoRAs that do the same (cosine of at least {min_cosine:g} with the first of the group)."
+        ]
+        for number_of_group, group in enumerate(groups, start=1):
+            header = ("cosine", "strength", "installed", f"group {number_of_group}")
+            lines += ["", *table(header, [_cells(match) for match in group])]
+        facts = {
+            "min_cosine": min_cosine,
+            "groups": [
+                [
+                    {
+                        "lora_id": match.lora_id,
+                        "file": matches.file_of(match),
+                        "cosine": match.score,
+                        "installed": match.file is not None,
+                    }
+                    for match in group
+                ]
+                for group in groups
+            ],
+        }
+        text = report(lines, facts)
+        return io.NodeOutput(text, ui=ui.PreviewText(text))
+
+
+def _cells(match: Match) -> tuple[str, ...]:
+    return (number(match.score), number(match.vector.strength, 2), "yes" if match.file else "no", matches.name_of(match))
+
+
+NODES = [CarlosDuplicateLoras]

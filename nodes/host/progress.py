@@ -1,0 +1,41 @@
+"""A node's progress bar and its line of text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import comfy.utils
+
+from ...carlos_core.foreign import printable
+from ...carlos_core.measuring.contact_sheet import picture_of
+from ...carlos_core.progress import OnProgress, Progress
+from . import server
+
+_PREVIEW_SIDE = 512
+
+
+def bar() -> OnProgress:
+    """A callback that moves a new progress bar. It raises when the user cancels."""
+    progress_bar = comfy.utils.ProgressBar(1)
+    return lambda progress: progress_bar.update_absolute(progress.done, max(progress.total, progress.done, 1))
+
+
+class NodeProgress:
+    """A node's progress bar with the newest picture, and its line of text. Moving it raises when the user cancels."""
+
+    def __init__(self, node_id: str | None, title: Callable[[], str] = str) -> None:
+        self._bar = comfy.utils.ProgressBar(1)
+        self._node_id = node_id
+        self._title = title
+
+    def say(self, text: str) -> None:
+        """Show a line of text on the node, where somebody looks at it."""
+        running = server.running()
+        if running is not None and self._node_id and hasattr(running, "send_progress_text"):
+            running.send_progress_text(printable(f"{self._title()}{text}"), self._node_id)
+
+    def __call__(self, progress: Progress) -> None:
+        preview = None if progress.image is None else ("JPEG", picture_of(progress.image), _PREVIEW_SIDE)
+        self._bar.update_absolute(progress.done, max(progress.total, progress.done, 1), preview)
+        if progress.note:
+            self.say(progress.note)
