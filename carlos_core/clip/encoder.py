@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from importlib import import_module
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -86,26 +84,3 @@ def _trimmed(ids: Tensor) -> list[tuple[int, ...]]:
     """[N, context] -> ids up to the end of text, which has the highest number of all tokens."""
     ends = ids.argmax(dim=-1).tolist()
     return [tuple(row[: end + 1].tolist()) for row, end in zip(ids, ends, strict=True)]
-
-
-class LazyEncoder:
-    """An encoder that is loaded when a picture or a text must be looked at: often everything is known already."""
-
-    def __init__(self, encoder_id: str, dimension: int, load: Callable[[str], Encoder] | None = None) -> None:
-        """load: encoder id -> encoder; default is `loading.load_encoder`."""
-        self.encoder_id = encoder_id
-        self.dimension = dimension
-        self._load = load
-
-    def encode_images(self, images: Tensor) -> Tensor:
-        return self.loaded.encode_images(images)
-
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        return self.loaded.encode_texts(texts)
-
-    @cached_property
-    def loaded(self) -> Encoder:
-        """The encoder itself. Raises EncoderError if it is not here."""
-        # open_clip takes seconds to import.
-        load = self._load or import_module(".loading", __package__).load_encoder
-        return load(self.encoder_id)

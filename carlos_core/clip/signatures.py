@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ..prompts.prompt_set import PromptSet
 from ..storage import short_hash, write_atomically
-from .encoder import Encoder, LazyEncoder, OpenClipEncoder
+from .encoder import Encoder, OpenClipEncoder
+from .lazy_encoder import LazyEncoder
 from .text_tower import Prefix
 
 logger = logging.getLogger(__name__)

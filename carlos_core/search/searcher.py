@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ..clip.encoder import Encoder, LazyEncoder
+from ..clip.encoder import Encoder
+from ..clip.lazy_encoder import LazyEncoder
 from ..clip.signatures import SignatureCache
 from ..database.database import MetricsDatabase, RankingArrays
 from ..errors import RetrievalError

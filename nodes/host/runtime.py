@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ... import carlos_core as carlos
-from ...carlos_core.clip.encoder import LazyEncoder
+from ...carlos_core.clip.lazy_encoder import LazyEncoder
 from ...carlos_core.clip.signatures import SignatureCache
 from ...carlos_core.prompts.prompt_set import PromptSet, default_signature_prompts
 from . import folders

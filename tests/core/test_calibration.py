@@ -13,7 +13,8 @@ import torch
 from searching import find, signature_of
 from torch import Tensor
 
-from carlos_core.clip.encoder import Encoder, LazyEncoder, OpenClipEncoder
+from carlos_core.clip.encoder import Encoder, OpenClipEncoder
+from carlos_core.clip.lazy_encoder import LazyEncoder
 from carlos_core.clip.signatures import SignatureCache
 from carlos_core.database.database import MetricsDatabase
 from carlos_core.errors import RetrievalError

@@ -15,7 +15,8 @@ import pytest
 import torch
 from searching import find, retrieved, signature_of
 
-from carlos_core.clip.encoder import Encoder, LazyEncoder, OpenClipEncoder
+from carlos_core.clip.encoder import Encoder, OpenClipEncoder
+from carlos_core.clip.lazy_encoder import LazyEncoder
 from carlos_core.clip.loading import load_encoder
 from carlos_core.clip.signatures import SignatureCache
 from carlos_core.clip.weights import local_encoders
