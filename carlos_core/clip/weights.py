@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..storage import sha256_of, target_of
 logger = logging.getLogger(__name__)
 
 HUB = "https://huggingface.co"
+"""Where weights are fetched from, unless HF_ENDPOINT names a mirror, as it does for Hugging Face's own tools."""
 _FILE_ON_HUB = "open_clip_model.safetensors"
 _CHUNK = 1 << 20
 _TIMEOUT_S = (10, 60)
@@ -100,7 +102,8 @@ def ensure_weights(
             f"open_clip names no safetensors file for {model_name}/{tag}.",
             f"Get the weights as safetensors and put them at {target}.",
         )
-    url = f"{HUB}/{repository}/resolve/main/{_FILE_ON_HUB}"
+    hub = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB
+    url = f"{hub}/{repository}/resolve/main/{_FILE_ON_HUB}"
     fetch_file(url, target, on_progress)
     return target
 

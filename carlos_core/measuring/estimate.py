@@ -11,10 +11,8 @@ from ..database.database import MetricsDatabase
 from ..loras.lora_file import LoraFile
 from .indexer import Indexer
 from .measure import sides_of
-from .speed import in_words
+from .speed import UNKNOWN, in_words
 from .strength_curve import most_pictures
-
-UNKNOWN = "the time is told after the first batch"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from ..storage import write_atomically
 
 logger = logging.getLogger(__name__)
 
+UNKNOWN = "the time is told after the first batch"
+
 
 class Speed:
     """Seconds a picture takes with one generator on this machine: from the batches of this run, else from earlier ones.

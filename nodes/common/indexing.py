@@ -14,6 +14,7 @@ from ...carlos_core.comfy.generator import ComfyGenerator
 from ...carlos_core.errors import GenerationError
 from ...carlos_core.generator import Sampling
 from ...carlos_core.measuring.presets import CUSTOM, PRESETS, TRIGGER_RULES
+from ...carlos_core.measuring.speed import UNKNOWN
 from ...carlos_core.prompts.prompt_set import PromptSet, default_index_prompts
 from ..host import folders, runtime
 from ..host.lora_folder import ListedLoras
@@ -171,7 +172,7 @@ class LibraryProgress:
     def __init__(self, node_id: str | None, indexer: Indexer, names: list[str]) -> None:
         self._node_id, self._names = node_id, names
         self._estimate = carlos.LibraryEstimate(indexer, names)
-        known = str(self._estimate) or "the time is told after the first batch"
+        known = str(self._estimate) or UNKNOWN
         NodeProgress(node_id).say(f"{plan_lines(indexer)[0]}; {len(names)} LoRAs, {known}")
 
     def __call__(self, name: str) -> NodeProgress:

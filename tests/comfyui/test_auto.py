@@ -115,6 +115,29 @@ def test_both_effects_are_applied_as_two_loaders_would_apply_them(host: Host, ro
     np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_lora_that_cannot_be_applied_gives_way_to_the_next_best(host: Host, base: Path, rows: MetricsDatabase) -> None:
+    """Two files do the same; the better one is replaced with one that fits no layer."""
+    first = next(iter(weights(asked(host, "sepia toned"))))
+    place, kept = base / "models" / "loras" / first, base / "kept"
+    place.rename(kept)
+    try:
+        shutil.copy(MINIWORLD / "loras" / "mystery_04.safetensors", place)
+        workflow = workflows.auto_lora("sepia toned", DATABASE)
+        outputs = host.run(workflow)
+        facts = facts_of(outputs, "report")
+        (second,) = weights(facts)
+        assert {first, second} == {"sepia_toned.safetensors", "mystery_07.safetensors"}
+        assert [note.startswith(f"{first} is left out: LoRA does not fit: 0 of ") for note in facts["notes"]] == [True]
+        # Where there is no other, the reason is an error as before.
+        (base / "models" / "loras" / second).rename(base / "kept too")
+        with pytest.raises(Failed, match="does not fit"):
+            host.run(workflow)
+    finally:
+        kept.replace(place)
+        if (base / "kept too").exists():
+            (base / "kept too").rename(base / "models" / "loras" / second)
+
+
 def test_without_a_clip_the_model_alone_gets_the_loras(host: Host, rows: MetricsDatabase) -> None:
     workflow = workflows.auto_lora("drawn in pencil", DATABASE)
     del workflow["auto"]["inputs"]["clip"]

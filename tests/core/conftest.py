@@ -78,6 +78,12 @@ def signature_prompts() -> PromptSet:
     return load_prompt_set(mini.MINIWORLD / "prompts_signature.json")
 
 
+@pytest.fixture(scope="module")
+def few_prompts() -> PromptSet:
+    """A dozen of the mini-world's prompts, for what need not be exact."""
+    return load_prompt_set(mini.MINIWORLD / "prompts_short.json")
+
+
 @pytest.fixture
 def database() -> MetricsDatabase:
     """The mini-world's 23 LoRAs as the reference evaluation measured them, not saved."""

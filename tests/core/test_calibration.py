@@ -76,11 +76,6 @@ def short_bank(tmp_path_factory: pytest.TempPathFactory) -> PromptSet:
     return load_prompt_set(path)
 
 
-@pytest.fixture(scope="module")
-def few_prompts() -> PromptSet:
-    return load_prompt_set(mini.MINIWORLD / "prompts_short.json")
-
-
 @pytest.mark.parametrize("n_rows", [1, 5, 50])
 def test_p_values_of_unrelated_effects_are_uniform(n_rows: int) -> None:
     effects = Effects(seed=1)

@@ -14,11 +14,11 @@ from test_session import PROMPTS, indexer_of
 from carlos_core.generator import Generated, Job
 from carlos_core.measuring import estimate
 from carlos_core.measuring import studio as work
-from carlos_core.measuring.estimate import UNKNOWN, LibraryEstimate, estimate_lora
+from carlos_core.measuring.estimate import LibraryEstimate, estimate_lora
 from carlos_core.measuring.indexer import Indexer
 from carlos_core.measuring.plan import Plan
 from carlos_core.measuring.presets import PRESETS
-from carlos_core.measuring.speed import Speed, in_words
+from carlos_core.measuring.speed import UNKNOWN, Speed, in_words
 from carlos_core.progress import OnProgress, Progress
 
 N = 64

@@ -15,6 +15,7 @@ import pytest
 import torch
 from searching import find, retrieved, signature_of
 
+import carlos_core as carlos
 from carlos_core.clip.encoder import Encoder, OpenClipEncoder
 from carlos_core.clip.lazy_encoder import LazyEncoder
 from carlos_core.clip.loading import load_encoder
@@ -23,6 +24,7 @@ from carlos_core.clip.weights import local_encoders
 from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.errors import EncoderError, RetrievalError
 from carlos_core.prompts.prompt_set import PromptSet
+from carlos_core.search.limits import ChoiceRules
 from carlos_core.search.matches import Match
 from carlos_core.search.searcher import Searcher, retrieve
 
@@ -297,3 +299,33 @@ def test_half_an_emoji_in_a_query_says_nothing(
     assert [match.score for match in asked[0]] == [match.score for match in asked[1]]
     with pytest.raises(RetrievalError, match="The query is empty"):
         retrieve(database, "\ud83d", encoder=encoder, prompts=signature_prompts)
+
+
+def test_a_choice_without_a_lora_is_the_next_best(
+    database: MetricsDatabase, encoder: OpenClipEncoder, signature_prompts: PromptSet, cache: SignatureCache
+) -> None:
+    searcher = Searcher(database, encoder=encoder, prompts=signature_prompts, signatures=cache)
+    rules = ChoiceRules("top k equal", max_loras=2, min_confidence="any")
+    first = searcher.choose("sepia toned", rules=rules, ranking="published")
+    best = [pick.match.lora_id for pick in first.picks]
+    second = first.without(best[:1])
+    third = second.without(best)
+    assert [len(selection.picks) for selection in (first, second, third)] == [2, 2, 2]
+    assert best[0] not in [pick.match.lora_id for pick in second.picks]
+    assert not set(best) & {pick.match.lora_id for pick in third.picks}
+    # The search itself is as wide as before.
+    again = searcher.choose("sepia toned", rules=rules, ranking="published")
+    assert [pick.match.lora_id for pick in again.picks] == best
+
+
+def test_the_public_choice_is_that_of_the_node(
+    database: MetricsDatabase, encoder: OpenClipEncoder, few_prompts: PromptSet
+) -> None:
+    arguments: dict[str, Any] = {"encoder": encoder, "prompts": few_prompts, "max_strength": 8.0}
+    rules = ChoiceRules("composed", min_confidence="likely")
+    chosen = carlos.choose(database, "snow falling, pencil sketch", rules=rules, **arguments)
+    assert [pick.match.record.extra["label"] for pick in chosen.picks] == ["heavy snowfall", "pencil sketch"]
+    assert all(pick.match.vector.strength <= 8.0 for pick in chosen.picks)
+    assert carlos.choose(database, "elephants", rules=rules, **arguments).picks == ()
+    with pytest.raises(RetrievalError, match="all that was looked for"):
+        carlos.choose(database, "snow falling", negative="snow falling", rules=rules, **arguments)

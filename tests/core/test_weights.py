@@ -228,6 +228,17 @@ def test_weights_are_fetched_from_the_hub_into_the_first_folder(
     assert storage.requests == [(HUB_FILE, None)]
 
 
+def test_a_mirror_of_the_hub_is_asked_where_one_is_named(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    monkeypatch.setattr(weights, "HUB", closed)
+    monkeypatch.setenv("HF_ENDPOINT", f"{storage.url}/")
+    storage.files[HUB_FILE] = CONTENT
+    config = {"hf_hub": "timm/vit_base_patch32_clip_224.openai/"}
+    path = ensure_weights("ViT-B-32-quickgelu", "openai", config, [tmp_path])
+    assert path.read_bytes() == CONTENT
+
+
 def test_weights_that_open_clip_has_no_file_for_are_to_be_put_there_by_hand(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match="names no safetensors file") as caught:
         ensure_weights("RN50", "openai", {"url": "https://example.com/RN50.pt"}, [tmp_path])
