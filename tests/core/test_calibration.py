@@ -334,9 +334,10 @@ def test_a_changed_database_is_calibrated_anew() -> None:
     database = MetricsDatabase.empty("some encoder", dimension=DIMENSION)
     for k, direction in enumerate(effects.directions(5).numpy()):
         database.upsert(mini.record(str(k), direction))
-    assert len(find(database, asked_for, top_k=9, ranking="calibrated", background=background, **LIMITS)) == 5
+    searcher = Searcher(database)
+    assert len(searcher.find(asked_for, top_k=9, ranking="calibrated", background=background)) == 5
     database.upsert(mini.record("new", asked_for.numpy()))
-    found = find(database, asked_for, top_k=9, ranking="calibrated", background=background, **LIMITS)
+    found = searcher.find(asked_for, top_k=9, ranking="calibrated", background=background)
     assert len(found) == 6
     assert found.items[0].lora_id == "new"
 

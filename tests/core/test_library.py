@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -418,3 +420,18 @@ def test_equal_surveys_mean_that_nothing_has_changed(library: Library) -> None:
     assert second != first
     lora(path, 2, "changed")
     assert survey(listed(library.folder)) != second
+
+
+def test_what_an_earlier_version_kept_is_read_as_it_meant_it(library: Library) -> None:
+    """It kept what the sidecar says apart from what it made of that and the header."""
+    lora(library.folder / "a.safetensors", 1, "own")
+    before = library.scan().entries
+    with closing(sqlite3.connect(library.index)) as connection, connection:
+        (text,) = connection.execute("SELECT facts FROM files").fetchone()
+        facts = json.loads(text)
+        facts["sidecar"] |= {"base_model": None, "trigger_words": []}
+        connection.execute("UPDATE files SET facts = ?", (json.dumps(facts),))
+    with opened_loras() as opened:
+        assert library.scan().entries == before
+    assert opened == []
+    assert before[0].metadata.base_model == "SDXL"

@@ -125,3 +125,9 @@ def test_a_row_whose_protocol_is_not_known_covers_nothing() -> None:
     assert PROTOCOL.covering(row_of(None, 4480), {}, 1) is None
     published = {"published": {"model": "SDXL", "images": 4480}}
     assert replace(PROTOCOL, preset="quick").covering(row_of("published", 4480), published, 1) is None
+
+
+@pytest.mark.parametrize("preset", ["quick", "standard", "paper"])
+def test_a_preset_covers_nothing_that_was_measured_with_other_settings_under_its_name(preset: str) -> None:
+    protocol = replace(PROTOCOL, preset=preset)
+    assert covered(protocol, 4480, replace(protocol, generator=SETTINGS | {"steps": 26})) is None

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from bench import SHOTS, Bench, assert_same_bits
+from bench import PLAN, SHOTS, Bench, assert_same_bits
 from drawn import EVALUATIONS, DrawingGenerator
 
 from carlos_core.clip.encoder import OpenClipEncoder
 from carlos_core.errors import IndexingError
 from carlos_core.generator import Job
-from carlos_core.measuring.measure import Measurement
+from carlos_core.measuring.measure import Measurement, measure
 from carlos_core.progress import Progress
 
 
@@ -187,3 +188,24 @@ def test_the_order_in_which_pictures_were_made_does_not_change_the_bits(bench: B
     turned = bench.measure(lora, DrawingGenerator(batch_size=1))
     assert_same_bits(turned, bench.measure(lora, DrawingGenerator(batch_size=1), work="in order"))
     assert np.isfinite(turned.record.direction).all()
+
+
+def test_a_studio_sees_what_another_one_has_made_meanwhile(bench: Bench) -> None:
+    lora, ours, theirs = bench.lora(), DrawingGenerator(), DrawingGenerator()
+    protocol, few = bench.protocol(ours), replace(PLAN, shots=SHOTS[:4])
+    here, elsewhere = bench.studio(ours), bench.studio(theirs)
+    measure(here, lora, protocol, few)
+    measure(elsewhere, lora, protocol, PLAN)
+    jobs = len(ours.jobs)
+    assert measure(here, lora, protocol, PLAN).record.n_images == len(SHOTS)
+    assert len(ours.jobs) == jobs
+
+
+def test_a_studio_keeps_the_base_side_open_and_of_loras_the_last(bench: Bench) -> None:
+    generator = DrawingGenerator()
+    studio = bench.studio(generator)
+    for name in ("a", "b", "c"):
+        lora = bench.lora(f"{name}.safetensors", tint=(ord(name) / 200, 0, 0))
+        measure(studio, lora, bench.protocol(generator), PLAN)
+        studio.with_lora(lora, 0.5)
+    assert sorted(key[0] for key in studio._stores) == ["base", "loras", "loras"]

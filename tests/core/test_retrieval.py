@@ -160,7 +160,9 @@ def test_a_new_query_loads_the_encoder_of_the_rows(
         asked_for.append(encoder_id)
         return encoder
 
-    signature_of(database, "fog", lazily(load), signature_prompts)
+    lazy = lazily(load)
+    for query in ("fog", "rain"):
+        signature_of(database, query, lazy, signature_prompts)
     assert asked_for == [mini.encoder_id()]
 
 

@@ -22,6 +22,7 @@ from carlos_core.measuring.feature_store import FeatureStore
 from carlos_core.measuring.indexer import ALREADY_INDEXED, INDEXED, AnyFolder, Failure, Indexer, Outcome
 from carlos_core.measuring.plan import OWN_SEED_RULE, Plan, own_seed
 from carlos_core.measuring.presets import PRESETS
+from carlos_core.measuring.stopping import StoppingRule
 from carlos_core.prompts.prompt_set import Prompt, PromptSet, default_index_prompts
 from carlos_core.vectors import cosine
 
@@ -245,3 +246,27 @@ def test_a_version_that_the_database_has_needs_no_file(bench: Bench, is_id: bool
     assert torch.equal(known.contact_sheet, measured.contact_sheet)
     assert replace(indexer, overwrite=True).known_version(5) is None
     assert indexer_of(bench, DrawingGenerator(), protocol=replace(indexer.protocol, preset="paper")).known_version(5) is None
+
+
+def test_the_direction_is_known_as_far_as_the_full_protocol_goes(bench: Bench) -> None:
+    """All pictures of a small plan say everything about that plan, and less about a larger one."""
+    plan = replace(Plan.all(PROMPTS, max_prompts=16), rule=StoppingRule(target=0.9999))
+    lora = bench.lora(mix=0.4)
+
+    def alignment(n_full: int) -> float:
+        row = indexer_of(bench, DrawingGenerator(), plan=replace(plan, n_full=n_full), overwrite=True).index(lora).row
+        assert row.n_images == 16
+        assert row.alignment is not None
+        return row.alignment
+
+    assert alignment(0) == pytest.approx(1.0, abs=1e-9)
+    assert alignment(4480) < 0.9995
+
+
+def test_adaptive_plans_give_early_prompts_a_second_seed_and_the_published_protocol_does_not() -> None:
+    first = {name: Plan.of_preset(preset, default_index_prompts(), 8).shots[:42] for name, preset in PRESETS.items()}
+    assert {name: len({shot.prompt for shot in shots}) for name, shots in first.items()} == {
+        "quick": 39,
+        "standard": 39,
+        "paper": 42,
+    }
