@@ -24,9 +24,9 @@ def unit(signature: Tensor) -> Tensor:
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
-    """Cosine of two vectors [D], in float64; 0 if one of them has no direction."""
-    lengths = np.linalg.norm(a.astype(np.float64)) * np.linalg.norm(b.astype(np.float64))
-    return float(a.astype(np.float64) @ b.astype(np.float64) / lengths) if lengths > 0 else 0.0
+    """Cosine of two vectors [D]; 0 if one of them has no direction. Lengths are taken in the vectors' own precision."""
+    lengths = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a.astype(np.float64) @ b / lengths) if lengths > 0 else 0.0
 
 
 def without(vector: Tensor, unit_vector: Tensor, share: float = 1.0) -> Tensor:
