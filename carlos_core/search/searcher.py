@@ -54,14 +54,22 @@ class Searcher:
 
         Raises EncoderError for another encoder than the rows'.
         """
-        encoder_id = db.check_encoder(encoder.encoder_id if encoder is not None else None)
+        if encoder is not None:
+            db.check_encoder(encoder.encoder_id)
         self.db = db
-        self.encoder = encoder or LazyEncoder(encoder_id, db.dimension)
+        self._encoder = encoder
         self.prompts = prompts or default_signature_prompts()
         self.installed: Mapping[str, str] = installed or {}
         self._signatures = signatures or SignatureCache(cache_directory() / "signatures")
         self._bank = bank or default_effect_bank()
         self._known = _Known()
+
+    @property
+    def encoder(self) -> Encoder:
+        """Raises EncoderError if it is not known which encoder made the rows: those can be searched by a LoRA or by name only."""
+        if self._encoder is None:
+            self._encoder = LazyEncoder(self.db.check_encoder(), self.db.dimension)
+        return self._encoder
 
     def among(self, installed: Mapping[str, str]) -> Searcher:
         """The same with other LoRAs at hand; what was computed is shared."""

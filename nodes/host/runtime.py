@@ -37,7 +37,9 @@ def searcher(database: MetricsDatabase, prompts: PromptSet | None = None) -> Sea
     prompts = prompts or default_signature_prompts()
     last = _process.searcher
     if last is None or last.db is not database or last.prompts.content_hash != prompts.content_hash:
-        last = carlos.Searcher(database, encoder=encoder(database), prompts=prompts, signatures=_process.signatures)
+        # Rows of an unknown encoder can still be searched by a LoRA.
+        own = None if database.encoder_id is None else encoder(database)
+        last = carlos.Searcher(database, encoder=own, prompts=prompts, signatures=_process.signatures)
         _process.searcher = last
     return last
 

@@ -14,7 +14,7 @@ from searching import find, signature_of
 
 from carlos_core.clip.encoder import OpenClipEncoder
 from carlos_core.clip.signatures import SignatureCache
-from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.errors import RetrievalError
 from carlos_core.prompts.prompt_set import PromptSet
 from carlos_core.search.queries import but_not, combined, like_images, like_lora
@@ -34,6 +34,13 @@ def test_a_lora_is_most_like_its_duplicate(database: MetricsDatabase) -> None:
         if facts["kind"] == "duplicate":
             own = ids[name]
             assert effects(database, like_lora(database, f" {own} "), 1, exclude={own}) == [facts["label"]]
+
+
+def test_rows_of_an_unknown_encoder_can_be_searched_by_a_lora() -> None:
+    unknown = load_database(mini.MINIWORLD / "reference_metrics.parquet")
+    assert unknown.encoder_id is None
+    pixels = next(row["lora_id"] for row in unknown.table.to_pylist() if row["label"] == "pixel art")
+    assert effects(unknown, like_lora(unknown, pixels), 2) == ["pixel art", "pixel art"]
 
 
 def test_a_lora_that_is_not_there_or_does_nothing_is_named(database: MetricsDatabase) -> None:
