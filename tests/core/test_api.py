@@ -193,3 +193,19 @@ def test_an_indexed_lora_is_found_in_the_saved_file(
     assert loaded.protocols == empty_database.protocols
     matches = carlos.retrieve(loaded, "red", encoder=encoder, max_strength=100, min_consistency=-1)
     assert [(match.lora_id, match.record.file_name) for match in matches] == [(result.lora_id, "red.safetensors")]
+
+
+def test_presets_and_their_stopping_rule_are_there_for_the_library(
+    tmp_path: Path, encoder: OpenClipEncoder, empty_database: carlos.MetricsDatabase
+) -> None:
+    lora = lora_file(tmp_path / "red.safetensors")
+    options: dict[str, Any] = {"encoder": encoder, "generator": DrawingGenerator(), "working_directory": tmp_path / "work"}
+    # 4 steps, as the drawing generator takes: at most 896 evaluations of 8 a picture, and it is known before that.
+    result = carlos.index_lora(empty_database, lora_source=lora, preset="quick", **options)
+    assert 16 <= (result.record.n_images or 0) < 112
+    assert (result.record.alignment or 0) >= 0.97
+    assert empty_database.protocols[str(result.record.protocol_id)]["preset"] == "quick"
+    with pytest.raises(IndexingError, match="takes 4 steps, the preset 'standard' 25"):
+        carlos.index_lora(empty_database, lora_source=lora, preset="standard", overwrite=True, **options)
+    with pytest.raises(IndexingError, match="no preset 'fast'"):
+        carlos.index_lora(empty_database, lora_source=lora, preset="fast", overwrite=True, **options)
