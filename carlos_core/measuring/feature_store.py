@@ -108,10 +108,12 @@ class FeatureStore:
                     return
                 size = self._cut_back(self._end)
                 records = b"".join(self._packed(key, entry) for key, entry in new.items())
-                with self.path.open("ab") as file:
+                # Without a buffer: what a failed write leaves in one would be written when the file is closed.
+                with self.path.open("ab", buffering=0) as file:
                     try:
-                        file.write(records if size else self._header + records)
-                        file.flush()
+                        left = memoryview(records if size else self._header + records)
+                        while left:
+                            left = left[file.write(left) :]
                         os.fsync(file.fileno())
                     except OSError:
                         # What a failed write has left must not stand before later records.

@@ -23,12 +23,12 @@ def test_cancel_mid_index_leaves_the_database_as_it_was_and_keeps_finished_pictu
     workflow = workflows.index(NAME, "cancelled", **settings)
     with host.events() as (client_id, socket):
         prompt_id = host.submit(workflow, client_id)
-        steps_done = _wait_for_progress(socket, at_least=8 * 12)
+        steps_done = _wait_for_progress(socket, at_least=12 * 12)
         host.interrupt()
         entry = host.wait(prompt_id, timeout_s=30)
     kinds = [kind for kind, _ in entry["status"]["messages"]]
     assert "execution_interrupted" in kinds
-    assert steps_done >= 8 * 12
+    assert steps_done >= 12 * 12
     assert path.read_bytes() == before
 
     facts = facts_of(host.run(workflow), "index")

@@ -297,3 +297,28 @@ def test_the_mean_feature_is_that_of_all_pictures_of_an_encoder_whatever_made_th
     np.testing.assert_allclose(mean(tmp_path), (4 * np.linspace(1.5, 2.5, DIMENSION) + 10) / 5, rtol=1e-6)
     assert other_model.path.stat().st_size == size
     assert mean_features(tmp_path, "unknown") is None
+
+
+FULL_IN_A_BATCH = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from carlos_core.errors import IndexingError
+from carlos_core.measuring.feature_store import FeatureStore
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+journal = FeatureStore(Path(sys.argv[1]), {"a": 1}, 64)
+journal.append([("first", 0, np.zeros(64, np.float32), 1)])
+before = journal.path.stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (before + 700, resource.RLIM_INFINITY))
+try:
+    journal.append([(f"picture {k}", k, np.ones(64, np.float32), 1) for k in range(4)])
+except IndexingError:
+    print(journal.path.stat().st_size - before)
+"""
+
+
+def test_nothing_of_a_batch_that_did_not_fit_is_left_behind(tmp_path: Path) -> None:
+    """The disk is full after two of four pictures and a half."""
+    pytest.importorskip("resource", reason="only Unix can limit the size of files")
+    command = [sys.executable, "-c", FULL_IN_A_BATCH, str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout == "0\n"
