@@ -16,6 +16,7 @@ from requests.auth import AuthBase
 
 from .. import __version__
 from ..errors import CivitaiError
+from ..partial_file import Broken, words_for
 from .addresses import Addresses, origin_of
 from .keys import ApiKey
 
@@ -37,10 +38,6 @@ class Patience:
     attempts: int = 5
     first_wait_s: float = 1.0
     longest_wait_s: float = 120.0
-
-
-class Broken(Exception):
-    """A connection that could not be made or broke off; the text is a few words for people."""
 
 
 class LoginWanted(Exception):
@@ -173,18 +170,6 @@ class _Authorisation(AuthBase):
         if self._key is not None:
             request.headers["Authorization"] = self._key.authorization
         return request
-
-
-def words_for(error: Exception) -> str:
-    """What went wrong with a connection, without addresses and headers."""
-    kinds: tuple[tuple[type[Exception], str], ...] = (
-        (requests.exceptions.SSLError, "its certificate is not accepted"),
-        (requests.exceptions.ProxyError, "the proxy refuses"),
-        (requests.Timeout, "it takes too long"),
-        (requests.exceptions.ChunkedEncodingError, "the connection broke off"),
-        (requests.ConnectionError, "no connection"),
-    )
-    return next((words for kind, words in kinds if isinstance(error, kind)), type(error).__name__)
 
 
 def _retry_after(response: requests.Response) -> float | None:

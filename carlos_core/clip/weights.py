@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ import requests
 from safetensors import SafetensorError, safe_open
 
 from ..errors import EncoderError
-from ..progress import OnProgress, Progress
+from ..partial_file import HAS_CONTENT, Broken, Busy, PartialFile, TooLong, words_for
+from ..progress import OnProgress
 from ..storage import sha256_of, target_of
 
 logger = logging.getLogger(__name__)
@@ -22,8 +24,10 @@ logger = logging.getLogger(__name__)
 HUB = "https://huggingface.co"
 """Where weights are fetched from, unless HF_ENDPOINT names a mirror, as it does for Hugging Face's own tools."""
 _FILE_ON_HUB = "open_clip_model.safetensors"
-_CHUNK = 1 << 20
 _TIMEOUT_S = (10, 60)
+_ATTEMPTS, _LONGEST_WAIT_S = 3, 10.0
+_LONGEST = 50_000_000_000
+"""Bytes; the largest CLIP models have 20 GB."""
 
 
 @dataclass(frozen=True)
@@ -113,47 +117,66 @@ def fetch_file(url: str, target: Path, on_progress: OnProgress | None = None) ->
 
     Raises EncoderError with the place to put the file by hand when it cannot be had.
     """
-    by_hand = f"Download {url} and save it as {target}."
     try:
         # Weights are large: people keep them on another disk, behind a link.
         target = target_of(target)
-        partial = target.with_name(f"{target.name}.part")
         target.parent.mkdir(parents=True, exist_ok=True)
-        have = partial.stat().st_size if partial.exists() else 0
-        with requests.get(url, stream=True, timeout=_TIMEOUT_S, headers={"Range": f"bytes={have}-"} if have else {}) as response:
-            if response.status_code == 416:
-                partial.unlink()
-                raise EncoderError(f"The beginning of {target.name} on disk does not fit the file on the server.", "Run again.")
-            response.raise_for_status()
-            resumed = response.status_code == 206
-            have = have if resumed else 0
-            total = have + int(response.headers.get("Content-Length") or 0)
-            logger.info("carlos: fetching %s (%d MB) to %s, once", target.name, total // 1_000_000, target.parent)
-            with partial.open("ab" if resumed else "wb") as file:
-                for chunk in response.iter_content(_CHUNK):
-                    file.write(chunk)
-                    have += len(chunk)
-                    if on_progress:
-                        on_progress(Progress(have, total))
-            expected = _announced_sha256(response)
-    except requests.RequestException as error:
-        reason = f"HTTP {error.response.status_code}" if error.response is not None else "no connection"
-        raise EncoderError(
-            f"The CLIP weights {target.name} are not here and could not be fetched ({reason}).", by_hand
-        ) from error
+        part = PartialFile(target.with_name(f"{target.name}.part"), _LONGEST, on_progress)
+        with part.locked():
+            logger.info("carlos: fetching %s to %s, once", target.name, target.parent)
+            announced = _fetch(part, url, target)
+            if announced and announced != sha256_of(part.path):
+                part.clear()
+                raise EncoderError(f"{target.name} arrived damaged: its sha256 is not the announced one.", "Run again.")
+            try:
+                check_safetensors(part.path, target.name)
+            except EncoderError:
+                part.clear()
+                raise
+            part.move_to(target)
+    except Busy:
+        raise EncoderError(f"Another process is fetching {target.name}.", "Wait for it, then run again.") from None
     except OSError as error:
         raise EncoderError(f"{target.name} could not be saved ({error.strerror or error}).", "Free some disk space.") from error
-    if total and have < total:
-        raise EncoderError(f"{target.name} broke off after {have} of {total} bytes.", "Run again: it goes on from there.")
-    if expected and expected != sha256_of(partial):
-        partial.unlink()
-        raise EncoderError(f"{target.name} arrived damaged: its sha256 is not the announced one.", "Run again.")
+
+
+def _fetch(part: PartialFile, url: str, target: Path) -> str | None:
+    """Fetch what is missing. Returns the sha256 that the hub states, if it does. Raises EncoderError."""
+    announced: list[str | None] = []
+
+    def ask(headers: dict[str, str]) -> requests.Response:
+        try:
+            response = requests.get(url, stream=True, timeout=_TIMEOUT_S, headers=headers)
+        except requests.RequestException as error:
+            raise Broken(words_for(error)) from error
+        announced.append(_announced_sha256(response))
+        if response.status_code not in HAS_CONTENT:
+            response.close()
+            raise _not_fetched(url, target, f"HTTP {response.status_code}")
+        return response
+
+    def wait(broken: Broken, failures: int) -> None:
+        logger.info("carlos: %s broke off: %s", target.name, broken)
+        time.sleep(min(2.0 ** (failures - 1), _LONGEST_WAIT_S))
+
     try:
-        check_safetensors(partial, target.name)
-    except EncoderError:
-        partial.unlink()
-        raise
-    partial.replace(target)
+        part.fetch(ask, _ATTEMPTS, wait)
+    except TooLong as error:
+        raise _not_fetched(url, target, f"{error.size:,} bytes") from None
+    except Broken as broken:
+        if not part.size:
+            raise _not_fetched(url, target, str(broken)) from broken
+        raise EncoderError(
+            f"{target.name} broke off after {part.size:,} bytes: {broken}.", "Run again: it goes on from there."
+        ) from broken
+    return announced[-1]
+
+
+def _not_fetched(url: str, target: Path, reason: str) -> EncoderError:
+    return EncoderError(
+        f"The CLIP weights {target.name} are not here and could not be fetched ({reason}).",
+        f"Download {url} and save it as {target}.",
+    )
 
 
 def check_safetensors(path: Path, name: str) -> None:
