@@ -18,9 +18,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
+from scipy.special import fdtri
 
 DIRECTION_KNOWN = "direction known"
 NO_EFFECT = "no measurable effect"
@@ -89,7 +89,7 @@ class StoppingRule:
         spread = _spread(diffs, prompts, strata, n_full, n_prompts or n_full)
         if spread is None:
             return Decision(is_exhausted, ALL_TAKEN if is_exhausted else "", None, None, None)
-        quantile = f_quantile(self.confidence, spread.dimension, spread.freedom)
+        quantile = float(fdtri(spread.dimension, spread.freedom, self.confidence))
         alignment = math.sqrt(max(0.0, 1 - spread.error / spread.length))
         lower = math.sqrt(max(0.0, 1 - spread.error * quantile / spread.length))
         allowed = (1 - self.target**2) * (spread.length - spread.error) / quantile
@@ -120,17 +120,6 @@ def picture_order(n_prompts: int, n_seeds: int, *, repeat_every: int = 14, sprea
         is_repeat = bool(repeats) and repeat_every > 1 and len(order) % repeat_every == repeat_every - 1
         order.append((repeats if is_repeat else first).pop(0))
     return [*order, *repeats, *(shot for round_ in rounds[2:] for shot in round_)]
-
-
-def f_quantile(probability: float, numerator: float, denominator: float) -> float:
-    """Quantile of the F distribution (Paulson 1942, on Wilson and Hilferty's cube root); infinite for too few degrees."""
-    z = NormalDist().inv_cdf(probability)
-    a, b = 2 / (9 * numerator), 2 / (9 * denominator)
-    bottom = (1 - b) ** 2 - b * z * z
-    if b >= 1 or bottom <= 0:
-        return math.inf
-    root = math.sqrt(max(0.0, a * (1 - b) ** 2 + b * (1 - a) ** 2 - a * b * z * z))
-    return float(max(0.0, ((1 - a) * (1 - b) + z * root) / bottom) ** 3)
 
 
 @dataclass(frozen=True)
@@ -229,7 +218,7 @@ def _spread(
         dimension=dimension,
         total=total,
         within=within,
-        has_signal=length > by_chance * f_quantile(0.95, dimension, dimension * (of_prompt.size - 1)),
+        has_signal=length > by_chance * fdtri(dimension, dimension * (of_prompt.size - 1), 0.95),
         n_full=n_full,
         n_prompts=n_prompts,
     )

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from carlos_core.measuring.stopping import ALL_TAKEN, DIRECTION_KNOWN, NO_EFFECT, StoppingRule, f_quantile, picture_order
+from carlos_core.measuring.stopping import ALL_TAKEN, DIRECTION_KNOWN, NO_EFFECT, StoppingRule, picture_order
 
 DIMENSION, PROMPTS, SEEDS, STRATA = 48, 80, 4, 10
 RULE = StoppingRule()
@@ -158,11 +158,3 @@ def test_order_spreads_the_seeds_evenly_over_every_beginning() -> None:
         seeds = np.bincount([seed for _, seed in picture_order(280, 16)[:n]], minlength=16)
         assert abs(seeds - n / 16).max() <= 3
     assert {seed for _, seed in picture_order(280, 16, spread_seeds=False, repeat_every=0)[:280]} == {0}
-
-
-@pytest.mark.parametrize(
-    ("probability", "a", "b", "expected"),
-    [(0.95, 10, 20, 2.348), (0.95, 18, 1e9, 1.604), (0.99, 5, 60, 3.339), (0.95, 15, 200, 1.717)],
-)
-def test_f_quantile_is_that_of_the_tables(probability: float, a: float, b: float, expected: float) -> None:
-    assert f_quantile(probability, a, b) == pytest.approx(expected, rel=0.01)
