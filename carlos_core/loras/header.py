@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from ..errors import LoraError
-from ..foreign import whole_text
-
-_MAX_HEADER = 100_000_000
-"""The format's own limit, in bytes."""
+from ..foreign import printable, whole_text
 
 
 @dataclass(frozen=True)
@@ -24,31 +20,19 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of a safetensors file. Raises LoraError if the file is missing or is something else."""
+    """Read the header of a safetensors file. Raises LoraError if it is missing or cannot be loaded: ComfyUI opens LoRAs in the
+    same way, and has no use for a file that fails here."""
+    name = printable(path.name)
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            prefix = file.read(8)
-            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-            if not 2 <= length <= min(_MAX_HEADER, size - 8):
-                raise ValueError("no header")
-            entries = json.loads(file.read(length))
-            metadata = {key: whole_text(str(value)) for key, value in (entries.pop("__metadata__", None) or {}).items()}
-            shapes = {name: _sizes(entry["shape"]) for name, entry in entries.items()}
-            end = max((_sizes(entry["data_offsets"])[1] for entry in entries.values()), default=0)
+        with safe_open(path, framework="numpy") as file:
+            metadata = {key: whole_text(value) for key, value in (file.metadata() or {}).items()}
+            return Header(metadata, {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()})  # noqa: SIM118
     except OSError as error:
         raise LoraError(
-            f"The LoRA {path.name} cannot be read: {error.strerror}.", "Check that the file is still there."
+            f"The LoRA {name} cannot be read: {error.strerror or error}.", "Check that the file is still there."
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise LoraError(f"{path.name} is no safetensors file.", "Use a LoRA saved as .safetensors.") from error
-    if 8 + length + end > size:
-        raise LoraError(f"{path.name} is cut off: {size} bytes of {8 + length + end}.", "Download it again.")
-    return Header(metadata, shapes)
-
-
-def _sizes(value: Any) -> tuple[int, ...]:
-    """A list of whole numbers from 0 to what a file can hold. Raises ValueError for anything else."""
-    if not isinstance(value, list) or not all(type(number) is int and 0 <= number < 2**63 for number in value):
-        raise ValueError("no sizes")
-    return tuple(value)
+    except (SafetensorError, ValueError) as error:
+        raise LoraError(
+            f"{name} is no safetensors file, or a part of it is missing ({printable(str(error))}).",
+            "Download it again, as .safetensors.",
+        ) from error

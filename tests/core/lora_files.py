@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from carlos_core.loras import header
+
 Files = list[tuple[str, Path]]
 
 SDXL_KEY = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight"
@@ -56,11 +58,20 @@ sys.addaudithook(_watch)
 
 @contextmanager
 def opened_loras() -> Iterator[list[str]]:
-    """Names of the LoRA files and sidecars that this process opens meanwhile, as Python itself reports them."""
+    """Names of the LoRA files and sidecars that this process opens meanwhile: as Python itself reports them, and those
+    whose header safetensors reads, which opens files on its own."""
     opened: list[str] = []
+    safe_open = header.safe_open
+
+    def watched(path: Path, framework: str) -> Any:
+        opened.append(path.name)
+        return safe_open(path, framework=framework)
+
     _watchers.append(opened)
+    header.safe_open = watched
     try:
         yield opened
     finally:
+        header.safe_open = safe_open
         _watchers.remove(opened)
         opened[:] = [name for name in opened if name.endswith((".safetensors", ".info", ".json"))]

@@ -59,15 +59,13 @@ def test_a_file_that_is_no_safetensors_file_is_refused_by_name(tmp_path: Path, c
     assert caught.value.hint
 
 
-def test_a_file_cut_off_in_its_tensors_is_told_from_one_that_is_no_safetensors_file(tmp_path: Path) -> None:
+def test_a_file_of_which_a_part_is_missing_is_refused_by_name(tmp_path: Path) -> None:
     path = lora(tmp_path / "a.safetensors", x=(1000,))
-    whole = path.stat().st_size
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(LoraError, match=rf"a\.safetensors is cut off: {whole - 1} bytes of {whole}"):
-        read_lora_file(path)
-    path.write_bytes(path.read_bytes()[:30])
-    with pytest.raises(LoraError, match=r"a\.safetensors is no safetensors file"):
-        read_lora_file(path)
+    whole = path.read_bytes()
+    for size in (len(whole) - 1, 30):
+        path.write_bytes(whole[:size])
+        with pytest.raises(LoraError, match=r"a\.safetensors is no safetensors file, or a part of it is missing"):
+            read_lora_file(path)
 
 
 def test_a_file_that_is_not_there_is_an_error_by_name(tmp_path: Path) -> None:
