@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from carlos_core.loras import header
@@ -61,17 +63,15 @@ def opened_loras() -> Iterator[list[str]]:
     """Names of the LoRA files and sidecars that this process opens meanwhile: as Python itself reports them, and those
     whose header safetensors reads, which opens files on its own."""
     opened: list[str] = []
-    safe_open = header.safe_open
 
     def watched(path: Path, framework: str) -> Any:
         opened.append(path.name)
         return safe_open(path, framework=framework)
 
     _watchers.append(opened)
-    header.safe_open = watched
     try:
-        yield opened
+        with patch.object(header, "safe_open", watched):
+            yield opened
     finally:
-        header.safe_open = safe_open
         _watchers.remove(opened)
         opened[:] = [name for name in opened if name.endswith((".safetensors", ".info", ".json"))]
