@@ -1,7 +1,7 @@
 """Indexes all LoRAs of the mini-world in a real ComfyUI with one preset after another, and asks for each effect by name and in
 other words.
 
-usage: python benchmarks/library.py [--presets quick standard]   (ComfyUI in COMFYUI_DIR or ~/comfy/ComfyUI)
+usage: python -m benchmarks.library [--presets quick standard]   (ComfyUI in COMFYUI_DIR or ~/comfy/ComfyUI)
 
 "Right" is the file whose effect was asked for, or a duplicate of it; candidates are all files that got a row.
 """
@@ -17,17 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "comfyui"))
-
-import host as hosts
-import miniworld
-import workflows
+import torch
 
 from carlos_core.database.database import load_database
 from carlos_core.search.limits import PUBLISHED_LIMITS
 from carlos_core.search.ranking import rank
+from tests.support import comfyui_host as hosts
+from tests.support import miniworld, workflows
 
 
 def questions() -> dict[str, list[tuple[str, set[str]]]]:
@@ -36,7 +32,7 @@ def questions() -> dict[str, list[tuple[str, set[str]]]]:
     same = {
         name: {other for other, facts in everything.items() if facts["label"] == ordinary[name]["label"]} for name in ordinary
     }
-    single = json.loads((hosts.MINIWORLD / "queries.json").read_text())["single"]
+    single = json.loads((miniworld.MINIWORLD / "queries.json").read_text())["single"]
     return {
         "by name": [(facts["label"], same[name]) for name, facts in ordinary.items()],
         "in other words": [(entry["query"], same[entry["files"][0]]) for entry in single],
@@ -52,7 +48,7 @@ def main() -> None:
         sys.exit("No ComfyUI in COMFYUI_DIR or ~/comfy/ComfyUI.")
     hosts.install_requirements(folder)
     reference = (
-        load_database(hosts.MINIWORLD / "reference_metrics.parquet", encoder_id="any").to_dataframe().set_index("file_name")
+        load_database(miniworld.MINIWORLD / "reference_metrics.parquet", encoder_id="any").to_dataframe().set_index("file_name")
     )
     with tempfile.TemporaryDirectory() as name:
         base = hosts.make_base_folder(Path(name) / "base")
@@ -94,7 +90,7 @@ def main() -> None:
 def place_of(database: Any, query: str, right: set[str]) -> int:
     """Place of the first right file, counted from 1; 99 if none is within the published limits."""
     arrays = database.ranking_arrays
-    signature = miniworld.torch.from_numpy(miniworld.signature(query)).float()
+    signature = torch.from_numpy(miniworld.signature(query)).float()
     allowed = PUBLISHED_LIMITS.within(arrays.strength, arrays.consistency)
     indices, _ = rank(arrays.directions, signature, len(database), norms=arrays.norms, allowed=allowed)
     files = database.column("file_name")

@@ -1,7 +1,7 @@
 """Times the LoRA library: the first scan against bare hashing of the same files, a scan of unchanged files, rows to files, and
 retrieval of installed LoRAs only.
 
-usage: python benchmarks/lora_library.py [--files 5000] [--large 24] [--runs 7]
+usage: python -m benchmarks.lora_library [--files 5000] [--large 24] [--runs 7]
 
 The files are made for it: tiny ones of six families in 50 folders, every second with a sidecar, and large ones to see what a scan
 costs where reading is what takes the time. Everything is in the page cache, the worst case for the ratio: a disk makes both sides
@@ -19,6 +19,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -106,9 +107,9 @@ def time_first_scan(what: str, files: Files, folder: Path, runs: int) -> None:
     pairs, headers = [], []
     for run in range(runs):
         storage._sha256.cache_clear()
-        ours = seconds(lambda run=run: scan(files, folder / f"{what}{run}.sqlite"))
+        ours = seconds(partial(scan, files, folder / f"{what}{run}.sqlite"))
         pairs.append((ours, seconds(lambda: bare_hashes(files))))
-        headers.append(seconds(lambda run=run: scan(files, folder / f"{what}{run}.headers.sqlite", hash_files=False)))
+        headers.append(seconds(partial(scan, files, folder / f"{what}{run}.headers.sqlite", hash_files=False)))
     ours, bare = (statistics.median(times) for times in zip(*pairs, strict=True))
     ratio = statistics.median(mine / other for mine, other in pairs)
     size = sum(path.stat().st_size for _, path in files) / 1e6

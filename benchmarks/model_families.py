@@ -1,6 +1,6 @@
 """Indexes a LoRA on random-weight models in the shapes of SD 1.5, SDXL, SD 3 and Flux, and times the SDXL one.
 
-usage: python benchmarks/model_families.py COMFYUI_FOLDER MINIWORLD [--cut] [--families sd15 sdxl sd3 flux] [--images 32]
+usage: python -m benchmarks.model_families COMFYUI_FOLDER MINIWORLD [--cut] [--families sd15 sdxl sd3 flux] [--images 32]
 
 Speed does not depend on the weights. --cut makes tiny models of the same layout, for a look on a CPU. For SDXL the wall time of
 indexing is set against a bare loop of ComfyUI's sampler and VAE over the same latents, and images a second against batch size.
@@ -234,7 +234,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024)
     options = parser.parse_args()
     sys.argv = [sys.argv[0], *([] if torch.cuda.is_available() else ["--cpu"])]
-    sys.path[:0] = [str(options.comfyui), str(Path(__file__).resolve().parents[1])]
+    sys.path.insert(0, str(options.comfyui))
     import comfy.options
 
     comfy.options.enable_args_parsing()

@@ -1,6 +1,6 @@
 """Indexing on a GPU that has too little memory for the batch asked for.
 
-usage: python benchmarks/out_of_memory.py COMFYUI_FOLDER MINIWORLD
+usage: python -m benchmarks.out_of_memory COMFYUI_FOLDER MINIWORLD
 
 A full-size SDXL-shaped model with random weights, 1024 px. The process is allowed what the models take and some GiB more
 (torch.cuda.set_per_process_memory_fraction), and 16 pictures at a time are asked for: torch's own out-of-memory error is what is
@@ -17,8 +17,6 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 @torch.inference_mode()
 def main() -> None:
@@ -27,13 +25,13 @@ def main() -> None:
     parser.add_argument("miniworld", type=Path)
     options = parser.parse_args()
     sys.argv = sys.argv[:1]
-    sys.path[:0] = [str(options.comfyui), str(ROOT), str(ROOT / "benchmarks")]
+    sys.path.insert(0, str(options.comfyui))
     import comfy.options
 
     comfy.options.enable_args_parsing()
     import numpy as np
-    from overhead import plan_of, sdxl
 
+    from benchmarks.overhead import plan_of, sdxl
     from carlos_core.errors import CarlosError
     from carlos_core.measuring.measure import measure
     from carlos_core.measuring.presets import TRIGGERS_ON_LORA_SIDE

@@ -1,6 +1,6 @@
 """Wall time of indexing against a bare loop of ComfyUI's own parts over the same latents, at several batch sizes.
 
-usage: python benchmarks/overhead.py COMFYUI_FOLDER MINIWORLD [--sdxl] [--cut] [--batches 1 4 16 0] [--images 64] [--steps 12]
+usage: python -m benchmarks.overhead COMFYUI_FOLDER MINIWORLD [--sdxl] [--cut] [--batches 1 4 16 0] [--images 64] [--steps 12]
 
 Without --sdxl: the mini-world. The bare loop is text encoding, sampler, VAE decode and one CLIP pass over the same pictures. With
 it: a full-size SDXL-shaped model with random weights at 1024 px (speed does not depend on them; --cut makes it tiny, to try the
@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 class Models:
@@ -56,8 +54,8 @@ def miniworld(folder: Path, work: Path) -> Models:
 
 def sdxl(folder: Path, work: Path, cut: bool) -> Models:
     import comfy.model_management
-    from model_families import build, write_lora
 
+    from benchmarks.model_families import build, write_lora
     from carlos_core.clip.weights import local_encoders
     from carlos_core.comfy.encoder import load_comfy_encoder
     from carlos_core.loras.lora_file import read_lora_file
@@ -161,7 +159,7 @@ def main() -> None:
     parser.add_argument("--once", action="store_true")
     options = parser.parse_args()
     sys.argv = [sys.argv[0], *([] if torch.cuda.is_available() else ["--cpu"])]
-    sys.path[:0] = [str(options.comfyui), str(ROOT), str(ROOT / "benchmarks")]
+    sys.path.insert(0, str(options.comfyui))
     import comfy.options
 
     comfy.options.enable_args_parsing()

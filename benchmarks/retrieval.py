@@ -1,6 +1,6 @@
 """Times retrieval: the ranking against the bare memory-bandwidth limit and the reference's row-by-row method, and the signature.
 
-usage: python benchmarks/retrieval.py [--rows 1000000] [--runs 20]
+usage: python -m benchmarks.retrieval [--rows 1000000] [--runs 20]
 
 All figures of one table come from one process, in turn. No weights are needed: speed does not depend on them, so that the text
 tower is CLIP ViT-B/32's with random ones.
@@ -13,6 +13,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -87,9 +88,7 @@ def time_ranking(n_rows: int | None, runs: int) -> None:
     print(f"| {len(directions):,} | {own:.2f} | {limit:.2f} | {ratio:.2f} | {walk:,.0f}{note} |")
 
 
-def reference_signature(
-    model: torch.nn.Module, tokenizer: Callable[..., torch.Tensor], prompts: PromptSet, query: str
-) -> torch.Tensor:
+def reference_signature(model: Any, tokenizer: Callable[..., torch.Tensor], prompts: PromptSet, query: str) -> torch.Tensor:
     """The published method as published: both halves in one go, padded to the longest text, at every query."""
     texts = [*prompts.texts, *(f"{prompt} {query}" for prompt in prompts.texts)]
     ids = tokenizer(texts)

@@ -1,6 +1,6 @@
 """Makes carlos_core/database/data/published.parquet from the figures in the `carlos` 0.0.3 wheel.
 
-usage: python scripts/build_bundled_database.py WHEEL
+usage: python -m scripts.build_bundled_database WHEEL
 
 Get the wheel with: pip download carlos==0.0.3 --no-deps --only-binary=:all: --python-version 3.9 --ignore-requires-python
 The creators' descriptions are left out. Every LoRA in it was measured on Stable Diffusion XL 1.0.
@@ -17,8 +17,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from carlos_core.clip.encoder import DEFAULT_ENCODER_ID
 from carlos_core.database.columns import normalised

@@ -15,7 +15,7 @@ PAPER_IMAGES = 4480
 
 TYPICAL_IMAGES = 150
 """Pictures that an adaptive preset is expected to take: the median over the published rows is 120 to 186, by the shape of the
-noise (`benchmarks/stopping_rule.py`)."""
+noise (`studies/stopping_rule.py`)."""
 
 OWN_SEED_RULE = "sha256(prompt) + k, each prompt its own"
 

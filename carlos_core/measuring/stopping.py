@@ -49,7 +49,7 @@ class StoppingRule:
 
     target: cosine with the full protocol's direction that is promised in 95 of 100 measurements.
     confidence: of the bound at one look. Looks are many, but |m| and the spread decide when to stop and hardly the error itself,
-    so that little is lost to repetition: the difference to 0.95 pays for it (benchmarks/stopping_rule.py).
+    so that little is lost to repetition: the difference to 0.95 pays for it (studies/stopping_rule.py).
     first, growth: the first look, and the ratio between one look and the next.
     effect_after: a LoRA whose mean difference is no longer than chance makes it in 95 of 100 LoRAs without any effect is
     given up after so many pictures. At 140 this spares all whose consistency is 0.02 or more.

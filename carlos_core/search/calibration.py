@@ -16,7 +16,7 @@ nothing to do with a LoRA reach:
 4. p = 1 - (1 - q)^n with q the normal tail beyond z and n the number of rows that may be chosen (Sidak): how often the BEST
    of this library would look this good for an effect that none of its LoRAs has.
 
-There is no parameter to tune; `benchmarks/calibration.py` compares this with other choices.
+There is no parameter to tune; `studies/calibration.py` compares this with other choices.
 """
 
 from __future__ import annotations

@@ -8,21 +8,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-_HERE = Path(__file__).resolve().parent
-for folder in (_HERE, _HERE.parent / "comfyui"):
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-
 if TYPE_CHECKING:
-    from frontend import Frontend
-    from host import Host
+    from tests.support.comfyui_host import Host
+    from tests.support.frontend import Frontend
 
 INDEXED = ("mystery_06.safetensors", "red_balloons.safetensors")
 DATABASE = "my_loras"
@@ -33,8 +27,8 @@ def _missing() -> str | None:
     for module, package in (("playwright", "playwright"), ("websocket", "websocket-client"), ("requests", "requests")):
         if importlib.util.find_spec(module) is None:
             return f"needs the Python package {package}: pip install {package}"
-    from frontend import browser_path
-    from host import comfyui_folder
+    from tests.support.comfyui_host import comfyui_folder
+    from tests.support.frontend import browser_path
 
     if browser_path() is None:
         return "needs Chromium: apt-get install chromium, or name one in CHROMIUM"
@@ -49,8 +43,8 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     reason = _missing()
     if reason is not None:
         pytest.skip(reason)
-    from host import build_checkpoint, comfyui_folder, install_requirements, make_base_folder, running
-    from workflows import CHECKPOINT, index
+    from tests.support.comfyui_host import build_checkpoint, comfyui_folder, install_requirements, make_base_folder, running
+    from tests.support.workflows import CHECKPOINT, index
 
     folder = comfyui_folder()
     assert folder is not None, "looked for by _missing"
@@ -74,8 +68,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 @pytest.fixture
 def frontend(host: Host, tmp_path: Path) -> Iterator[Frontend]:
     """ComfyUI's frontend, just opened."""
-    from frontend import open_frontend
     from playwright.sync_api import sync_playwright
+
+    from tests.support.frontend import open_frontend
 
     with sync_playwright() as playwright, open_frontend(playwright, host.url, tmp_path, "CarlosLoraRetriever") as opened:
         yield opened

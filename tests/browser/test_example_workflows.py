@@ -12,8 +12,8 @@ import requests
 from PIL import Image
 
 if TYPE_CHECKING:
-    from frontend import Frontend
-    from host import Host
+    from tests.support.comfyui_host import Host
+    from tests.support.frontend import Frontend
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 

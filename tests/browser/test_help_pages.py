@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from frontend import Frontend
-    from host import Host
+    from tests.support.comfyui_host import Host
+    from tests.support.frontend import Frontend
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import host as hosts
+from tests.support import comfyui_host as hosts
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,6 +1,6 @@
 """Drives the indexing engine in a bare process on ComfyUI's own code, for the crash tests to kill.
 
-usage: python crash_run.py COMFYUI CHECKPOINT WORK BATCH  (with ComfyUI's Python)
+usage: PYTHONPATH=COMFYUI:. python tests/comfyui/crash_run.py CHECKPOINT WORK BATCH  (with ComfyUI's Python)
 
 Indexes LoRAs of the mini-world into WORK/db.parquet. Writes the size of every batch that was generated to WORK/generated, and
 "done" to WORK/done at the end.
@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-COMFYUI, CHECKPOINT, WORK, BATCH = sys.argv[1:]
+CHECKPOINT, WORK, BATCH = sys.argv[1:]
 ROOT = Path(__file__).resolve().parents[2]
 MINIWORLD = ROOT / "tests" / "assets" / "miniworld"
 LORAS = ("pencil_sketch", "red_balloons", "sepia_toned", "mystery_08", "pixel_art")
 
 sys.argv = [sys.argv[0], "--cpu"]
-sys.path[:0] = [COMFYUI, str(ROOT)]
 import comfy.options
 
 comfy.options.enable_args_parsing()

@@ -1,6 +1,6 @@
 """Applies LoRAs of odd shapes in a bare process on ComfyUI's own code, and says what became of each.
 
-usage: python fit_run.py COMFYUI CHECKPOINT WORK  (with ComfyUI's Python)
+usage: PYTHONPATH=COMFYUI:. python tests/comfyui/fit_run.py CHECKPOINT WORK  (with ComfyUI's Python)
 
 Writes what it found to WORK/found.json.
 """
@@ -13,12 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-COMFYUI, CHECKPOINT, WORK = sys.argv[1:]
+CHECKPOINT, WORK = sys.argv[1:]
 ROOT = Path(__file__).resolve().parents[2]
 SKETCH = ROOT / "tests" / "assets" / "miniworld" / "loras" / "pencil_sketch.safetensors"
 
 sys.argv = [sys.argv[0], "--cpu"]
-sys.path[:0] = [COMFYUI, str(ROOT)]
 import comfy.options
 
 comfy.options.enable_args_parsing()

@@ -1,6 +1,6 @@
 """Counts what the generator loads and encodes, in a bare process on ComfyUI's own code.
 
-usage: python generator_run.py COMFYUI CHECKPOINT WORK  (with ComfyUI's Python)
+usage: PYTHONPATH=COMFYUI:. python tests/comfyui/generator_run.py CHECKPOINT WORK  (with ComfyUI's Python)
 
 Writes what it found to WORK/found.json.
 """
@@ -15,12 +15,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-COMFYUI, CHECKPOINT, WORK = sys.argv[1:]
+CHECKPOINT, WORK = sys.argv[1:]
 ROOT = Path(__file__).resolve().parents[2]
 SKETCH = ROOT / "tests" / "assets" / "miniworld" / "loras" / "pencil_sketch.safetensors"
 
 sys.argv = [sys.argv[0], "--cpu"]
-sys.path[:0] = [COMFYUI, str(ROOT)]
 import comfy.options
 
 comfy.options.enable_args_parsing()

@@ -1,6 +1,6 @@
 """What the pack answers in a real ComfyUI, written down: rows, ids, caches, choices, reports, nodes.
 
-usage: python tests/comfyui/golden.py TARGET [--all] [--same-as OTHER]
+usage: python -m tests.comfyui.golden TARGET [--all] [--same-as OTHER]
 
 Runs the ComfyUI that the tests use (COMFYUI_DIR) and writes what it saw to TARGET, a JSON file, to be compared with that
 of another commit: on one machine to the bit. --all: all of
@@ -19,13 +19,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(1, str(Path(__file__).resolve().parents[2]))
-
-import host as hosts
 import pyarrow.parquet as pq
-import workflows
-from host import MINIWORLD, Host, facts_of
+
+from tests.support import comfyui_host as hosts
+from tests.support import workflows
+from tests.support.comfyui_host import Host, facts_of
+from tests.support.miniworld import MINIWORLD
 
 FEW = ("pencil_sketch",)
 DATABASE, REFERENCE = "golden", "golden-reference.parquet"

@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import host as hosts
-import miniworld
 import numpy as np
 import pytest
 import requests
-import workflows
-from host import MINIWORLD, Host, facts_of
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.records import LoraRecord
+from tests.support import comfyui_host as hosts
+from tests.support import miniworld, workflows
+from tests.support.comfyui_host import Host, facts_of
+from tests.support.miniworld import MINIWORLD
 
 DATABASE = "choices.parquet"
 SNOW, PENCIL = "mystery_12.safetensors", "pencil_sketch.safetensors"

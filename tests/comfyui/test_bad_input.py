@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import workflows
-from host import Failed, Host
 from safetensors.torch import load_file, save_file
 
 from carlos_core.database.database import load_database
+from tests.support import workflows
+from tests.support.comfyui_host import Failed, Host
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import miniworld
 import pytest
-import workflows
-from host import MINIWORLD, Failed, Host, facts_of
 
 from carlos_core.database.database import load_database
 from carlos_core.search.matches import CONFIDENCE_WORDS
+from tests.support import miniworld, workflows
+from tests.support.comfyui_host import Failed, Host, facts_of
+from tests.support.miniworld import MINIWORLD
 
 
 @pytest.fixture(scope="module")

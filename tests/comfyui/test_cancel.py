@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import websocket
-import workflows
-from host import Host, facts_of
+
+from tests.support import workflows
+from tests.support.comfyui_host import Host, facts_of
 
 NAME = "red_balloons.safetensors"
 

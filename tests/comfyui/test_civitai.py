@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import host as hosts
 import pytest
 import requests
-import workflows
-from host import MINIWORLD, Failed, Host, facts_of
 from PIL import Image
 
 from carlos_core.database.database import load_database
-
-sys.path.append(str(Path(__file__).parents[1] / "core"))
-
-import civitai_server
-from civitai_server import KEY, CivitaiServer, Fault
+from tests.support import civitai_server, workflows
+from tests.support import comfyui_host as hosts
+from tests.support.civitai_server import KEY, CivitaiServer, Fault
+from tests.support.comfyui_host import Failed, Host, facts_of
+from tests.support.miniworld import MINIWORLD
 
 NAME = "mystery_12.safetensors"
 CONTENT = (MINIWORLD / "loras" / NAME).read_bytes()

@@ -13,13 +13,14 @@ import subprocess
 import time
 from pathlib import Path
 
-import host as hosts
 import numpy as np
 import pytest
-import workflows
 
 from carlos_core.clip.weights import local_encoders
 from carlos_core.database.database import MetricsDatabase, load_database
+from tests.support import comfyui_host as hosts
+from tests.support import workflows
+from tests.support.miniworld import MINIWORLD
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +32,17 @@ PICTURES = 24 * (LORAS + 1)
 
 
 def _start(comfyui: Path, checkpoint: Path, work: Path) -> subprocess.Popen[bytes]:
-    command = [hosts.comfyui_python(comfyui), Path(__file__).with_name("crash_run.py"), comfyui, checkpoint, work, str(BATCH)]
+    command = [hosts.comfyui_python(comfyui), Path(__file__).with_name("crash_run.py"), checkpoint, work, str(BATCH)]
     with (work / "log").open("ab") as log:
-        return subprocess.Popen([str(part) for part in command], stdout=log, stderr=subprocess.STDOUT, cwd=comfyui)
+        environment = hosts.script_environment(comfyui)
+        return subprocess.Popen(
+            [str(part) for part in command], stdout=log, stderr=subprocess.STDOUT, cwd=comfyui, env=environment
+        )
 
 
 def _prepare(work: Path) -> Path:
     work.mkdir()
-    encoder = local_encoders([hosts.MINIWORLD])["mini_clip"]
+    encoder = local_encoders([MINIWORLD])["mini_clip"]
     MetricsDatabase.empty(encoder.encoder_id, encoder.dimension).save_parquet(work / "db.parquet")
     return work
 

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import host as hosts
 import pytest
+
+from tests.support import comfyui_host as hosts
 
 ENCODED, LOADED = "texts encoded", "files loaded"
 

@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import golden
-import host as hosts
 import numpy as np
 import pytest
+
+from tests.comfyui import golden
+from tests.support import comfyui_host as hosts
 
 _NOT_TO_THE_BIT = ("bits", "direction", "topic_directions")
 _OF_THE_HOST = ("protocol_id",)

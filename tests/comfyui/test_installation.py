@@ -8,8 +8,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-import host as hosts
 import pytest
+
+from tests.support import comfyui_host as hosts
 
 NODES = {
     "CarlosApplyLoras",
@@ -28,9 +29,8 @@ NODES = {
 
 _LOAD_AS_COMFYUI_DOES = """
 import asyncio, importlib.util, json, logging, socket, sys
-comfyui, pack, base = sys.argv[1:]
+pack, base = sys.argv[1:]
 sys.argv = ["main.py", "--cpu", "--base-directory", base]
-sys.path.insert(0, comfyui)
 import comfy.options
 comfy.options.enable_args_parsing()
 import nodes, comfy.samplers, comfy_api.latest

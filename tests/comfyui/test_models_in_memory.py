@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import workflows
-from host import Host
+from tests.support import workflows
+from tests.support.comfyui_host import Host
 
 
 def test_comfyui_keeps_track_of_the_models_that_were_indexed_with(host: Host) -> None:

@@ -7,18 +7,15 @@ says nothing about a GPU.
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
 _HERE = Path(__file__).resolve().parent
-for folder in (_HERE, _HERE.parent / "comfyui"):
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
 
-import host as hosts
-from gpu_models import HAS_GPU, Model, Run
+from tests.gpu.gpu_models import HAS_GPU, Model, Run
+from tests.support import comfyui_host as hosts
+from tests.support.miniworld import MINIWORLD
 
 IS_SMOKE = os.environ.get("CARLOS_GPU_TESTS") == "cpu"
 
@@ -50,7 +47,7 @@ def model(request: pytest.FixtureRequest, run: Run, tmp_path_factory: pytest.Tem
     """The mini-world, which has meaning; and SDXL's layout at full size with random weights, which a GPU can carry."""
     folder = tmp_path_factory.mktemp("model")
     if request.param == "miniworld":
-        lora = hosts.MINIWORLD / "loras" / "pencil_sketch.safetensors"
+        lora = MINIWORLD / "loras" / "pencil_sketch.safetensors"
         return Model(hosts.build_checkpoint(folder / "miniworld.safetensors"), lora, 128)
     made = Model(folder / "sdxl.safetensors", folder / "lora.safetensors", 512)
     run("random_checkpoint.py", made.checkpoint, made.lora)

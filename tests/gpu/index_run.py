@@ -1,6 +1,8 @@
 """Indexes a LoRA twice by presets, in a bare process on ComfyUI's own code, and says how many pictures each run made.
 
-usage: python index_run.py COMFYUI CHECKPOINT LORA WORK SIZE [--static] [--only-fingerprint]  (with ComfyUI's Python)
+usage: PYTHONPATH=COMFYUI:. python tests/gpu/index_run.py CHECKPOINT LORA WORK SIZE [--static] [--only-fingerprint]
+
+(with ComfyUI's Python)
 
 With CUDA, memory is managed as ComfyUI's main.py does it by default (dynamic VRAM where this ComfyUI has it), or without that
 (--static). Features are kept in WORK, so that a second process goes on with them. Prints one JSON object a line.
@@ -16,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-COMFYUI, CHECKPOINT, LORA, WORK, SIZE, *OPTIONS = sys.argv[1:]
+CHECKPOINT, LORA, WORK, SIZE, *OPTIONS = sys.argv[1:]
 ROOT = Path(__file__).resolve().parents[2]
 MINIWORLD = ROOT / "tests" / "assets" / "miniworld"
 N_PROMPTS = 4
@@ -25,7 +27,6 @@ import torch
 
 HAS_GPU = torch.cuda.is_available()
 sys.argv = [sys.argv[0], *([] if HAS_GPU else ["--cpu"])]
-sys.path[:0] = [COMFYUI, str(ROOT), str(ROOT / "tests" / "gpu")]
 import comfyui_memory
 
 comfyui_memory.prepare(is_dynamic=HAS_GPU and "--static" not in OPTIONS)

@@ -1,6 +1,6 @@
 """Writes a checkpoint of SDXL's layout with random weights, and a LoRA for it.
 
-usage: python random_checkpoint.py COMFYUI TARGET LORA [--cut]  (with ComfyUI's Python)
+usage: PYTHONPATH=COMFYUI:. python tests/gpu/random_checkpoint.py TARGET LORA [--cut]  (with ComfyUI's Python)
 
 --cut: few and narrow layers, to try the script on a CPU; ComfyUI does not know such a file for SDXL when it loads it.
 """
@@ -12,17 +12,16 @@ from pathlib import Path
 
 import torch
 
-COMFYUI, TARGET, LORA, *OPTIONS = sys.argv[1:]
-ROOT = Path(__file__).resolve().parents[2]
+TARGET, LORA, *OPTIONS = sys.argv[1:]
 
 sys.argv = [sys.argv[0], *([] if torch.cuda.is_available() else ["--cpu"])]
-sys.path[:0] = [COMFYUI, str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tests" / "gpu")]
 import comfyui_memory
 
 comfyui_memory.prepare(is_dynamic=False)
 import comfy.model_management
 import comfy.sd
-import model_families
+
+from benchmarks import model_families
 
 
 @torch.inference_mode()

@@ -7,7 +7,8 @@ import logging
 from pathlib import Path
 
 import pytest
-from gpu_models import HAS_GPU, Model, Run
+
+from tests.gpu.gpu_models import HAS_GPU, Model, Run
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,272 @@
+"""Auto LoRA in a real ComfyUI: what it applies, what it leaves alone, what it fetches, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from carlos_core.database.database import MetricsDatabase, load_database
+from tests.support import civitai_server, miniworld, workflows
+from tests.support import comfyui_host as hosts
+from tests.support.civitai_server import KEY, CivitaiServer
+from tests.support.comfyui_host import Failed, Host, facts_of, not_offered
+from tests.support.miniworld import MINIWORLD
+
+DATABASE = "auto.parquet"
+SNOW, PENCIL = "mystery_12.safetensors", "pencil_sketch.safetensors"
+BOTH = "snow falling, pencil sketch"
+PROMPT = "a house by a lake"
+
+
+@pytest.fixture(scope="module")
+def civitai() -> Iterator[CivitaiServer]:
+    with civitai_server.serving() as server:
+        content = (MINIWORLD / "loras" / SNOW).read_bytes()
+        server.add(5, content, name="Snow fall", trainedWords=["snw"], model={"name": "Snow", "type": "LORA"})
+        yield server
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
+    folder = hosts.make_base_folder(tmp_path_factory.mktemp("auto-folder"))
+    (folder / "models" / "checkpoints" / checkpoint.name).symlink_to(checkpoint)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def host(comfyui: Path, base: Path, civitai: CivitaiServer) -> Iterator[Host]:
+    environment = {"CARLOS_CIVITAI_URL": civitai.url, "CIVITAI_API_KEY": KEY, "NO_PROXY": "127.0.0.1,localhost"}
+    with hosts.running(comfyui, base, environment=environment) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def rows(base: Path) -> MetricsDatabase:
+    """The mini-world's reference metrics as a database that ComfyUI lists."""
+    database = load_database(MINIWORLD / "reference_metrics.parquet", encoder_id=miniworld.encoder().encoder_id)
+    database.save_parquet(base / "models" / "carlos" / DATABASE)
+    return database
+
+
+def changed(rows: MetricsDatabase, base: Path, name: str, file: str, **facts: Any) -> None:
+    """A database `name` in which the row of a file says other things."""
+    database = MetricsDatabase(rows.table, encoder_id=rows.encoder_id)
+    for column, value in facts.items():
+        database.set_value(lora_id(rows, file), column, value)
+    database.save_parquet(base / "models" / "carlos" / name)
+
+
+def lora_id(rows: MetricsDatabase, file: str) -> str:
+    return next(row["lora_id"] for row in rows.table.to_pylist() if row["file_name"] == file)
+
+
+def asked(host: Host, query: str, database: str = DATABASE, **settings: Any) -> dict[str, Any]:
+    """The facts of Auto LoRA's report."""
+    return facts_of(host.run(workflows.auto_lora(query, database, **settings)), "report")
+
+
+def weights(facts: dict[str, Any]) -> dict[str, float]:
+    return {lora["file"]: lora["weight"] for lora in facts["choice"]}
+
+
+def picture(host: Host, outputs: dict[str, Any], prefix: str) -> Image.Image:
+    return Image.open(host.output_file(outputs[f"{prefix}-save"]["images"][0]))
+
+
+def test_both_effects_are_applied_as_two_loaders_would_apply_them(host: Host, rows: MetricsDatabase) -> None:
+    workflow = workflows.auto_lora(BOTH, DATABASE)
+    workflow |= workflows.render(PROMPT, 3, ["auto", 0], ["auto", 1], "auto")
+    workflow["words"] = workflows.node("PreviewAny", source=["auto", 2])
+    outputs = host.run(workflow)
+    facts = facts_of(outputs, "report")
+    chosen = weights(facts)
+    assert (facts["query"], list(chosen)) == (BOTH, [SNOW, PENCIL])
+    assert sum(chosen.values()) == pytest.approx(2.0, abs=2e-3)
+    assert all(0.25 < weight <= 1.5 for weight in chosen.values())
+    for lora in facts["choice"]:
+        row = rows.cells(lora["lora_id"])
+        assert row["file_name"] == lora["file"]
+        assert lora["score"] == pytest.approx(miniworld.cosine(row["direction"], miniworld.signature(BOTH)), abs=1e-4)
+    # The rows name no trigger words; the file of the pencil sketch does.
+    assert outputs["words"]["text"] == ["plumivo"]
+    text = outputs["report"]["text"][0]
+    assert all(word in text for word in ("clear", "snow falling", "pencil sketch", SNOW, PENCIL))
+    chain: workflows.Workflow = {"checkpoint": workflow["checkpoint"]}
+    previous = "checkpoint"
+    for place, (file, weight) in enumerate(chosen.items()):
+        of_previous = {"model": [previous, 0], "clip": [previous, 1]}
+        strengths = {"strength_model": weight, "strength_clip": weight}
+        chain[f"load-{place}"] = workflows.node("LoraLoader", lora_name=file, **of_previous, **strengths)
+        previous = f"load-{place}"
+    chain |= workflows.render(PROMPT, 3, [previous, 0], [previous, 1], "chain")
+    ours, theirs = np.asarray(picture(host, outputs, "auto")), np.asarray(picture(host, host.run(chain), "chain"))
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_lora_that_cannot_be_applied_gives_way_to_the_next_best(host: Host, base: Path, rows: MetricsDatabase) -> None:
+    """Two files do the same; the better one is replaced with one that fits no layer."""
+    first = next(iter(weights(asked(host, "sepia toned"))))
+    place, kept = base / "models" / "loras" / first, base / "kept"
+    place.rename(kept)
+    try:
+        shutil.copy(MINIWORLD / "loras" / "mystery_04.safetensors", place)
+        workflow = workflows.auto_lora("sepia toned", DATABASE)
+        outputs = host.run(workflow)
+        facts = facts_of(outputs, "report")
+        (second,) = weights(facts)
+        assert {first, second} == {"sepia_toned.safetensors", "mystery_07.safetensors"}
+        assert [note.startswith(f"{first} is left out: LoRA does not fit: 0 of ") for note in facts["notes"]] == [True]
+        # Where there is no other, the reason is an error as before.
+        (base / "models" / "loras" / second).rename(base / "kept too")
+        with pytest.raises(Failed, match="does not fit"):
+            host.run(workflow)
+    finally:
+        kept.replace(place)
+        if (base / "kept too").exists():
+            (base / "kept too").rename(base / "models" / "loras" / second)
+
+
+def test_without_a_clip_the_model_alone_gets_the_loras(host: Host, rows: MetricsDatabase) -> None:
+    workflow = workflows.auto_lora("drawn in pencil", DATABASE)
+    del workflow["auto"]["inputs"]["clip"]
+    assert weights(facts_of(host.run(workflow), "report")) == {PENCIL: 1.0}
+
+
+def test_what_nothing_fits_leaves_the_picture_alone_and_says_why(host: Host, rows: MetricsDatabase) -> None:
+    workflow = workflows.auto_lora("a herd of elephants", DATABASE)
+    workflow |= workflows.render(PROMPT, 3, ["auto", 0], ["auto", 1], "nothing")
+    workflow |= workflows.render(PROMPT, 3, ["checkpoint", 0], ["checkpoint", 1], "plain")
+    outputs = host.run(workflow)
+    facts = facts_of(outputs, "report")
+    assert facts["choice"] == []
+    assert facts["reason"].startswith("Nothing fits 'a herd of elephants'")
+    assert facts["reason"] in outputs["report"]["text"][0].splitlines()[0]
+    np.testing.assert_array_equal(picture(host, outputs, "nothing"), picture(host, outputs, "plain"))
+    # The same where only one of two effects is missing.
+    assert "Nothing fits 'a herd of elephants' of" in asked(host, "a herd of elephants, pencil sketch")["reason"]
+
+
+def test_what_is_not_wanted_is_not_chosen(host: Host, rows: MetricsDatabase) -> None:
+    query = {"query": "pencil sketch in falling snow", "min_confidence": "weak"}
+    assert set(weights(asked(host, **query))) == {PENCIL, SNOW}
+    assert set(weights(asked(host, **query, negative_query="snow falling"))) == {PENCIL}
+    with pytest.raises(Failed, match="is all that was looked for"):
+        asked(host, "snow falling", negative_query="snow falling")
+
+
+def test_each_mode_and_limit_does_what_it_says(host: Host, rows: MetricsDatabase) -> None:
+    assert len(asked(host, BOTH, mode="best one")["choice"]) == 1
+    assert weights(asked(host, BOTH, mode="top k equal")) == {SNOW: 1.0, PENCIL: 1.0}
+    assert sum(weights(asked(host, BOTH, strength_budget=0.5)).values()) == pytest.approx(0.5, abs=2e-3)
+    assert len(asked(host, BOTH, max_loras=1)["choice"]) == 1
+    assert asked(host, "drawn in pencil", max_strength=0.1)["choice"] == []
+    assert "loosen the limits" in asked(host, "drawn in pencil", max_strength=0.1)["reason"]
+    assert weights(asked(host, "drawn in pencil", ranking="published", min_confidence="any", mode="best one")) == {PENCIL: 1.0}
+
+
+def test_suggested_weights_come_from_the_rows(host: Host, base: Path, rows: MetricsDatabase) -> None:
+    changed(rows, base, "swept.parquet", PENCIL, suggested_weight=0.6)
+    assert weights(asked(host, "drawn in pencil", "swept.parquet")) == {PENCIL: 0.6}
+    assert weights(asked(host, "drawn in pencil", "swept.parquet", weight="1.0")) == {PENCIL: 1.0}
+
+
+def test_loras_of_other_families_are_left_out(host: Host, base: Path, rows: MetricsDatabase) -> None:
+    # The mini-world's model has the shapes of SD 3.
+    changed(rows, base, "families.parquet", PENCIL, base_model="SDXL 1.0")
+    assert asked(host, "drawn in pencil", "families.parquet")["choice"] == []
+    assert asked(host, "drawn in pencil", "families.parquet", base_model="SD 3")["choice"] == []
+    for base_model in ("any", "SDXL"):
+        assert weights(asked(host, "drawn in pencil", "families.parquet", base_model=base_model)) == {PENCIL: 1.0}
+    changed(rows, base, "families.parquet", PENCIL, base_model="SD 3.5 Medium")
+    assert weights(asked(host, "drawn in pencil", "families.parquet")) == {PENCIL: 1.0}
+
+
+def test_pictures_of_a_higher_level_are_left_out(host: Host, base: Path, rows: MetricsDatabase) -> None:
+    changed(rows, base, "levels.parquet", PENCIL, nsfw_level=1 + 4)
+    assert asked(host, "drawn in pencil", "levels.parquet", max_nsfw_level=2)["choice"] == []
+    assert weights(asked(host, "drawn in pencil", "levels.parquet", max_nsfw_level=4)) == {PENCIL: 1.0}
+
+
+def test_what_is_not_installed_is_fetched_only_if_that_is_allowed(
+    host: Host, base: Path, rows: MetricsDatabase, civitai: CivitaiServer
+) -> None:
+    changed(rows, base, "civitai.parquet", SNOW, version_id=5, model_id=7)
+    loras = base / "models" / "loras"
+    shutil.move(loras / SNOW, base / SNOW)
+    try:
+        facts = asked(host, "snow falling", "civitai.parquet")
+        assert (facts["choice"], civitai.requests) == ([], [])
+        # What is at hand is applied without any request.
+        assert weights(asked(host, "drawn in pencil", "civitai.parquet", allow_download=True)) == {PENCIL: 1.0}
+        assert civitai.requests == []
+        workflow = workflows.auto_lora("snow falling", "civitai.parquet", allow_download=True)
+        workflow |= workflows.render(PROMPT, 3, ["auto", 0], ["auto", 1], "fetched")
+        workflow["words"] = workflows.node("PreviewAny", source=["auto", 2])
+        outputs = host.run(workflow)
+        assert weights(facts_of(outputs, "report")) == {"Snow fall.safetensors": 1.0}
+        assert (loras / "Snow fall.safetensors").read_bytes() == (base / SNOW).read_bytes()
+        assert outputs["words"]["text"] == ["snw"]
+        shutil.move(base / SNOW, loras / SNOW)
+        lora = workflows.load_found_lora()
+        lora["inputs"]["lora_name"] = SNOW
+        by_hand = {"checkpoint": workflow["checkpoint"], "load": lora}
+        by_hand |= workflows.render(PROMPT, 3, ["load", 0], ["load", 1], "by-hand")
+        np.testing.assert_array_equal(picture(host, outputs, "fetched"), picture(host, host.run(by_hand), "by-hand"))
+        n = len(civitai.requests)
+        assert len(asked(host, "snow falling", "civitai.parquet", allow_download=False)["choice"]) == 1
+        assert len(civitai.requests) == n
+    finally:
+        if (base / SNOW).exists():
+            shutil.move(base / SNOW, loras / SNOW)
+        for file in loras.glob("Snow fall.*"):
+            file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "noun"),
+    [
+        ("mode", "mode"),
+        ("weight", "weight"),
+        ("base_model", "base model"),
+        ("min_confidence", "confidence"),
+        ("prompts", "prompt set"),
+        ("ranking", "ranking"),
+    ],
+)
+def test_choices_that_are_not_offered_are_refused(host: Host, rows: MetricsDatabase, name: str, noun: str) -> None:
+    with pytest.raises(Failed, match=not_offered(name, noun)):
+        asked(host, "drawn in pencil", **{name: "../x"})
+
+
+@pytest.mark.parametrize(
+    ("choice", "says"),
+    [
+        ("pencil sketch", "choice is no JSON"),
+        ("[" * 100_000, "choice is no JSON"),
+        ('"pencil"', "no list of LoRAs"),
+        ("{}", "no list of LoRAs"),
+        ("[1]", "no list of LoRAs"),
+        ('[{"file": "pencil_sketch.safetensors"}]', "no list of LoRAs"),
+        ('[{"weight": 1}]', "no list of LoRAs"),
+        ('[{"file": 5, "weight": 1}]', "no list of LoRAs"),
+        ('[{"file": "pencil_sketch.safetensors", "weight": "1"}]', "no list of LoRAs"),
+        ('[{"file": "pencil_sketch.safetensors", "weight": true}]', "no list of LoRAs"),
+        ('[{"file": "pencil_sketch.safetensors", "weight": NaN}]', "no list of LoRAs"),
+        ('[{"file": "pencil_sketch.safetensors", "weight": -Infinity}]', "no list of LoRAs"),
+        ('[{"file": "pencil_sketch.safetensors", "weight": 1' + 400 * "0" + "}]", "no list of LoRAs"),
+        (json.dumps([{"file": PENCIL, "weight": 1}] * 51), "no list of LoRAs"),
+        ('[{"file": "../x", "weight": 1}]', r"'?\.\./x'? of the choice is not installed"),
+        ('[{"file": "no such.safetensors", "weight": 1}]', "no such.safetensors'? of the choice is not installed"),
+        ('[{"lora_id": "nobody", "weight": 1}]', "nobody'? of the choice is not installed"),
+    ],
+)
+def test_a_choice_that_is_none_is_refused_in_clear_words(host: Host, rows: MetricsDatabase, choice: str, says: str) -> None:
+    with pytest.raises(Failed, match=says):
+        asked(host, "drawn in pencil", choice=choice)

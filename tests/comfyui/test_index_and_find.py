@@ -1,0 +1,199 @@
+"""The main job in a real ComfyUI: index LoRAs, find them by what they do, apply them, see the picture change."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from carlos_core.database.database import load_database
+from tests.support import miniworld, workflows
+from tests.support.comfyui_host import Failed, Host, facts_of
+from tests.support.miniworld import MINIWORLD
+
+ORDINARY = miniworld.labels("ordinary")
+
+
+@pytest.fixture(scope="module")
+def indexed(host: Host) -> dict[str, dict[str, Any]]:
+    """Facts of all ordinary LoRAs, indexed into the database "mini" on the short prompt set."""
+    return {name: facts_of(host.run(workflows.index(name)), "index") for name in ORDINARY}
+
+
+@pytest.fixture(scope="module")
+def rankings(host: Host, indexed: dict[str, Any]) -> dict[str, list[str]]:
+    """File name -> files found for the name of its effect, best first."""
+    found = {}
+    for name, facts in ORDINARY.items():
+        outputs = host.run(workflows.retrieve(facts["label"], top_k=3))
+        found[name] = [match["file"] for match in facts_of(outputs, "report")["matches"]]
+    return found
+
+
+def test_every_ordinary_lora_is_found_by_the_name_of_its_effect(rankings: dict[str, list[str]]) -> None:
+    top_1 = [name for name, files in rankings.items() if files[0] == name]
+    top_3 = [name for name, files in rankings.items() if name in files]
+    missed = {name: files for name, files in rankings.items() if files[0] != name}
+    assert (len(top_1), len(top_3)) == (len(ORDINARY), len(ORDINARY)), missed
+
+
+def test_a_row_says_what_was_measured(indexed: dict[str, dict[str, Any]], base: Path) -> None:
+    database = load_database(base / "models" / "carlos" / "mini.parquet")
+    assert len(database) == len(ORDINARY)
+    for name, facts in indexed.items():
+        row = database.cells(facts["lora_id"])
+        assert (row["file_name"], row["n_images"], row["n_prompts"]) == (name, 12, 12)
+        assert row["protocol_id"] == facts["protocol_id"]
+        assert list(row["trigger_words"] or []) == ORDINARY[name]["trigger_words"]
+        # 12 pictures, 12 steps, cond and uncond.
+        assert facts["model_evaluations"] == 12 * 12 * 2
+        assert facts["status"] == "indexed"
+    protocols = {facts["protocol_id"] for facts in indexed.values()}
+    assert len(protocols) == 1
+    assert database.protocols[protocols.pop()]["steps"] == 12
+
+
+def test_the_base_side_is_made_once_for_all_loras(indexed: dict[str, dict[str, Any]]) -> None:
+    assert [facts["base_model_evaluations"] for facts in indexed.values()] == [12 * 12 * 2] + [0] * (len(indexed) - 1)
+
+
+def test_the_short_measurement_points_where_the_full_one_does(indexed: dict[str, dict[str, Any]], base: Path) -> None:
+    reference = load_database(MINIWORLD / "reference_metrics.parquet", encoder_id="any").to_dataframe().set_index("file_name")
+    rows = load_database(base / "models" / "carlos" / "mini.parquet").to_dataframe().set_index("file_name")
+    cosines = {name: miniworld.cosine(rows.direction[name], reference.direction[name]) for name in indexed}
+    assert min(cosines.values()) > 0.8, cosines
+
+
+def test_indexing_again_does_nothing_unless_told_to(host: Host, indexed: dict[str, Any]) -> None:
+    name = next(iter(ORDINARY))
+    again = facts_of(host.run(workflows.index(name)), "index")
+    assert (again["status"], again["model_evaluations"]) == ("already indexed", 0)
+    assert again["strength"] == indexed[name]["strength"]
+    renewed = facts_of(host.run(workflows.index(name, overwrite=True)), "index")
+    assert (renewed["status"], renewed["model_evaluations"]) == ("indexed", 12 * 12 * 2)
+    assert renewed["strength"] == pytest.approx(indexed[name]["strength"], rel=1e-6)
+    assert renewed["lora_id"] == again["lora_id"] == indexed[name]["lora_id"]
+
+
+def test_the_model_is_unchanged_after_indexing(host: Host, indexed: dict[str, Any]) -> None:
+    before = _picture(host, _base_render("before"))
+    host.run(workflows.index("pencil_sketch.safetensors", overwrite=True, max_prompts=2))
+    host.run(workflows.index("pencil_sketch.safetensors"))
+    assert np.array_equal(before, _picture(host, _base_render("after")))
+
+
+@pytest.mark.parametrize("name", ["pencil_sketch.safetensors", "pink_hearts.safetensors", "mystery_12.safetensors"])
+def test_applying_the_best_match_moves_the_picture_that_way(host: Host, indexed: dict[str, Any], name: str) -> None:
+    label = ORDINARY[name]["label"]
+    without = _saved(host, _base_render("plain"))
+    with_lora = _saved(host, _applied_render(label))
+    moved = miniworld.features(with_lora) - miniworld.features(without)
+    cosines = {other: miniworld.cosine(moved, miniworld.signature(facts["label"])) for other, facts in ORDINARY.items()}
+    assert max(cosines, key=lambda other: cosines[other]) == name
+    assert cosines[name] > 0.3
+
+
+def test_the_name_wired_into_load_lora_renders_the_same_picture(host: Host, indexed: dict[str, Any]) -> None:
+    query = "pixel art"
+    applied = _picture(host, _applied_render(query, trigger=False))
+    workflow = _found(query) | {"load": workflows.load_found_lora()}
+    loaded = _picture(host, workflow | workflows.render("a small house", 7, ["load", 0], ["load", 1], "loaded"))
+    assert np.array_equal(applied, loaded)
+    assert not np.array_equal(applied, _picture(host, _base_render("unlike")))
+
+
+def test_without_an_installed_match_the_branch_is_blocked_with_a_message(host: Host) -> None:
+    query = "an oil painting of a house"
+    workflow = workflows.retrieve("no such thing", create_as="nothing_here")
+    outputs = host.run(workflow)
+    assert facts_of(outputs, "report") == {"query": "no such thing", "matches": []}
+    blocked = workflow | {
+        "checkpoint": workflows.node("CheckpointLoaderSimple", ckpt_name=workflows.CHECKPOINT),
+        "load": workflows.load_found_lora(),
+    }
+    outputs = host.run(blocked | workflows.render(query, 1, ["load", 0], ["load", 1], "blocked"))
+    assert "blocked-save" not in outputs
+
+
+def test_directions_agree_with_the_reference_measurement(host: Host, base: Path) -> None:
+    """The protocol behind the reference metrics, for a LoRA with a trigger word and diffusers' key names."""
+    name = "pink_hearts.safetensors"
+    facts = facts_of(host.run(workflows.index(name, "reference", prompts="miniworld-index", seeds=4)), "index")
+    row = load_database(base / "models" / "carlos" / "reference.parquet").cells(facts["lora_id"])
+    reference = load_database(MINIWORLD / "reference_metrics.parquet", encoder_id="any").to_dataframe().set_index("file_name")
+    assert facts["n_images"] == 256
+    assert miniworld.cosine(row["direction"], reference.direction[name]) >= 0.9999
+    assert facts["strength"] == pytest.approx(reference.strength[name], abs=0.01)
+    assert facts["consistency"] == pytest.approx(reference.consistency[name], abs=0.002)
+
+
+def test_special_loras_come_out_as_what_they_are(host: Host) -> None:
+    nothing = facts_of(host.run(workflows.index("mystery_08.safetensors", "special")), "index")
+    assert (nothing["strength"], nothing["consistency"]) == (0.0, None)
+    assert nothing["notes"] == ["no measurable effect"]
+    strong = facts_of(host.run(workflows.index("mystery_02.safetensors", "special")), "index")
+    assert strong["strength"] > 9.8
+    with pytest.raises(Failed, match="0 of 18 keys in 'mystery_04.safetensors' match"):
+        host.run(workflows.index("mystery_04.safetensors", "special"))
+
+
+def test_a_sidecar_gives_the_id_and_trigger_words_whose_brackets_are_literal(host: Host, base: Path) -> None:
+    folder = base / "models" / "loras" / "styles"
+    folder.mkdir()
+    shutil.copy(MINIWORLD / "loras" / "pencil_sketch.safetensors", folder / "known.safetensors")
+    sidecar = {"id": 123456, "modelId": 77, "trainedWords": ["saber (fate)", "1girl"], "baseModel": "SD 3"}
+    (folder / "known.civitai.info").write_text(json.dumps(sidecar))
+    facts = facts_of(host.run(workflows.index("styles/known.safetensors", "sidecar", max_prompts=2)), "index")
+    assert (facts["lora_id"], facts["file"]) == ("123456", "styles/known.safetensors")
+    workflow = {
+        "checkpoint": workflows.node("CheckpointLoaderSimple", ckpt_name=workflows.CHECKPOINT),
+        **workflows.retrieve("pencil", "sidecar", min_consistency=-1.0),
+        "apply": workflows.node("CarlosApplyLoras", model=["checkpoint", 0], matches=["find", 0], max_loras=1, weight=0.8),
+        "words": workflows.node("PreviewAny", source=["apply", 2]),
+        "stack": workflows.node("PreviewAny", source=["apply", 3]),
+    }
+    outputs = host.run(workflow)
+    assert outputs["words"]["text"] == [r"saber \(fate\), 1girl"]
+    assert json.loads(outputs["stack"]["text"][0]) == [["styles/known.safetensors", 0.8, 0.8]]
+
+
+def _found(query: str) -> workflows.Workflow:
+    return {
+        "checkpoint": workflows.node("CheckpointLoaderSimple", ckpt_name=workflows.CHECKPOINT),
+        **workflows.retrieve(query, top_k=1),
+    }
+
+
+def _applied_render(query: str, *, trigger: bool = True) -> workflows.Workflow:
+    """A picture with the best match applied and, if wanted, its trigger words behind the prompt."""
+    prompt: Any = ["prompt", 0] if trigger else "a small house"
+    return {
+        **_found(query),
+        "apply": workflows.node(
+            "CarlosApplyLoras", model=["checkpoint", 0], clip=["checkpoint", 1], matches=["find", 0], max_loras=1, weight=1.0
+        ),
+        "prompt": workflows.node("StringConcatenate", string_a="a small house", string_b=["apply", 2], delimiter=", "),
+        **workflows.render(prompt, 7, ["apply", 0], ["apply", 1], "applied"),
+    }
+
+
+def _base_render(prefix: str) -> workflows.Workflow:
+    return {
+        "checkpoint": workflows.node("CheckpointLoaderSimple", ckpt_name=workflows.CHECKPOINT),
+        **workflows.render("a small house", 7, ["checkpoint", 0], ["checkpoint", 1], prefix),
+    }
+
+
+def _saved(host: Host, workflow: workflows.Workflow) -> Path:
+    outputs = host.run(workflow)
+    save = next(name for name in outputs if name.endswith("-save"))
+    return host.output_file(outputs[save]["images"][0])
+
+
+def _picture(host: Host, workflow: workflows.Workflow) -> np.ndarray:
+    return np.asarray(Image.open(_saved(host, workflow)).convert("RGB"))

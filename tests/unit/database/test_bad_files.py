@@ -1,0 +1,107 @@
+"""Files that are no good database: each is named, with what is wrong and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from carlos_core.database.database import MetricsDatabase, load_database
+from carlos_core.errors import DatabaseError
+from tests.support.rows import a_row
+
+LIST = pa.list_(pa.float64())
+
+
+def write(path: Path, metadata: dict[str, str] | None = None, **columns: pa.Array | None) -> None:
+    """A good file of two rows, but for what `columns` replace or, with None, leave out."""
+    good = {
+        "lora_id": pa.array(["a", "b"]),
+        "direction": pa.array([[1.0, 2.0], [3.0, 4.0]], LIST),
+        "strength": pa.array([5.0, 6.0]),
+        "consistency": pa.array([0.1, 0.2]),
+    }
+    table = pa.table({name: column for name, column in (good | columns).items() if column is not None})
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+
+
+def good_bytes(path: Path) -> bytes:
+    MetricsDatabase.empty("some encoder", 2).save_parquet(path)
+    database = load_database(path)
+    database.upsert(a_row("a", [1, 2]))
+    database.save_parquet(path)
+    return path.read_bytes()
+
+
+BAD_FILES: dict[str, Callable[[Path], object]] = {
+    "missing": lambda path: None,
+    "a folder": lambda path: path.mkdir(),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("lora_id,direction\n1,2\n" * 50),
+    "half of a file": lambda path: path.write_bytes(good_bytes(path)[: path.stat().st_size // 2]),
+    "a file without its end": lambda path: path.write_bytes(good_bytes(path)[:-5]),
+    "a file without its beginning": lambda path: path.write_bytes(good_bytes(path)[1000:]),
+    "without direction": lambda path: write(path, direction=None),
+    "without strength": lambda path: write(path, strength=None),
+    "without consistency": lambda path: write(path, consistency=None),
+    "without any id": lambda path: write(path, lora_id=None),
+    "NaN in a direction": lambda path: write(path, direction=pa.array([[1.0, 2.0], [float("nan"), 4.0]], LIST)),
+    "infinity in a direction": lambda path: write(path, direction=pa.array([[1.0, 2.0], [float("inf"), 4.0]], LIST)),
+    "null in a direction": lambda path: write(path, direction=pa.array([[1.0, 2.0], [None, 4.0]], LIST)),
+    "no direction in a row": lambda path: write(path, direction=pa.array([[1.0, 2.0], None], LIST)),
+    "ragged directions": lambda path: write(path, direction=pa.array([[1.0, 2.0], [3.0]], LIST)),
+    "directions that are numbers": lambda path: write(path, direction=pa.array([1.0, 2.0])),
+    "directions of words": lambda path: write(path, direction=pa.array([["up", "down"], ["left", "right"]])),
+    "an id twice": lambda path: write(path, lora_id=pa.array(["a", "a"])),
+    "an id twice, as numbers": lambda path: write(path, lora_id=None, version_id=pa.array([7, 7])),
+    "no id in a row": lambda path: write(path, lora_id=pa.array(["a", None])),
+    "an empty id": lambda path: write(path, lora_id=pa.array(["a", ""])),
+    "no strength in a row": lambda path: write(path, strength=pa.array([5.0, None])),
+    "NaN strength": lambda path: write(path, strength=pa.array([5.0, float("nan")])),
+    "strength in words": lambda path: write(path, strength=pa.array(["strong", "weak"])),
+    "a newer schema": lambda path: write(path, metadata={"carlos.schema_version": "2"}),
+    "damaged metadata": lambda path: write(path, metadata={"carlos.protocols": '{"quick": '}),
+    "a schema version that is no number": lambda path: write(path, metadata={"carlos.schema_version": '"two"'}),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_a_bad_file_is_refused_by_name_in_two_sentences(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "my rows.parquet"
+    BAD_FILES[kind](path)
+    with pytest.raises(DatabaseError) as caught:
+        load_database(path)
+    assert "my rows.parquet" in str(caught.value)
+    for sentence in (caught.value.what, caught.value.hint):
+        assert sentence.endswith(".")
+        assert "\n" not in sentence
+
+
+def test_the_file_that_the_bad_ones_are_made_from_is_good(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet")
+    assert load_database(tmp_path / "a.parquet").column("direction") == [[1.0, 2.0], [3.0, 4.0]]
+    write(tmp_path / "b.parquet", metadata={"carlos.schema_version": "1"})
+    assert len(load_database(tmp_path / "b.parquet")) == 2
+    (tmp_path / "c.parquet").write_bytes(good_bytes(tmp_path / "c.parquet"))
+    assert len(load_database(tmp_path / "c.parquet")) == 1
+
+
+def test_a_newer_schema_is_told_from_damage(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", metadata={"carlos.schema_version": "99"})
+    with pytest.raises(DatabaseError, match="newer version.*Update CARLoS"):
+        load_database(tmp_path / "a.parquet")
+
+
+def test_an_id_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", lora_id=pa.array(["the double", "the double"]))
+    with pytest.raises(DatabaseError, match="the double"):
+        load_database(tmp_path / "a.parquet")
+
+
+def test_columns_that_lack_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", strength=None, direction=None)
+    with pytest.raises(DatabaseError, match="direction, strength"):
+        load_database(tmp_path / "a.parquet")

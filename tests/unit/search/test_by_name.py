@@ -1,0 +1,107 @@
+"""LoRAs by what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.published import load_bundled_database
+from carlos_core.errors import RetrievalError
+from carlos_core.search.by_name import find_named as find_named_among
+from carlos_core.search.limits import SearchLimits
+from carlos_core.search.matches import Matches
+from tests.support.rows import a_row
+
+
+def find_named(
+    database: MetricsDatabase, name: str, *, top_k: int, installed: Mapping[str, str] | None = None, **limits: Any
+) -> Matches:
+    return find_named_among(database, name, top_k=top_k, limits=SearchLimits(**limits), installed=installed or {})
+
+
+def library(*rows: tuple[str, dict[str, Any]]) -> MetricsDatabase:
+    database = MetricsDatabase.empty("some encoder", dimension=4)
+    for lora_id, facts in rows:
+        database.upsert(a_row(lora_id, **facts))
+    return database
+
+
+def found(database: MetricsDatabase, name: str, **choice: Any) -> list[str]:
+    return [match.lora_id for match in find_named(database, name, **{"top_k": 10, **choice}).items]  # type: ignore[arg-type]
+
+
+LIBRARY = library(
+    ("1", {"file_name": "styles/PixelArt_v2.safetensors"}),
+    ("2", {"model_name": "Pixel Art"}),
+    ("3", {"model_name": "Aquarelle légère", "trigger_words": ("lavis", "pixel art")}),
+    ("4", {"model_name": "Straße bei Nacht", "file_name": "nacht.safetensors"}),
+    ("555777", {"model_name": "水彩画"}),
+)
+
+
+@pytest.mark.parametrize("name", ["pixel art", "PIXEL ART", "art pixel", "pixel-art", "pixelart", "  Pixel,  art!"])
+def test_words_are_found_in_any_order_case_and_spelling(name: str) -> None:
+    assert set(found(LIBRARY, name)) == {"1", "2", "3"}
+
+
+def test_the_name_that_is_asked_for_whole_comes_first() -> None:
+    matches = find_named(LIBRARY, "pixel art", top_k=10)
+    assert [match.score for match in matches.items][:2] == [1.0, 1.0]
+    assert [match.lora_id for match in matches.items] == ["2", "3", "1"]
+    # "stylespixelartv2safetensors" has 27 letters and digits, 8 of them asked for.
+    assert matches.items[2].score == pytest.approx(8 / 27)
+    assert [match.rank for match in matches.items] == [1, 2, 3]
+
+
+def test_accents_ligatures_scripts_and_ids() -> None:
+    assert found(LIBRARY, "legere AQUARELLE") == ["3"]
+    assert found(LIBRARY, "Légère") == ["3"]
+    assert found(LIBRARY, "strasse") == ["4"]
+    assert found(LIBRARY, "水彩") == ["555777"]
+    assert found(LIBRARY, "555777") == ["555777"]
+    assert found(LIBRARY, "lavis") == ["3"]
+
+
+def test_all_words_must_be_there_but_in_any_of_the_names() -> None:
+    assert found(LIBRARY, "pixel oil") == []
+    assert found(LIBRARY, "aquarelle lavis") == ["3"]
+    nothing = find_named(LIBRARY, "pixel oil", top_k=3)
+    assert nothing.reason == "No LoRA's name, file, id or trigger words hold all of: pixel, oil."
+    assert nothing.signature is None
+
+
+def test_families_and_installed_files_can_be_asked_for_alone() -> None:
+    database = library(("a", {"model_name": "snow", "base_model": "SDXL"}), ("b", {"model_name": "snow", "base_model": "Pony"}))
+    assert found(database, "snow", base_model="SDXL") == ["a"]
+    assert found(database, "snow", installed={"b": "b.safetensors"}, installed_only=True) == ["b"]
+    assert find_named(database, "snow", top_k=5, installed={"b": "b.safetensors"}).items[1].file == "b.safetensors"
+
+
+def test_the_signature_is_the_mean_of_what_was_found_each_counting_the_same() -> None:
+    database = library(
+        ("a", {"model_name": "snow", "direction": [4, 0, 0, 0]}),
+        ("b", {"model_name": "snow", "direction": [0, 0.5, 0, 0]}),
+        ("c", {"model_name": "snow", "direction": [0, 0, 0, 0]}),
+        ("d", {"model_name": "fog", "direction": [0, 0, 1, 0]}),
+    )
+    signature = find_named(database, "snow", top_k=5).signature
+    assert signature is not None
+    np.testing.assert_allclose(signature.numpy(), [0.5, 0.5, 0, 0])
+
+
+def test_a_name_in_the_published_database_is_that_of_a_row() -> None:
+    database = load_bundled_database()
+    lora_id = str(database.column("lora_id")[17])
+    assert found(database, lora_id, top_k=1) == [lora_id]
+
+
+@pytest.mark.parametrize(
+    ("name", "top_k", "says"), [("", 5, "name is empty"), (" -/ ", 5, "name is empty"), ("a", 0, "top_k is 0")]
+)
+def test_what_makes_no_sense_is_refused(name: str, top_k: int, says: str) -> None:
+    with pytest.raises(RetrievalError, match=says):
+        find_named(LIBRARY, name, top_k=top_k)
