@@ -34,7 +34,7 @@ class MetricsError(CarlosError):
 
 
 class LoraError(CarlosError):
-    """A LoRA file is missing, is no safetensors file, or does not fit the model."""
+    """A LoRA file is missing, is not a safetensors file, or does not fit the model."""
 
 
 class GenerationError(CarlosError):

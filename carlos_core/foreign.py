@@ -13,7 +13,7 @@ def whole_text(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text to be shown: what is no character (of a file name, say) as its number."""
+    """Text to be shown: what is not a character (of a file name, say) as its number."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -84,7 +84,7 @@ class ForeignFacts:
 
     def _of(self, key: str, kind: Any) -> Any:
         value = self._content.get(key)
-        # In JSON, yes is no number.
+        # In JSON, yes is not a number.
         if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
             return value
         if value is not None:

@@ -102,7 +102,7 @@ class Generator(Protocol):
     def check_lora(self, lora: LoraUse) -> LoraFit: ...
 
     def prepare(self, jobs: Sequence[Job]) -> None:
-        """Told what will be asked for next: a chance to do in one go what would be dear batch by batch."""
+        """Called with what will be asked for next: a chance to do in one go what would be expensive batch by batch."""
 
     def generate(self, jobs: Sequence[Job], on_progress: OnProgress | None = None) -> Generated:
         """Make pictures. on_progress is called after each sampler step: steps done and steps in all, all pictures together."""

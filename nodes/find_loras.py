@@ -113,7 +113,7 @@ class CarlosSimilarLoras(io.ComfyNode):
     def execute(cls, database: MetricsDatabase, lora_id: str, lora_name: str = BY_ID, **settings: Any) -> io.NodeOutput:
         lora_id = lora_id.strip() if lora_name == BY_ID else _id_of(database, lora_name)
         signature = queries.like_lora(database, lora_id)
-        # The LoRA itself is no answer.
+        # The LoRA itself is not an answer.
         return matches.found(database, f"like {lora_id}", signature, exclude=frozenset({lora_id}), **settings)
 
 

@@ -8,6 +8,7 @@ from comfy_api.latest import io, ui
 
 from .. import carlos_core as carlos
 from ..carlos_core.civitai.versions import FAILED, NOT_FOUND, REFRESHED, STATUSES, UNCHANGED
+from .common.own_database import own_database
 from .common.report import report, table
 from .common.sockets import CarlosDb
 from .host import civitai
@@ -44,7 +45,7 @@ class CarlosRefreshMetadata(io.ComfyNode):
 
     @classmethod
     def execute(cls, database: MetricsDatabase, only_missing: bool, max_rows: int) -> io.NodeOutput:
-        path = carlos.DatabaseFile.of(database).path
+        path = own_database(database).path
         progress = NodeProgress(cls.hidden.unique_id)
         rows = carlos.refresh_metadata(
             path, civitai.client(progress), only_missing=only_missing, max_rows=max_rows, on_progress=progress

@@ -6,7 +6,7 @@ import pytest
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Skipped tests of the real host are no footnote."""
+    """Skipped tests of the real host must be seen."""
     left_out = [report for report in terminalreporter.stats.get("skipped", []) if "comfyui" in report.keywords]
     if left_out:
         reason = left_out[0].longrepr[2] if isinstance(left_out[0].longrepr, tuple) else str(left_out[0].longrepr)

@@ -74,14 +74,14 @@ def bases_from_environment() -> tuple[str, ...]:
 
 
 def origin_of(url: str) -> Origin:
-    """Scheme, host and port. Raises CivitaiError for what is no web address."""
+    """Scheme, host and port. Raises CivitaiError for what is not a web address."""
     try:
         parts = urlsplit(url)
         scheme, host, port = parts.scheme.lower(), (parts.hostname or "").lower(), parts.port
     except ValueError:
         scheme, host, port = "", "", None
     if scheme not in _PORTS or not host:
-        raise CivitaiError("CivitAI's answer names something that is no web address.", "Try again later.")
+        raise CivitaiError("CivitAI's answer names something that is not a web address.", "Try again later.")
     return scheme, host, port or _PORTS[scheme]
 
 

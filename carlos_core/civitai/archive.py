@@ -33,7 +33,7 @@ def lora_in(archive: Path) -> zipfile.ZipInfo:
         with zipfile.ZipFile(archive) as opened:
             entries = opened.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
-        raise CivitaiError("What CivitAI calls a ZIP is none, or a damaged one.", "Try again later.") from error
+        raise CivitaiError("What CivitAI calls a ZIP is not one, or is damaged.", "Try again later.") from error
     if len(entries) > _MAX_ENTRIES:
         raise CivitaiError(f"The ZIP holds {len(entries)} files.", _BY_HAND)
     for entry in entries:

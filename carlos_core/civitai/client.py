@@ -95,7 +95,7 @@ class CivitaiClient:
         )
         if not isinstance(content, list):
             raise CivitaiOddAnswer(
-                "CivitAI's answer to a list of hashes is no list.", "Try again later; if it stays, update CARLoS."
+                "CivitAI's answer to a list of hashes is not a list.", "Try again later; if it stays, update CARLoS."
             )
         wanted = set(hashes)
         found: dict[str, Version | CivitaiOddAnswer] = {}
@@ -130,12 +130,12 @@ class CivitaiClient:
             return json.loads(self._transport.text_of(response))
         except (ValueError, RecursionError):
             raise CivitaiOddAnswer(
-                f"CivitAI's answer about {subject} is no JSON.",
+                f"CivitAI's answer about {subject} is not JSON.",
                 "Try again later, and check that no login page of a network is in between.",
             ) from None
 
 
 def _checked_hash(sha256: str) -> str:
     if not is_sha256(sha256):
-        raise CivitaiError(f"{sha256!r} is no sha256.", "Give 64 hexadecimal digits.")
+        raise CivitaiError(f"{sha256!r} is not a sha256.", "Give 64 hexadecimal digits.")
     return sha256

@@ -46,7 +46,7 @@ class Download:
         """Raises CivitaiError for a file that is of another kind, or that cannot be checked."""
         if not (file.is_safetensors or file.is_zip):
             raise CivitaiError(
-                f"{file.name!r} of version {file.version_id} is no safetensors file.",
+                f"{file.name!r} of version {file.version_id} is not a safetensors file.",
                 "Other formats can run code when they are loaded and are not taken; choose another version.",
             )
         if file.sha256 is None or not file.download_url:
@@ -183,7 +183,7 @@ class Download:
             read_header(complete)
         except (LoraError, RecursionError) as error:
             raise _WrongContent(
-                f"{name} is no safetensors file, whatever its name says; it was deleted.", "Choose another version."
+                f"{name} is not a safetensors file, whatever its name says; it was deleted.", "Choose another version."
             ) from error
         found = self._same_file(name, sha256_of(complete))
         if found is None:

@@ -26,7 +26,7 @@ class ApiKey:
         """Raises CivitaiError for what cannot be a key; the message does not repeat it."""
         # Also because requests quotes a header that it refuses.
         if not re.fullmatch(r"[!-~]{8,256}", secret):
-            raise CivitaiError("The CivitAI key is no key: 8 to 256 letters and digits without blanks.", HOW_TO_GIVE_A_KEY)
+            raise CivitaiError("The CivitAI key is not a key: 8 to 256 letters and digits without blanks.", HOW_TO_GIVE_A_KEY)
         self._secret = secret
 
     def __repr__(self) -> str:
@@ -48,7 +48,7 @@ class ApiKey:
 def find_key(key_file: Path | None = None) -> ApiKey | None:
     """The key of the environment variable CIVITAI_API_KEY, else of `key_file`, else None.
 
-    Raises CivitaiError if there is something that is no key, or a file that cannot be read.
+    Raises CivitaiError if there is something that is not a key, or a file that cannot be read.
     """
     secret = os.environ.get(KEY_VARIABLE, "").strip()
     if not secret and key_file is not None and key_file.is_file():

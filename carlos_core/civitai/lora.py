@@ -29,7 +29,7 @@ class CivitaiLora:
     def __init__(self, model_id: str | int | None, version_id: str | int | None, client: Callable[[], CivitaiClient]) -> None:
         """model_id alone stands for its newest version that has a LoRA file. client: called once, before the first question.
 
-        Raises CivitaiError if neither id is given, or one is no number.
+        Raises CivitaiError if neither id is given, or one is not a number.
         """
         self._model_id, self._version_id = _id_of(model_id, "model id"), _id_of(version_id, "version id")
         self._make_client = client
@@ -76,7 +76,7 @@ class CivitaiLora:
 def lora_file_of(version: Version, file_id: int | None = None) -> VersionFile:
     """The file with this id, else the primary safetensors file, else the first one, else a ZIP.
 
-    Raises CivitaiError if there is none, or if the version is no LoRA or is not to be downloaded.
+    Raises CivitaiError if there is none, or if the version is not a LoRA or is not to be downloaded.
     """
     noun = f"Version {version.version_id}"
     if version.model_type is not None and version.model_type not in LORA_TYPES:
@@ -104,7 +104,7 @@ def lora_file_of(version: Version, file_id: int | None = None) -> VersionFile:
 
 
 def _id_of(text: str | int | None, noun: str) -> int | None:
-    """An id as a user typed it, None if it is blank. Raises CivitaiError if it is no whole number."""
+    """An id as a user typed it, None if it is blank. Raises CivitaiError if it is not a whole number."""
     digits = str(text if text is not None else "").strip()
     if not digits:
         return None

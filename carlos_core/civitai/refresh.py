@@ -10,6 +10,7 @@ from typing import Any
 
 from ..database.database import MetricsDatabase, change_database, load_database
 from ..database.published import BUNDLED_PATH
+from ..database.target import OWN_COPY
 from ..errors import CivitaiError, CivitaiNotFound, CivitaiOddAnswer, DatabaseError
 from ..loras.family import family_of_name
 from ..progress import OnProgress, Progress
@@ -62,7 +63,7 @@ def refresh_metadata(
     looked up, DatabaseError if the file cannot be read or saved, or is the bundled one.
     """
     if path.resolve() == BUNDLED_PATH.resolve():
-        raise DatabaseError("The bundled database is read-only.", "Make a copy of your own with copy_bundled_database.")
+        raise DatabaseError("The bundled database is read-only.", OWN_COPY)
     rows = _rows(load_database(path), only_missing)[: max_rows or None]
     results: dict[str, RefreshedRow] = {}
     pending: dict[str, Version] = {}

@@ -9,7 +9,7 @@ UNAUTHORISED, FORBIDDEN, NOT_FOUND, GONE, UNAVAILABLE_FOR_LEGAL_REASONS = 401, 4
 
 
 def refusal(status: int, subject: str, *, has_key: bool, early_access_until: str | None = None) -> CivitaiError:
-    """The error for a status that is no success. subject: what was asked for, such as "version 5".
+    """The error for a status that is not a success. subject: what was asked for, such as "version 5".
 
     early_access_until: as in `versions.VersionFile`.
     """

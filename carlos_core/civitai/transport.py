@@ -128,7 +128,7 @@ class Transport:
         except ValueError:
             target = ""
         if not target or (self.key is not None and self.key.redacted(target) != target):
-            raise CivitaiError("CivitAI sends us on to something that is no usable web address.", "Try again later.")
+            raise CivitaiError("CivitAI sends us on to something that is not a usable web address.", "Try again later.")
         return target
 
     def _send(self, method: str, url: str, headers: dict[str, str], json: Any, stream: bool) -> requests.Response:

@@ -62,7 +62,7 @@ def load_encoder_parts(
     if "@" in encoder_id:
         return _load_local(encoder_id, search)
     if "/" not in encoder_id:
-        raise EncoderError(f"{encoder_id!r} is no encoder id.", 'Use "<open_clip model>/<tag>" or "<name>@<12 hex>".')
+        raise EncoderError(f"{encoder_id!r} is not an encoder id.", 'Use "<open_clip model>/<tag>" or "<name>@<12 hex>".')
     return _load_pretrained(encoder_id, search, on_progress)
 
 
@@ -102,7 +102,7 @@ def _load_local(encoder_id: str, folders: Sequence[Path]) -> EncoderParts:
             open_clip.add_model_config(path)
     if registered not in open_clip.list_models():
         raise EncoderError(
-            f"{local.config.name} is no open_clip model config.", 'It needs "embed_dim", "vision_cfg" and "text_cfg".'
+            f"{local.config.name} is not an open_clip model config.", 'It needs "embed_dim", "vision_cfg" and "text_cfg".'
         )
     try:
         with _without_open_clips_log():

@@ -50,7 +50,7 @@ class LocalEncoder:
             return int(json.loads(self.config.read_text(encoding="utf-8"))["embed_dim"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise EncoderError(
-                f"{self.config.name} is no open_clip model config ({error!r}).",
+                f"{self.config.name} is not an open_clip model config ({error!r}).",
                 'It needs "embed_dim", "vision_cfg" and "text_cfg".',
             ) from error
 
@@ -185,7 +185,7 @@ def check_safetensors(path: Path, name: str) -> None:
         with safe_open(path, framework="pt") as file:
             file.keys()
     except (SafetensorError, OSError) as error:
-        raise EncoderError(f"{name} is no safetensors file ({error}).", "Delete it and get it again.") from error
+        raise EncoderError(f"{name} is not a safetensors file ({error}).", "Delete it and get it again.") from error
 
 
 def _announced_sha256(response: Any) -> str | None:

@@ -117,7 +117,7 @@ class ComfyGenerator:
         self._compression = int(vae.spacial_compression_encode())
         if self.width % self._compression or self.height % self._compression:
             raise GenerationError(
-                f"{self.width} x {self.height} is no size for this VAE.", f"Choose multiples of {self._compression}."
+                f"{self.width} x {self.height} is not a size for this VAE.", f"Choose multiples of {self._compression}."
             )
         self._sides: dict[tuple[LoraUse, ...], _Side] = {}
         self._max_batch: int | None = None
@@ -281,7 +281,7 @@ class ComfyGenerator:
             encoded = side.clip.encode_from_tokens_scheduled(side.clip.tokenize(text))
             if len(encoded) != 1:
                 raise GenerationError(
-                    "This CLIP has a schedule of its own (hooks), so that a prompt is no single conditioning.",
+                    "This CLIP has a schedule of its own (hooks), so that a prompt is not a single conditioning.",
                     "Index with the CLIP as the checkpoint loader gives it.",
                 )
             conditioning = (encoded[0][0], encoded[0][1])

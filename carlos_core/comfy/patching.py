@@ -58,7 +58,7 @@ def apply_lora(
     if model is not None:
         clone = model.clone()
         patched_model = set(clone.add_patches(fitting.patches, weight))
-        # An untouched one is passed on as it is: a clone would be loaded anew, and its texts encoded again.
+        # An untouched one is passed on as it is: a clone would be loaded again, and its texts encoded again.
         model = clone if patched_model else model
     if clip is not None:
         clone = clip.clone()

@@ -82,7 +82,7 @@ def normalised(table: pa.Table, source: str) -> pa.Table:
         missing.append("lora_id")
     if missing:
         raise DatabaseError(
-            f"{source} is no metrics database: it lacks {', '.join(missing)}.",
+            f"{source} is not a metrics database: it lacks {', '.join(missing)}.",
             "Choose a file written by CARLoS or by the reference package.",
         )
     columns = {name: table[name] for name in table.column_names}
@@ -121,7 +121,7 @@ def _check_values(table: pa.Table, source: str) -> None:
         )
     strength = table["strength"]
     if strength.null_count or not pc.all(pc.is_finite(strength), min_count=0).as_py():
-        raise DatabaseError(f"{source} has rows whose strength is no number.", "Index these LoRAs again.")
+        raise DatabaseError(f"{source} has rows whose strength is not a number.", "Index these LoRAs again.")
 
 
 def direction_matrix(column: pa.ChunkedArray, source: str) -> np.ndarray:
@@ -143,7 +143,7 @@ def direction_matrix(column: pa.ChunkedArray, source: str) -> np.ndarray:
     try:
         values = pc.list_flatten(column).cast(pa.float64()).to_numpy()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DatabaseError(f"The directions of {source} are no numbers ({error}).", "Choose another file.") from error
+        raise DatabaseError(f"The directions of {source} are not numbers ({error}).", "Choose another file.") from error
     directions = values.astype(np.float32).reshape(len(column), dimension)
     broken = int((~np.isfinite(directions).all(axis=1)).sum())
     if broken:
@@ -181,7 +181,7 @@ def table_of(record: LoraRecord, schema: pa.Schema, extra: Mapping[str, Any] = M
 
 
 def check_storable(record: LoraRecord) -> None:
-    """Raises DatabaseError for a row whose facts have no place in a file: text that is no Unicode, numbers that are too large."""
+    """Raises DatabaseError for a row whose facts have no place in a file: text that is not Unicode, numbers too large."""
     try:
         table_of(record, empty_table(len(record.direction)).schema)
     except (ValueError, OverflowError) as error:  # Arrow's own errors about values are ValueErrors

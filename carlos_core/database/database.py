@@ -146,7 +146,7 @@ class MetricsDatabase:
         Raises DatabaseError for a read-only database, another encoder, a wrong dimension or a direction that is not finite.
         """
         if self.read_only:
-            raise DatabaseError(f"{self.name} is read-only.", "Make a writable copy first (create_as in Metrics DB Loader).")
+            raise DatabaseError(f"{self.name} is read-only.", "Make a copy of your own first, and change that (copy).")
         if record.encoder_id is not None and record.encoder_id != self.encoder_id:
             raise DatabaseError(
                 f"A row measured with {record.encoder_id} does not belong among rows of {self.encoder_id}.",

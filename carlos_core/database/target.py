@@ -24,6 +24,9 @@ class Target(Protocol):
         ...
 
 
+OWN_COPY = "Make a copy of your own with copy_bundled_database."
+
+
 @dataclass(frozen=True)
 class DatabaseFile:
     """A database file: each change is saved, and other processes' changes are kept."""
@@ -40,9 +43,9 @@ class DatabaseFile:
     def of(cls, database: MetricsDatabase) -> DatabaseFile:
         """The file of a database. Raises DatabaseError, before anything is generated, if rows cannot be saved to it."""
         if database.read_only:
-            raise DatabaseError("The bundled database is read-only.", "Type a name into create_as of Metrics DB Loader.")
+            raise DatabaseError("The bundled database is read-only.", OWN_COPY)
         if database.path is None:
-            raise DatabaseError("This database has no file to save to.", "Type a name into create_as of Metrics DB Loader.")
+            raise DatabaseError("This database has no file to save to.", "Save it first (save_parquet).")
         return cls(database.path)
 
 

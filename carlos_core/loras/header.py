@@ -33,6 +33,6 @@ def read_header(path: Path) -> Header:
         ) from error
     except (SafetensorError, ValueError) as error:
         raise LoraError(
-            f"{name} is no safetensors file, or a part of it is missing ({printable(str(error))}).",
+            f"{name} is not a safetensors file, or a part of it is missing ({printable(str(error))}).",
             "Download it again, as .safetensors.",
         ) from error

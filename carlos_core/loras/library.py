@@ -229,7 +229,7 @@ def _why_no_file(path: Path) -> str:
     if path.is_symlink() and not path.exists():
         return "is a link to a file that is not there. Connect its drive, or delete the link."
     if os.path.lexists(path):
-        return "is no ordinary file. Put the LoRA itself in its place."
+        return "is not an ordinary file. Put the LoRA itself in its place."
     return "is not there. Check that it was not moved or deleted."
 
 

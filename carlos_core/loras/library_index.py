@@ -1,7 +1,7 @@
 """What earlier scans found out about LoRA files, kept in one SQLite file.
 
 SQLite, because what was hashed must survive a kill at any moment, and two ComfyUI processes may scan at once. The file holds
-nothing that cannot be read from the LoRAs again: damaged, it is made anew; locked or not writable, the scan goes on without it.
+nothing that cannot be read from the LoRAs again: damaged, it is made again; locked or not writable, the scan goes on without it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..records import LoraMetadata
 logger = logging.getLogger(__name__)
 
 _VERSION = 1
-"""Of the table and of what is read from a file: an index of another version is made anew."""
+"""Of the table and of what is read from a file: an index of another version is made again."""
 
 _TIMEOUT_S = 10.0
 _SINGLE_LOOKUPS = 200
@@ -99,7 +99,7 @@ class LibraryIndex:
                 logger.warning("carlos: the index of LoRA files %s cannot be used now: %s", self._path.name, error)
                 return otherwise
             except sqlite3.DatabaseError as error:
-                logger.warning("carlos: the index of LoRA files %s is damaged and made anew: %s", self._path.name, error)
+                logger.warning("carlos: the index of LoRA files %s is damaged and made again: %s", self._path.name, error)
                 self._discard()
         return otherwise
 

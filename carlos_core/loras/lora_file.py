@@ -46,7 +46,7 @@ class LoraFile:
 def read_facts(path: Path) -> tuple[LoraMetadata, str]:
     """What sidecar and header of a LoRA say, and what of that cannot be read, as a sentence (else empty).
 
-    Raises LoraError if the file is missing or is no safetensors file.
+    Raises LoraError if the file is missing or is not a safetensors file.
     """
     header = read_header(path)
     problems: list[str] = []
@@ -65,7 +65,7 @@ def read_facts(path: Path) -> tuple[LoraMetadata, str]:
 def read_lora_file(path: str | Path, name: str | None = None) -> LoraFile:
     """Read header and sidecar of a LoRA and hash it. name: default is the file's own.
 
-    Raises LoraError if the file is missing or is no safetensors file.
+    Raises LoraError if the file is missing or is not a safetensors file.
     """
     path = Path(path)
     metadata, _ = read_facts(path)

@@ -57,7 +57,7 @@ def resolve(rows: Iterable[LoraIdentity], files: Files) -> dict[str, Resolved]:
     What tells most is asked first: the hash of the content; the CivitAI version in a sidecar; the CivitAI model, for rows that
     know neither hash nor version and if one file alone has it; the file name. Of several files with the same content or
     version the row's own is taken, else the one with the shortest name (then the alphabetically first). A name counts where
-    the row says, else in any one other folder. It is no match if hash or version of the file are known to be others: then the
+    the row says, else in any one other folder. It is not a match if hash or version of the file are known to be others: then the
     file was replaced. Between several files of a mere name nothing is chosen.
     """
     found = {}

@@ -64,7 +64,7 @@ def metadata_of_version(facts: ForeignFacts) -> LoraMetadata:
         trigger_words=facts.words("trainedWords"),
         nsfw_level=facts.number("nsfwLevel", bits=32),
         download_count=facts.part("stats").number("downloadCount"),
-        # The first of CivitAI's pictures that is no film.
+        # The first of CivitAI's pictures that is not a video.
         preview_url=next(filter(None, stills), None),
     )
 

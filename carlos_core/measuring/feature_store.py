@@ -187,7 +187,9 @@ class FeatureStore:
         if not self._end:
             if not content.startswith(self._header):
                 if not self._header.startswith(content):
-                    raise IndexingError(f"{self.path} is no journal of this version.", "Delete it: its pictures are made again.")
+                    raise IndexingError(
+                        f"{self.path} is not a journal of this version.", "Delete it: its pictures are made again."
+                    )
                 return
             content = content[len(self._header) :]
             self._end = len(self._header)
@@ -223,7 +225,7 @@ def mean_features(folder: Path, encoder_id: str) -> np.ndarray | None:
             identity = json.loads(content[start:end])
             encoder, record = identity["encoder"], _record_of(identity["dimension"])
         except (struct.error, ValueError, KeyError, TypeError, RecursionError):
-            logger.warning("carlos: %s is no journal of this version", path.name)
+            logger.warning("carlos: %s is not a journal of this version", path.name)
             continue
         if encoder == encoder_id:
             for _, entry in _records(content, end, record, path.name):

@@ -143,7 +143,7 @@ class Indexer:
                 yield Failure(shown, str(error) or type(error).__name__)
 
     def is_covered(self, row: MeasuredRow, database: MetricsDatabase) -> bool:
-        """Whether a row makes measuring its LoRA superfluous."""
+        """Whether a row makes measuring its LoRA unnecessary."""
         return not self.overwrite and self._covering_preset(row, database) is not None
 
     def wants_sweep(self, row: MeasuredRow) -> bool:
@@ -172,7 +172,7 @@ class Indexer:
         )
 
     def _covering(self, database: MetricsDatabase, lora_id: str) -> tuple[LoraRecord | None, str | None]:
-        """A LoRA's row, and the preset that makes measuring it again superfluous; None if there is none."""
+        """A LoRA's row, and the preset that makes measuring it again unnecessary; None if there is none."""
         row = database.row(lora_id)
         if row is None or self.overwrite:
             return row, None

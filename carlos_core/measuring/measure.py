@@ -161,7 +161,7 @@ def _topic_effect(name: str, metrics: LoraMetrics) -> TopicEffect:
 def _check_storable(lora: LoraFile, dimension: int) -> None:
     """Raises LoraError, before any picture is made, for a LoRA whose row could not be saved afterwards."""
     if whole_text(lora.name) != lora.name:
-        raise LoraError(f"The file name {printable(lora.name)} is no valid text (UTF-8).", "Rename the file.")
+        raise LoraError(f"The file name {printable(lora.name)} is not valid text (UTF-8).", "Rename the file.")
     row = LoraRecord(
         lora_id=lora.lora_id,
         metadata=lora.metadata,

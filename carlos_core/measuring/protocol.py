@@ -48,7 +48,7 @@ class Protocol:
         return trigger_words if self.trigger_rule == TRIGGERS_ON_BOTH_SIDES else ()
 
     def covering(self, row: MeasuredRow, protocols: Mapping[str, Any], n_images: int) -> str | None:
-        """Whether a row makes measuring its LoRA by this protocol with `n_images` pictures superfluous.
+        """Whether a row makes measuring its LoRA by this protocol with `n_images` pictures unnecessary.
 
         protocols: those of the row's database, by id. Returns the covering preset's name (the same or a fuller one), None if the
         LoRA must be measured. A row of the same protocol covers as many pictures as it has; `quick` < `standard` < `paper`

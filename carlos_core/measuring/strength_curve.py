@@ -114,8 +114,8 @@ def suggested_weight(curve: Sequence[CurvePoint], target_strength: float = TARGE
     reaches the target. It never leaves the weights that were measured: a LoRA that is stronger at all of them gets the
     smallest, a weaker one the largest. From the weight of the best alignment on, it ends before the first weight whose
     alignment is less than `NEAR_BEST` of the best: there the picture breaks, or the LoRA does something else. Below that weight
-    a poor alignment is no limit: the row of a LoRA that is too strong points to its broken pictures. None if that is not known:
-    no curve, or no weight at which the LoRA moves pictures in the row's direction.
+    a poor alignment is not a limit: the row of a LoRA that is too strong points to its broken pictures. None if that is not
+    known: no curve, or no weight at which the LoRA moves pictures in the row's direction.
     """
     end = _aligned_end(curve)
     if end == 0:

@@ -86,13 +86,13 @@ def load_prompt_set(path: str | Path) -> PromptSet:
 
 def _checked_list(texts: object) -> list[object]:
     if not isinstance(texts, list):
-        raise TypeError(f"{texts!r} is no list of prompts")
+        raise TypeError(f"{texts!r} is not a list of prompts")
     return texts
 
 
 def _checked_text(text: object) -> str:
     if not isinstance(text, str) or not text.strip() or whole_text(text) != text:
-        raise ValueError(f"{text!a} is no prompt")
+        raise ValueError(f"{text!a} is not a prompt")
     return text.strip()
 
 

@@ -107,7 +107,7 @@ def select(query: str, search: Search, rules: ChoiceRules, max_strength: float =
 def _check(rules: ChoiceRules) -> None:
     for value, choices in ((rules.mode, MODES), (rules.min_confidence, CONFIDENCES)):
         if value not in choices:
-            raise RetrievalError(f"{value!r} is no way to choose LoRAs.", f"Choose one of {', '.join(choices)}.")
+            raise RetrievalError(f"{value!r} is not a way to choose LoRAs.", f"Choose one of {', '.join(choices)}.")
     if rules.max_loras < 1 or not rules.strength_budget > 0:
         raise RetrievalError(
             f"{rules.max_loras} LoRAs with a budget of {rules.strength_budget:g}.", "Allow at least 1 LoRA and some weight."

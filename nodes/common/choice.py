@@ -32,11 +32,11 @@ def _entries(text: str) -> list[dict[str, Any]]:
     try:
         parsed = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise LoraError(f"choice is no JSON ({error}).", 'Paste the array behind "choice" of an earlier report.') from error
+        raise LoraError(f"choice is not JSON ({error}).", 'Paste the array behind "choice" of an earlier report.') from error
     entries = parsed.get("choice") if isinstance(parsed, dict) else parsed
     if not isinstance(entries, list) or len(entries) > _MAX_LORAS or not all(_is_entry(entry) for entry in entries):
         raise LoraError(
-            "choice is no list of LoRAs with their weights.",
+            "choice is not a list of LoRAs with their weights.",
             'Each needs "lora_id" or "file", and a "weight", as in an earlier report.',
         )
     return entries

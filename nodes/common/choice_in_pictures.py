@@ -74,7 +74,7 @@ def add_known(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def register() -> None:
-    """Hear of each prompt, where there is a server."""
+    """Be called with each prompt, where there is a server."""
     server = prompt_server.running()
     if server is not None and add_known not in server.on_prompt_handlers:
         server.add_on_prompt_handler(add_known)

@@ -19,6 +19,7 @@ from ...carlos_core.prompts.prompt_set import PromptSet, default_index_prompts
 from ..host import folders, runtime
 from ..host.lora_folder import ListedLoras
 from ..host.progress import NodeProgress
+from .own_database import own_database
 from .report import number, table
 from .sockets import CarlosDb
 
@@ -97,7 +98,7 @@ def indexer_of(*, model: Any, clip: Any, vae: Any, database: Any, **settings: An
     folders.check_choice(settings["scheduler"], comfy.samplers.KSampler.SCHEDULERS, "scheduler")
     folders.check_choice(settings["triggers"], TRIGGER_RULES, "trigger rule")
     _check_whole(clip, vae)
-    target = carlos.DatabaseFile.of(database)
+    target = own_database(database)
     prompts = folders.prompt_set(settings["prompts"], default_index_prompts())
     generator = ComfyGenerator(model, clip, vae, _sampling(model, settings))
     plan = _plan(prompts, generator, settings)

@@ -57,7 +57,7 @@ def new_database_path(create_as: str) -> Path:
     name = create_as.strip().removesuffix(DATABASE_SUFFIX)
     is_plain = name == Path(name).name == whole_text(name) and not name.startswith(".")
     if not name or not is_plain or any(char in name for char in '\\/:*?"<>|\0'):
-        raise DatabaseError(f"{create_as!r} is no name for a database.", "Use a plain name without folders, such as my_loras.")
+        raise DatabaseError(f"{create_as!r} is not a name for a database.", "Use a plain name without folders, such as my_loras.")
     listed = f"{name}{DATABASE_SUFFIX}"
     return database_path(listed) if listed in database_names() else own_folder() / listed
 

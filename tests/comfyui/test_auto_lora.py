@@ -248,8 +248,8 @@ def test_choices_that_are_not_offered_are_refused(host: Host, rows: MetricsDatab
 @pytest.mark.parametrize(
     ("choice", "says"),
     [
-        ("pencil sketch", "choice is no JSON"),
-        ("[" * 100_000, "choice is no JSON"),
+        ("pencil sketch", "choice is not JSON"),
+        ("[" * 100_000, "choice is not JSON"),
         ('"pencil"', "no list of LoRAs"),
         ("{}", "no list of LoRAs"),
         ("[1]", "no list of LoRAs"),

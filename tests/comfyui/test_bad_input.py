@@ -25,7 +25,7 @@ def good(host: Host, base: Path) -> Path:
 
 
 def _not_parquet(path: Path, good: Path) -> None:
-    path.write_text("this is no parquet file")
+    path.write_text("this is not a parquet file")
 
 
 def _truncated(path: Path, good: Path) -> None:
@@ -52,7 +52,7 @@ def _mixed_dimensions(path: Path, good: Path) -> None:
     [
         (_not_parquet, "cannot be read as parquet"),
         (_truncated, "cannot be read as parquet"),
-        (_wrong_columns, "is no metrics database: it lacks direction, strength, consistency, lora_id"),
+        (_wrong_columns, "is not a metrics database: it lacks direction, strength, consistency, lora_id"),
         (_nan_direction, "hold NaN or infinity"),
         (_mixed_dimensions, "mixes directions of 1 and 2 dimensions"),
     ],
@@ -92,7 +92,7 @@ def test_a_database_outside_the_allowed_folders_is_not_opened(host: Host, base: 
 @pytest.mark.parametrize("name", ["../evil", "sub/evil", "/tmp/evil", "..", ".hidden", "a:b", "C:\\evil", "new\0"])
 def test_a_new_database_gets_a_plain_name_or_none(host: Host, base: Path, name: str) -> None:
     files = {path for path in base.rglob("*.parquet")}
-    with pytest.raises(Failed, match="is no name for a database"):
+    with pytest.raises(Failed, match="is not a name for a database"):
         host.run(workflows.index("sepia_toned.safetensors", name))
     assert {path for path in base.rglob("*.parquet")} == files
 
@@ -116,7 +116,7 @@ def test_a_bad_query_is_refused_with_the_way_out(host: Host, good: Path, setting
     [
         (
             {"lora_name": "not_a_lora.safetensors"},
-            "not_a_lora.safetensors is no safetensors file, or a part of it is missing",
+            "not_a_lora.safetensors is not a safetensors file, or a part of it is missing",
         ),
         ({"lora_name": "../checkpoints/miniworld.safetensors"}, "not in (the )?list"),
         ({"preset": "fastest"}, "preset"),

@@ -121,7 +121,7 @@ def test_ids_that_lead_nowhere_are_clear_errors(host: Host) -> None:
     for settings, words in (
         ({}, "a model id, a version id, or both"),
         ({"civitai_version_id": "404"}, "deleted or unpublished"),
-        ({"civitai_version_id": "five"}, "is no version id"),
+        ({"civitai_version_id": "five"}, "is not a version id"),
         ({"civitai_version_id": "5", "civitai_model_id": "8", "overwrite": True}, "belongs to model 7"),
     ):
         with pytest.raises(Failed, match=words):

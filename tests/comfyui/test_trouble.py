@@ -119,7 +119,7 @@ def test_everything_odd_in_a_folder_is_named_and_the_rest_is_measured_and_found(
     assert "is a link to a file that is not there" in reasons["a-link.safetensors"]
     assert "LoRA does not fit: 0 of" in reasons["c-wide.safetensors"]
     assert "other shapes" in reasons["c-wide.safetensors"]
-    assert "is no valid text (UTF-8). Rename the file." in reasons["e-\\udcff.safetensors"]
+    assert "is not valid text (UTF-8). Rename the file." in reasons["e-\\udcff.safetensors"]
     assert {match["file"] for match in found} == {"odd/b-endless.safetensors", "odd/d-id.safetensors"}
     log = host.log.read_text(errors="replace")
     assert "b-endless.safetensors: the counts of tags in its metadata cannot be read" in log

@@ -163,7 +163,7 @@ def test_a_zip_without_a_safetensors_file_is_refused(civitai: CivitaiServer, lor
 
 
 def test_a_pickle_that_calls_itself_safetensors_is_refused(civitai: CivitaiServer, loras: Path) -> None:
-    with pytest.raises(CivitaiError, match=r"a\.safetensors is no safetensors file"):
+    with pytest.raises(CivitaiError, match=r"a\.safetensors is not a safetensors file"):
         fetch(civitai, loras, zip_of(("a.safetensors", PICKLE)))
     assert all_files(loras) == []
 

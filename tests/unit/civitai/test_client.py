@@ -212,7 +212,7 @@ def test_a_model_or_a_list_of_another_shape_is_a_clear_error(civitai: CivitaiSer
     civitai.faults += [Fault("models/7", 200, body=b'{"id": 7, "modelVersions": [5]}'), Fault("by-hash", 200, body=b'{"5": 5}')]
     with pytest.raises(CivitaiError, match="another shape"):
         client_of(civitai).model(7)
-    with pytest.raises(CivitaiError, match="is no list"):
+    with pytest.raises(CivitaiError, match="is not a list"):
         client_of(civitai).versions_by_hashes([SHA256])
 
 

@@ -195,7 +195,7 @@ def test_a_file_that_is_no_safetensors_file_is_refused_whatever_its_name(civitai
     for version_id, content in ((8, b"\x80\x04cos\nsystem\n."), (9, b"\x10\0\0\0\0\0\0\0" + b"[" * 16), (10, b"<html>")):
         civitai.add(version_id, content, name="evil")
         client = client_of(civitai)
-        with pytest.raises(CivitaiError, match=r"evil\.safetensors is no safetensors file"):
+        with pytest.raises(CivitaiError, match=r"evil\.safetensors is not a safetensors file"):
             client.download(client.version(version_id).files[0], loras)
         assert names(loras) == []
 
@@ -205,7 +205,7 @@ def test_other_formats_and_files_without_a_hash_are_refused_before_anything_is_f
 ) -> None:
     file = file_of(client)
     for name in ("snow.ckpt", "snow.pt", "snow", "snow.safetensors.exe"):
-        with pytest.raises(CivitaiError, match="is no safetensors file"):
+        with pytest.raises(CivitaiError, match="is not a safetensors file"):
             client.download(replace(file, name=name), loras)
     with pytest.raises(CivitaiError, match="does not say how to fetch and check"):
         client.download(replace(file, sha256=None), loras)
@@ -331,7 +331,7 @@ def test_names_from_the_network_are_made_harmless(name: str, expected: str) -> N
 def test_names_stay_short_enough_for_sidecars() -> None:
     for name in ("x" * 5000, "雪" * 500):
         assert len(safe_name(name + ".safetensors").encode()) <= 132
-    # A blank or a dot at the place where the name is cut is no end of a name on Windows.
+    # A blank or a dot at the place where the name is cut is not an end of a name on Windows.
     assert safe_name("x" * 119 + " y") == safe_name("x" * 119 + ".y") == f"{'x' * 119}.safetensors"
     assert safe_name("雪" * 500).removesuffix(".safetensors").strip("雪") == ""
 

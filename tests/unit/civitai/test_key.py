@@ -114,11 +114,11 @@ def test_the_key_of_the_environment_wins_over_the_file(tmp_path: Path, monkeypat
 def test_what_is_no_key_is_refused_without_being_repeated(tmp_path: Path, secret: str) -> None:
     file = tmp_path / "civitai_key.txt"
     file.write_text(secret, encoding="utf-8")
-    with pytest.raises(CivitaiError, match="The CivitAI key is no key") as caught:
+    with pytest.raises(CivitaiError, match="The CivitAI key is not a key") as caught:
         find_key(file)
     assert secret not in str(caught.value)
     file.write_bytes(b"\xff\xfe\x00k")
-    with pytest.raises(CivitaiError, match="The CivitAI key is no key"):
+    with pytest.raises(CivitaiError, match="The CivitAI key is not a key"):
         find_key(file)
 
 

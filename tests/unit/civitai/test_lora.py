@@ -91,9 +91,9 @@ def test_ids_that_are_missing_or_no_numbers_are_refused_without_a_request(civita
             wanted(civitai, nothing, nothing)
         assert "a model id, a version id, or both" in caught.value.hint
     for text in ("snow", "-5", "5.0", "1e3", "../7", "٣", "9" * 19):
-        with pytest.raises(CivitaiError, match="is no version id"):
+        with pytest.raises(CivitaiError, match="is not a version id"):
             wanted(civitai, None, text)
-        with pytest.raises(CivitaiError, match="is no model id"):
+        with pytest.raises(CivitaiError, match="is not a model id"):
             wanted(civitai, text, 5)
     assert civitai.requests == []
 

@@ -142,7 +142,7 @@ def test_weights_that_do_not_fit_the_config_are_refused(tmp_path: Path, damage: 
 
 def test_weights_that_are_no_safetensors_file_are_refused(tmp_path: Path) -> None:
     local_copy(tmp_path, "broken").write_bytes(b"<html>not found</html>")
-    with pytest.raises(EncoderError, match=r"broken\.safetensors is no safetensors file"):
+    with pytest.raises(EncoderError, match=r"broken\.safetensors is not a safetensors file"):
         load_encoder(id_of(tmp_path, "broken"), [tmp_path])
 
 
@@ -190,8 +190,8 @@ def test_a_changed_config_is_read_again(tmp_path: Path) -> None:
         ("NoSuchModel/openai", "knows no model 'NoSuchModel'"),
         ("ViT-B-32-quickgelu/nonsense", "no weights 'nonsense'.*It has:.*openai"),
         ("hf-hub:someone/model", "knows no model 'hf-hub:someone'"),
-        ("gibberish", "is no encoder id"),
-        ("", "is no encoder id"),
+        ("gibberish", "is not an encoder id"),
+        ("", "is not an encoder id"),
     ],
 )
 def test_an_encoder_nobody_knows_is_refused(tmp_path: Path, encoder_id: str, reason: str) -> None:

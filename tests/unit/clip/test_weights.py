@@ -226,7 +226,7 @@ def test_a_file_with_the_announced_sha256_is_taken_and_another_is_removed(
 
 def test_a_file_that_is_no_safetensors_file_is_refused_and_not_built_upon(storage: Storage, target: Path) -> None:
     storage.files["/weights"] = b"<html>Please log in to the hotel's network.</html>" * 100
-    with pytest.raises(EncoderError, match=r"clip\.safetensors is no safetensors file"):
+    with pytest.raises(EncoderError, match=r"clip\.safetensors is not a safetensors file"):
         fetch_file(f"{storage.url}/weights", target)
     assert not target.exists()
     storage.files["/weights"] = CONTENT

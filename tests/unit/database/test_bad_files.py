@@ -1,4 +1,4 @@
-"""Files that are no good database: each is named, with what is wrong and what to do."""
+"""Files that are not good databases: each is named, with what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ BAD_FILES: dict[str, Callable[[Path], object]] = {
     "strength in words": lambda path: write(path, strength=pa.array(["strong", "weak"])),
     "a newer schema": lambda path: write(path, metadata={"carlos.schema_version": "2"}),
     "damaged metadata": lambda path: write(path, metadata={"carlos.protocols": '{"quick": '}),
-    "a schema version that is no number": lambda path: write(path, metadata={"carlos.schema_version": '"two"'}),
+    "a schema version that is not a number": lambda path: write(path, metadata={"carlos.schema_version": '"two"'}),
 }
 
 

@@ -81,7 +81,7 @@ def test_of_two_changes_of_the_same_the_later_save_counts_and_only_once(path: Pa
     theirs.upsert(a_row("old", strength=8.0))
     theirs.save_parquet(path)
     assert row_of(path, "old")["strength"] == 8.0
-    # What was saved is no change any more: it does not come again over theirs.
+    # What was saved is not a change any more: it does not come again over theirs.
     ours.upsert(a_row("new"))
     ours.save_parquet(path)
     assert row_of(path, "old")["strength"] == 8.0

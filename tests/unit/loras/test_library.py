@@ -215,7 +215,7 @@ def test_a_file_that_is_no_lora_has_a_problem_and_the_rest_is_known(library: Lib
         assert "no safetensors file" in problems["nested.safetensors"]
     entry = found.entry("pickle.safetensors")
     assert entry is not None
-    with pytest.raises(LoraError, match=r"pickle\.safetensors is no safetensors file"):
+    with pytest.raises(LoraError, match=r"pickle\.safetensors is not a safetensors file"):
         entry.as_lora_file()
     (library.folder / "cut.safetensors").write_bytes(whole)
     assert [entry.problem for entry in library.scan().entries if entry.name == "cut.safetensors"] == [""]
@@ -280,7 +280,7 @@ def test_a_damaged_index_is_made_anew(library: Library, spoil: Callable[[Path], 
     with caplog.at_level(logging.WARNING):
         assert library.scan().entries == first.entries
     if spoil in (garbage, truncated, overwritten_pages):
-        assert "carlos: the index of LoRA files loras.sqlite is damaged and made anew" in caplog.text
+        assert "carlos: the index of LoRA files loras.sqlite is damaged and made again" in caplog.text
     with opened_loras() as opened:
         assert library.scan().entries == first.entries
     assert opened == []

@@ -54,7 +54,7 @@ def test_the_header_has_the_files_words_names_and_shapes(tmp_path: Path) -> None
 )
 def test_a_file_that_is_no_safetensors_file_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.safetensors").write_bytes(content)
-    with pytest.raises(LoraError, match=r"bad\.safetensors is no safetensors file") as caught:
+    with pytest.raises(LoraError, match=r"bad\.safetensors is not a safetensors file") as caught:
         read_lora_file(tmp_path / "bad.safetensors")
     assert caught.value.hint
 
@@ -64,7 +64,7 @@ def test_a_file_of_which_a_part_is_missing_is_refused_by_name(tmp_path: Path) ->
     whole = path.read_bytes()
     for size in (len(whole) - 1, 30):
         path.write_bytes(whole[:size])
-        with pytest.raises(LoraError, match=r"a\.safetensors is no safetensors file, or a part of it is missing"):
+        with pytest.raises(LoraError, match=r"a\.safetensors is not a safetensors file, or a part of it is missing"):
             read_lora_file(path)
 
 

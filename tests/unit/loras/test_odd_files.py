@@ -189,7 +189,7 @@ def test_facts_of_any_json_are_of_their_types(content: Any) -> None:
 
 
 def places(folder: Path) -> dict[str, str]:
-    """Things in a LoRA folder that are no LoRAs, and what is to be said of each."""
+    """Things in a LoRA folder that are not LoRAs, and what is to be said of each."""
     (folder / "dangling.safetensors").symlink_to(folder / "gone" / "x.safetensors")
     (folder / "circle.safetensors").symlink_to(folder / "circle.safetensors")
     (folder / "folder.safetensors").mkdir()
@@ -201,7 +201,7 @@ def places(folder: Path) -> dict[str, str]:
     }
     if hasattr(os, "mkfifo"):
         os.mkfifo(folder / "pipe.safetensors")
-        said["pipe.safetensors"] = "is no ordinary file"
+        said["pipe.safetensors"] = "is not an ordinary file"
     return said
 
 
@@ -227,7 +227,7 @@ def test_a_library_run_goes_on_over_everything_that_is_no_lora(bench: Bench, tmp
     if sys.platform == "linux":
         lora_file(folder / NOT_UTF8)
         names.append(NOT_UTF8)
-        said["sn\\udcffw.safetensors"] = "is no valid text (UTF-8). Rename the file."
+        said["sn\\udcffw.safetensors"] = "is not valid text (UTF-8). Rename the file."
     lora_file(folder / "good.safetensors", tint=(0, 1, 0))
     generator = DrawingGenerator()
 

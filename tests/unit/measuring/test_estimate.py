@@ -177,7 +177,7 @@ def test_speeds_are_kept_by_generator_and_a_damaged_file_is_as_good_as_none(tmp_
     assert Speed(tmp_path, "one").seconds_per_picture == 2.0
     assert Speed(tmp_path, "other").seconds_per_picture == 5.0
     assert Speed(tmp_path, "third").seconds_per_picture is None
-    # A first batch is no better than what is known; a second is.
+    # A first batch is not better than what is known; a second is.
     again = Speed(tmp_path, "one")
     again.add(400.0, 4)
     assert Speed(tmp_path, "one").seconds_per_picture == 2.0

@@ -69,7 +69,7 @@ def test_another_target_gives_another_weight() -> None:
         ([0.8, 0.8, 0.8, 0.8, 0.71], 1.0),
         ([0.8, 0.8, 0.3, 0.8, 0.8], 0.5),
         ([0.8, 0.8, None, None, None], 0.5),
-        # A poor alignment below the best weight is no limit.
+        # A poor alignment below the best weight is not a limit.
         ([0.1, 0.2, 0.5, 0.9, 0.9], 1.25),
         # The LoRA never does what its row says, or it is not known.
         ([-0.1, -0.2, -0.3, -0.3, -0.3], None),

@@ -257,8 +257,8 @@ def test_equal_inputs_give_equal_answers_whatever_the_order_of_rows() -> None:
 @pytest.mark.parametrize(
     ("choice", "says"),
     [
-        ({"mode": "all of them"}, "'all of them' is no way.*best one, top k equal, composed"),
-        ({"min_confidence": "none"}, "'none' is no way.*any, weak, likely, clear"),
+        ({"mode": "all of them"}, "'all of them' is not a way.*best one, top k equal, composed"),
+        ({"min_confidence": "none"}, "'none' is not a way.*any, weak, likely, clear"),
         ({"max_loras": 0}, "0 LoRAs with a budget of 2"),
         ({"strength_budget": 0.0}, "2 LoRAs with a budget of 0"),
         ({"strength_budget": float("nan")}, "a budget of nan"),
