@@ -1,7 +1,7 @@
 """The presets: how much work a measurement is, and what it may be compared with. Light enough for the widgets of a node.
 
 Cost is counted in model evaluations, forward passes of the diffusion model, cond and uncond one each: the published protocol
-takes 224,000 on the LoRA side. `benchmarks/README.md` says how the presets were chosen and what each is worth.
+takes 224,000 on the LoRA side. `studies/README.md` says how the presets were chosen and what each is worth.
 """
 
 from __future__ import annotations
