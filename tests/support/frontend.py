@@ -36,6 +36,10 @@ _SET = """([id, values]) => {
         widget.callback?.(value);
     }
 }"""
+_RENDERER = """async is_new => {
+    const { setting } = app.extensionManager;
+    if (setting.get("Comfy.VueNodes.Enabled") !== undefined) await setting.set("Comfy.VueNodes.Enabled", is_new);
+}"""
 _BROKEN = """() => app.graph.nodes
     .filter(node => node.has_errors || !LiteGraph.registered_node_types[node.type])
     .map(node => `${node.id} ${node.type}`)"""
@@ -61,8 +65,9 @@ def browser_path() -> str | None:
 class Frontend:
     """A page with ComfyUI's frontend in it. `errors` are the console's errors and uncaught ones since it was ready."""
 
-    def __init__(self, page: Page) -> None:
-        self.page = page
+    def __init__(self, page: Page, node: str) -> None:
+        """node: the type of node whose being known says that the page is ready."""
+        self.page, self._node = page, node
         self.errors: list[str] = []
 
     def listen(self) -> None:
@@ -71,6 +76,13 @@ class Frontend:
 
     def load(self, graph: dict[str, Any]) -> None:
         self.page.evaluate(_LOAD, graph)
+
+    def set_renderer(self, *, is_new: bool) -> None:
+        """The old canvas or Nodes 2.0, for this user and all later pages. Older frontends have only one."""
+        self.page.evaluate(_RENDERER, is_new)
+        self.page.reload()
+        self.page.wait_for_function(_READY.replace("{node}", self._node), timeout=_TIMEOUT_MS)
+        self.page.wait_for_load_state("networkidle", timeout=_TIMEOUT_MS)
 
     def graph(self) -> dict[str, Any]:
         """The open workflow as the frontend would save it."""
@@ -111,7 +123,7 @@ def open_frontend(playwright: Playwright, url: str, profile: Path, node: str) ->
         str(profile), executable_path=browser_path(), args=list(_OPTIONS), viewport={"width": 1760, "height": 1000}
     )
     try:
-        frontend = Frontend(context.pages[0])
+        frontend = Frontend(context.pages[0], node)
         frontend.page.goto(url, timeout=_TIMEOUT_MS)
         frontend.page.wait_for_function(_READY.replace("{node}", node), timeout=_TIMEOUT_MS)
         frontend.page.wait_for_load_state("networkidle", timeout=_TIMEOUT_MS)
