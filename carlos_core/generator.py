@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .progress import OnProgress
+from .records import LayerFit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,12 +62,13 @@ class Generated:
 @dataclass(frozen=True)
 class LoraFit:
     """How many of a LoRA file's tensors the model took. model: the model's name for people. of_other_shape: tensors that have
-    the name of one of the model's layers, but do not fit its shape."""
+    the name of one of the model's layers, but do not fit its shape. layers: the same, counted by layer."""
 
     matched: int
     total: int
     model: str
     of_other_shape: int = 0
+    layers: LayerFit | None = None
 
     @property
     def warning(self) -> str:

@@ -42,6 +42,23 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
+class LayerFit:
+    """How many of a LoRA's layers a model has, in the LoRA's shape."""
+
+    layers: int
+    of: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether the LoRA is for such a model: at least half of its layers fit.
+
+        LoRAs for other models of the same names often share a few shapes; ComfyUI applies those few, and the LoRA does not do
+        what it was trained for.
+        """
+        return self.layers > 0 and 2 * self.layers >= self.of
+
+
+@dataclass(frozen=True)
 class LoraMetadata:
     """What people and tools say about a LoRA. None: they do not say.
 

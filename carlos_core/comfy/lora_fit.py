@@ -6,14 +6,22 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
+from pathlib import Path
 from typing import Any
 
 import comfy.lora
 import comfy.lora_convert
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import LoraError
+from ..records import LayerFit
+from .layers import ModelLayers, Shape
+
+_FEW_VALUES = 8
+"""Tensors of so many integers at most are read from a header's file too: sizes that a weight is to be brought to."""
 
 
 class _ReadKeys(dict[str, Tensor]):
@@ -36,46 +44,116 @@ class _ReadKeys(dict[str, Tensor]):
 class FittingPatches:
     """What of a LoRA ComfyUI can add to a model's weights.
 
-    key_map: ComfyUI's names of layers -> keys of weights. weights: the model's own, by key; only their shapes count.
     patches: key -> patch, those that fit. matched, of_other_shape, total: tensors of the file that fit, that have the name of a
-    layer but not its shape, and that there are.
-    Raises LoraError, naming the file, for tensors that make no sense together.
+    layer but not its shape, and that there are. layers: the same, counted by layer of the file.
     """
 
-    def __init__(
-        self, tensors: Mapping[str, Tensor], file_name: str, key_map: Mapping[str, Any], weights: Mapping[str, Tensor]
-    ) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], file_name: str, layers: ModelLayers) -> None:
+        """Raises LoraError, naming the file, for tensors that make no sense together."""
         self.patches: dict[Any, Any] = {}
-        fitting: set[str] = set()
-        named: set[str] = set()
+        self._fitting: set[str] = set()
+        self._named: set[str] = set()
+        self._stems: dict[str, bool] = {}
+        self._known: dict[Any, bool] = {}
+        self._layers = layers
         layer = ""
         try:
             read = _ReadKeys(comfy.lora_convert.convert_lora(dict(tensors)))
             with _shapes_only():
-                for layer, target in key_map.items():
-                    read.taken = set()
-                    # One layer at a time, so that it is known which tensors are whose.
-                    loaded = comfy.lora.load_lora(read, {layer: target}, log_missing=False)
-                    patches = {key: patch for key, patch in loaded.items() if _weight_key(key) in weights}
-                    if not patches:
-                        continue
-                    named |= read.taken
-                    good = {key: patch for key, patch in patches.items() if _fits(patch, key, weights[_weight_key(key)])}
-                    self.patches.update(good)
-                    bad = {id(tensor) for key, patch in patches.items() if key not in good for tensor in _tensors(patch)}
-                    if good:
-                        fitting |= {key for key in read.taken if id(dict.__getitem__(read, key)) not in bad}
+                for layer in _layers_named(read, layers.key_map):
+                    self._take(read, layer)
+            n_layers = len(self._stems) + len(_other_layers(read, self._named))
         except KeyError as error:
             raise LoraError(f"{file_name} is incomplete: it has no {error.args[0]}.", "Download it again.") from error
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             raise LoraError(f"The tensors of {file_name} make no sense ({layer}: {reason}).", "Download it again.") from error
-        self.matched, self.of_other_shape, self.total = len(fitting), len(named - fitting), len(read)
+        self.matched, self.of_other_shape, self.total = len(self._fitting), len(self._named - self._fitting), len(read)
+        self.layers = LayerFit(sum(self._stems.values()), n_layers)
+
+    def _take(self, read: _ReadKeys, layer: str) -> None:
+        """Take in one layer of the file. One at a time, so that it is known which tensors are whose."""
+        shapes = self._layers.shapes
+        read.taken = set()
+        loaded = comfy.lora.load_lora(read, {layer: self._layers.key_map[layer]}, log_missing=False)
+        patches = {key: patch for key, patch in loaded.items() if _weight_key(key) in shapes}
+        if not patches:
+            return
+        self._named |= read.taken
+        good = {key: patch for key, patch in patches.items() if self._fits(patch, key, shapes[_weight_key(key)])}
+        self.patches.update(good)
+        self._stems[layer] = bool(good)
+        if good:
+            bad = {id(tensor) for key, patch in patches.items() if key not in good for tensor in _tensors(patch)}
+            self._fitting |= {key for key in read.taken if id(dict.__getitem__(read, key)) not in bad}
+
+    def _fits(self, patch: Any, target: Any, shape: Shape) -> bool:
+        """Whether a patch fits a weight. Most layers are like many others, and are looked at once."""
+        form = (_form(patch), repr(target[1:]) if isinstance(target, tuple) else "", shape)
+        if form not in self._known:
+            self._known[form] = _changes(patch, target, shape)
+        return self._known[form]
 
 
-def _fits(patch: Any, target: Any, weight: Tensor) -> bool:
+def fit_of_file(path: Path, layers: ModelLayers) -> LayerFit:
+    """How many of a LoRA file's layers fit, told from its header: no weights are read. Raises LoraError if it cannot be read."""
+    return FittingPatches(_without_values(path), path.name, layers).layers
+
+
+def _without_values(path: Path) -> dict[str, Tensor]:
+    """A LoRA file's tensors with their shapes alone; single values (alpha) are 1, and a few integers (sizes) are read."""
+    tensors: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                part = file.get_slice(name)
+                shape = part.get_shape()
+                if prod(shape) == 1:
+                    tensors[name] = torch.ones(shape)
+                elif prod(shape) <= _FEW_VALUES and part.get_dtype() in ("I32", "I64"):
+                    tensors[name] = file.get_tensor(name)
+                else:
+                    tensors[name] = torch.empty(shape, device="meta")
+    except (SafetensorError, OSError) as error:
+        raise LoraError(f"The LoRA {path.name} cannot be loaded ({error}).", "Check that the file is whole.") from error
+    return tensors
+
+
+def _layers_named(read: _ReadKeys, key_map: Mapping[str, Any]) -> list[str]:
+    """The layers of the key map that the file may have something for, in the key map's order: each tensor's name begins with
+    its layer's, up to a dot."""
+    beginnings = {beginning for name in read for beginning in _beginnings(name)}
+    return [layer for layer in key_map if layer in beginnings]
+
+
+def _beginnings(name: str) -> list[str]:
+    """Of "a.b.c": "a.b", "a" and, as some names have no suffix, "a.b.c"."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+
+
+def _other_layers(read: _ReadKeys, named: set[str]) -> set[str]:
+    """The file's layers that the model lacks: what ComfyUI would take for one if the model had it; each other tensor alone."""
+    found: set[str] = set()
+    rest = {name: None for name in read if name not in named}
+    while rest:
+        name = next(iter(rest))
+        for layer in _beginnings(name)[1:]:
+            read.taken = set()
+            comfy.lora.load_lora(read, {layer: f"{layer}.weight"}, log_missing=False)
+            if name in read.taken:
+                break
+        else:
+            layer, read.taken = name, {name}
+        found.add(layer)
+        for taken in read.taken:
+            rest.pop(taken, None)
+    return found
+
+
+def _changes(patch: Any, target: Any, shape: Shape) -> bool:
     """Whether ComfyUI's own code changes a weight when it applies a patch to it. Computes shapes only; within `_shapes_only`."""
-    before = torch.empty(tuple(weight.shape), device="meta")
+    before = torch.empty(shape, device="meta")
     offset, function = (*target[1:], None)[:2] if isinstance(target, tuple) else (None, None)
     try:
         after = comfy.lora.calculate_weight([(1.0, _shape_of(patch), 1.0, offset, function)], before, "")
@@ -83,6 +161,17 @@ def _fits(patch: Any, target: Any, weight: Tensor) -> bool:
         return False
     # A patch that enlarges the weight writes the old values into a new one first.
     return bool(after._version > (0 if after is before else 1))
+
+
+def _form(patch: Any) -> Any:
+    """What of a patch decides whether it fits: its kind and the shapes of its tensors."""
+    if isinstance(patch, Tensor):
+        return tuple(patch.shape)
+    if isinstance(patch, tuple):
+        return tuple(map(_form, patch))
+    if hasattr(patch, "weights"):
+        return type(patch).__name__, _form(tuple(patch.weights))
+    return None if isinstance(patch, float) else repr(patch)
 
 
 def _shape_of(patch: Any) -> Any:

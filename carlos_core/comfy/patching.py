@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import comfy.lora
 import comfy.utils
 from torch import Tensor
 
 from ..errors import LoraError
 from ..generator import LoraFit
 from .families import class_of_model
+from .layers import ModelLayers
 from .lora_fit import FittingPatches
 
 
@@ -33,20 +33,13 @@ def apply_lora(
 
     Raises LoraError, with the counts, if none of its tensors fits the model, and for a file whose tensors make no sense.
     """
-    key_map: dict[str, Any] = {}
-    weights: dict[str, Tensor] = {}
-    if model is not None:
-        key_map = comfy.lora.model_lora_keys_unet(model.model, key_map)
-        weights.update(model.model.state_dict())
-    if clip is not None:
-        key_map = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, key_map)
-        weights.update(clip.patcher.model.state_dict())
-    fitting = FittingPatches(tensors, name, key_map, weights)
+    fitting = FittingPatches(tensors, name, ModelLayers(model, clip))
     fit = LoraFit(
         matched=fitting.matched,
         total=fitting.total,
         model=class_of_model(model) if model is not None else "",
         of_other_shape=fitting.of_other_shape,
+        layers=fitting.layers,
     )
     if not fitting.patches:
         shapes = f"; {fit.of_other_shape} have its names and other shapes" if fit.of_other_shape else ""

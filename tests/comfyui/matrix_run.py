@@ -1,0 +1,219 @@
+"""LoRAs of every family of models against a model of every family: what the header says, what is applied, what really changes.
+
+usage: PYTHONPATH=COMFYUI:. python tests/comfyui/matrix_run.py WORK  (with ComfyUI's Python)
+
+The models are ComfyUI's own classes with few and narrow layers and random weights; widths of families differ as they do in reality.
+Writes what it found to WORK/matrix.json.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+(WORK,) = sys.argv[1:]
+
+sys.argv = [sys.argv[0], "--cpu"]
+import comfy.options
+
+comfy.options.enable_args_parsing()
+import comfy.ldm.flux.model
+import comfy.lora
+import comfy.model_patcher
+import comfy.sd
+import comfy.supported_models
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from carlos_core.comfy.layers import ModelLayers, model_key
+from carlos_core.comfy.lora_fit import fit_of_file
+from carlos_core.comfy.patching import apply_lora
+from carlos_core.errors import LoraError
+
+RANK = 2
+UNET: dict[str, Any] = {"image_size": 32, "in_channels": 4, "out_channels": 4, "use_spatial_transformer": True, "legacy": False}
+UNET |= {"use_temporal_attention": False, "num_heads": -1}
+FLUX: dict[str, Any] = {
+    "in_channels": 16,
+    "out_channels": 16,
+    "vec_in_dim": 768,
+    "context_in_dim": 96,
+    "mlp_ratio": 4.0,
+    "depth": 1,
+}
+FLUX |= {
+    "txt_ids_dims": [],
+    "depth_single_blocks": 1,
+    "axes_dim": [16, 56, 56],
+    "theta": 10000,
+    "qkv_bias": True,
+    "patch_size": 2,
+}
+LUMINA: dict[str, Any] = {"image_model": "lumina2", "patch_size": 2, "in_channels": 16, "cap_feat_dim": 96, "n_layers": 2}
+LUMINA |= {"qk_norm": True, "axes_dims": [16, 24, 24], "axes_lens": [300, 512, 512]}
+COSMOS: dict[str, Any] = {"max_img_h": 240, "max_img_w": 240, "max_frames": 128, "in_channels": 16, "out_channels": 16}
+COSMOS |= {"patch_spatial": 2, "patch_temporal": 1, "model_channels": 256, "concat_padding_mask": True, "num_blocks": 1}
+COSMOS |= {"crossattn_emb_channels": 1024, "pos_emb_cls": "rope3d", "num_heads": 2, "use_adaln_lora": True, "adaln_lora_dim": 32}
+SD3_TEXT = {"target": "torch.nn.Linear", "params": {"in_features": 96, "out_features": 128}}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "SD15": UNET
+    | {"model_channels": 32, "adm_in_channels": None, "num_res_blocks": [1, 1], "transformer_depth": [1, 1]}
+    | {"channel_mult": [1, 2], "transformer_depth_middle": 1, "use_linear_in_transformer": False, "context_dim": 768}
+    | {"transformer_depth_output": [1, 1, 1, 1], "num_heads": 4},
+    "SDXL": UNET
+    | {"model_channels": 64, "adm_in_channels": 2816, "num_classes": "sequential", "num_res_blocks": [1, 1]}
+    | {"transformer_depth": [0, 1], "channel_mult": [1, 2], "transformer_depth_middle": 1, "use_linear_in_transformer": True}
+    | {"context_dim": 2048, "transformer_depth_output": [0, 0, 1, 1], "num_head_channels": 32},
+    "SD3": {"in_channels": 16, "patch_size": 2, "depth": 2, "input_size": None, "num_patches": 1024, "pos_embed_max_size": 32}
+    | {"pos_embed_scaling_factor": None, "adm_in_channels": 64, "qkv_bias": True, "context_embedder_config": SD3_TEXT},
+    "Flux": FLUX | {"image_model": "flux", "hidden_size": 256, "num_heads": 2, "guidance_embed": True},
+    "Flux2": FLUX
+    | {"image_model": "flux2", "hidden_size": 512, "num_heads": 4, "axes_dim": [32, 32, 32, 32], "mlp_ratio": 3.0, "theta": 2000}
+    | {"global_modulation": True, "mlp_silu_act": True, "qkv_bias": False, "ops_bias": False, "vec_in_dim": None}
+    | {"patch_size": 1, "in_channels": 128, "out_channels": 128, "txt_ids_dims": [3], "guidance_embed": True},
+    "Chroma": FLUX
+    | {"image_model": "chroma", "hidden_size": 256, "num_heads": 2, "in_channels": 64, "out_channels": 64, "in_dim": 64}
+    | {"out_dim": 256, "hidden_dim": 128, "n_layers": 2},
+    "Lumina2": LUMINA | {"dim": 192, "n_heads": 3, "n_kv_heads": 1, "rope_theta": 10000.0, "ffn_dim_multiplier": 4.0},
+    "ZImage": LUMINA
+    | {"dim": 320, "n_heads": 5, "n_kv_heads": 5, "rope_theta": 256.0, "ffn_dim_multiplier": 8 / 3, "z_image_modulation": True},
+    "QwenImage": {"image_model": "qwen_image", "in_channels": 64, "num_layers": 1, "num_attention_heads": 2}
+    | {"joint_attention_dim": 96},
+    "Anima": COSMOS | {"image_model": "anima", "rope_h_extrapolation_ratio": 4.0, "rope_w_extrapolation_ratio": 4.0},
+    "Krea2": {"image_model": "krea2", "features": 512, "channels": 16, "patch": 2, "layers": 1, "heads": 4, "kvheads": 1}
+    | {"txtlayers": 2, "txtdim": 160, "txtheads": 5, "txtkvheads": 5},
+    "WAN21_T2V": {"image_model": "wan2.1", "model_type": "t2v", "dim": 256, "out_dim": 16, "num_heads": 2, "ffn_dim": 512}
+    | {"num_layers": 1, "patch_size": (1, 2, 2), "in_dim": 16, "text_dim": 96},
+}
+
+
+def build(family: str) -> Any:
+    """A MODEL of a family, random; None if this ComfyUI does not know the family."""
+    kind = getattr(comfy.supported_models, family, None)
+    if kind is None:
+        return None
+    settings = CONFIGS[family]
+    if "txt_ids_dims" in settings and "txt_ids_dims" not in comfy.ldm.flux.model.FluxParams.__dataclass_fields__:
+        settings = {name: value for name, value in settings.items() if name != "txt_ids_dims"}
+    config = kind(settings)
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, "", device=torch.device("cpu"))
+    generator = torch.Generator().manual_seed(len(family))
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.1, generator=generator)
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+def lora(names: Mapping[str, tuple[int, int]], kind: str) -> dict[str, Tensor]:
+    """A LoRA of a kind for layers (name -> [out, in])."""
+    found: dict[str, Tensor] = {}
+    for name, (rows, columns) in names.items():
+        up, down = torch.randn(rows, RANK), torch.randn(RANK, columns)
+        if kind == "kohya":
+            found |= {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(1.0)}
+        elif kind == "peft":
+            found |= {f"{name}.lora_B.weight": up, f"{name}.lora_A.weight": down}
+        elif kind == "loha":
+            found |= {
+                f"{name}.hada_w1_a": up,
+                f"{name}.hada_w1_b": down,
+                f"{name}.hada_w2_a": up + 1,
+                f"{name}.hada_w2_b": down + 1,
+            }
+        elif kind == "lokr":
+            found |= {f"{name}.lokr_w1": torch.randn(2, 2), f"{name}.lokr_w2": torch.randn(rows // 2, columns // 2)}
+        elif kind == "dora":
+            found |= {
+                f"{name}.lora_up.weight": up,
+                f"{name}.lora_down.weight": down,
+                f"{name}.dora_scale": torch.ones(1, columns),
+            }
+        elif kind == "diff":
+            found[f"{name}.diff"] = up @ down
+        elif kind == "oft":
+            found |= {f"{name}.oft_blocks": torch.randn(2, rows // 2, rows // 2) * 0.1, f"{name}.alpha": torch.tensor(1.0)}
+    return found
+
+
+def layouts(model: Any) -> dict[str, dict[str, Tensor]]:
+    """The LoRAs that are made for a model: each spelling of names that ComfyUI knows for it, and kinds of LoRAs."""
+    shapes = {key: tuple(weight.shape) for key, weight in model.model.state_dict().items()}
+    keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    spellings: dict[str, dict[str, tuple[int, int]]] = {}
+    for name, target in keys.items():
+        key, part = (target, None) if isinstance(target, str) else (target[0], target[1])
+        if key.endswith(".weight") and len(shapes.get(key, ())) == 2:
+            rows, columns = shapes[key]
+            size = (part[2], columns) if part is not None and part[0] == 0 else (rows, columns)
+            spellings.setdefault(_spelling(name), {})[name] = size
+    made = {f"{spelling} kohya": lora(names, "kohya") for spelling, names in spellings.items()}
+    made |= {f"{spelling} peft": lora(names, "peft") for spelling, names in spellings.items() if "." in next(iter(names))}
+    plain = {name: size for name, size in spellings["lora_unet"].items() if not size[0] % 2 and not size[1] % 2}
+    return made | {kind: lora(plain, kind) for kind in ("loha", "lokr", "dora", "diff", "oft")}
+
+
+def _spelling(name: str) -> str:
+    for start in ("lora_unet", "lora_transformer", "lycoris", "diffusion_model.", "transformer.", "unet.", "base_model.model."):
+        if name.startswith(start):
+            return start
+    return "bare"
+
+
+def changed_by_comfyui(model: Any, tensors: Mapping[str, Tensor]) -> set[str]:
+    """Weights that are other ones after ComfyUI's own Load LoRA and its own arithmetic; a weight at which it stops stays as it is."""
+    patched, _ = comfy.sd.load_lora_for_models(model, None, dict(tensors), 1.0, 0.0)
+    weights = model.model.state_dict()
+    found = set()
+    for key, patches in patched.patches.items():
+        try:
+            after = comfy.lora.calculate_weight(patches, weights[key].clone(), key)
+        except RuntimeError:
+            continue
+        if not torch.equal(after, weights[key]):
+            found.add(key)
+    return found
+
+
+def cell(model: Any, layers: ModelLayers, path: Path) -> dict[str, Any]:
+    tensors = load_file(path)
+    fit = fit_of_file(path, layers)
+    try:
+        applied = apply_lora(model, None, dict(tensors), path.name, 1.0, 1.0)[0]
+        patched = {key if isinstance(key, str) else key[0] for key in applied.patches}
+    except LoraError:
+        patched = set()
+    changed = changed_by_comfyui(model, tensors)
+    return {
+        "layers": fit.layers,
+        "of": fit.of,
+        "fits": fit.fits,
+        "same weights are patched and changed": patched == changed,
+        "patched": len(patched),
+        "changed": len(changed),
+    }
+
+
+@torch.inference_mode()
+def main() -> None:
+    models = {family: model for family in CONFIGS if (model := build(family)) is not None}
+    files: dict[str, tuple[str, Path]] = {}
+    for family, model in models.items():
+        for layout, tensors in layouts(model).items():
+            path = Path(WORK) / f"{family} {layout}.safetensors".replace("/", "_")
+            save_file({key: value.contiguous() for key, value in tensors.items()}, path)
+            files[f"{family}: {layout}"] = (family, path)
+    found: dict[str, Any] = {"absent": sorted(set(CONFIGS) - set(models)), "keys": {}, "cells": {}}
+    for family, model in models.items():
+        layers = ModelLayers(model, None)
+        found["keys"][family] = model_key(model)
+        for name, (_, path) in files.items():
+            found["cells"][f"{name} on {family}"] = cell(model, layers, path)
+    (Path(WORK) / "matrix.json").write_text(json.dumps(found, indent=1))
+
+
+main()
