@@ -5,7 +5,7 @@
     for match in carlos.retrieve(db, "snowfall, cold winter scene"):
         print(match.rank, match.lora_id, match.score)
 
-Everything is loaded on first use: importing this package is free.
+Everything is loaded on first use: importing this package costs nothing.
 """
 
 from __future__ import annotations

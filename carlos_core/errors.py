@@ -4,7 +4,7 @@
 class CarlosError(Exception):
     """Base of all errors raised on purpose by CARLoS.
 
-    what: one sentence, what happened. hint: one sentence, the way out. `str()` gives both.
+    what: one sentence, what happened. hint: one sentence, what to do about it. `str()` gives both.
     """
 
     def __init__(self, what: str, hint: str = "") -> None:
@@ -50,12 +50,12 @@ class IndexingError(CarlosError):
 
 
 class CivitaiError(CarlosError):
-    """CivitAI cannot be reached, refuses, or sends something else than what was asked for."""
+    """CivitAI cannot be reached, refuses, or sends something other than what was asked for."""
 
 
 class CivitaiOddAnswer(CivitaiError):
-    """CivitAI answered, with something else than is documented. It says nothing about other answers."""
+    """CivitAI answered, but not as documented. This says nothing about its other answers."""
 
 
 class CivitaiNotFound(CivitaiError):
-    """CivitAI does not have what was asked for, or not any more."""
+    """CivitAI does not have what was asked for, or no longer has it."""

@@ -1,4 +1,4 @@
-"""Facts out of JSON that strangers wrote: each is read by itself, and one that makes no sense says nothing."""
+"""Facts from JSON that others wrote: each is read by itself, and one that makes no sense counts as missing."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 
 
 def whole_text(text: str) -> str:
-    """Text that any file or database takes: halves of characters, which JSON can hold and UTF-8 cannot, are left out."""
+    """Text that any file or database takes. Halves of characters, which JSON can hold and UTF-8 cannot, are left out."""
     return text.encode("utf-8", "ignore").decode("utf-8")
 
 
 def printable(text: str) -> str:
-    """Text to be shown: what is not a character (of a file name, say) as its number."""
+    """Text to be shown. What is not a character (in a file name, for example) is shown as its number."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def fits_into(number: int, bits: int) -> bool:
-    """Whether a signed number of so many bits holds this one."""
+    """Whether a signed number of this many bits can hold `number`."""
     return -(2 ** (bits - 1)) <= number < 2 ** (bits - 1)
 
 
 class ForeignFacts:
-    """The fields of a JSON object. Whatever stands there in fact, a field gives what it should hold, or nothing.
+    """The fields of a JSON object. Whatever the JSON holds, a field gives a value of the right kind, or nothing.
 
-    problems: a sentence for each number that nobody can keep; misfits: what stands where something of another kind belongs. Both
-    are shared with the parts of the object.
+    problems: a sentence for each number that cannot be kept. misfits: a few words for each value that is of another kind than
+    it should be. Both lists are shared with the parts of the object.
     """
 
     def __init__(self, content: Any, problems: list[str] | None = None, misfits: list[str] | None = None) -> None:
@@ -35,35 +35,35 @@ class ForeignFacts:
         self._content: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
 
     def says(self, key: str) -> bool:
-        """Whether there is anything behind a key."""
+        """Whether a key has a value."""
         return self._content.get(key) is not None
 
     def part(self, key: str) -> ForeignFacts:
-        """The object behind a key; an empty one if there is none."""
+        """The object under a key; an empty one if there is none."""
         return self._facts(self._of(key, Mapping))
 
     def parts(self, key: str) -> Iterator[ForeignFacts]:
-        """The objects of a list."""
+        """The objects of the list under a key."""
         items = self._of(key, list) or ()
         self.misfits += [f"{key} holds {type(item).__name__}" for item in items if not isinstance(item, Mapping)]
         return (self._facts(item) for item in items)
 
     def text(self, key: str) -> str | None:
-        """Text without blanks around it; None for none."""
+        """Text without blanks around it; None if there is none."""
         value = self._of(key, str)
         return None if value is None else whole_text(value).strip() or None
 
     def flag(self, key: str) -> bool:
-        """Yes or no; no for none."""
+        """Yes or no; no if there is none."""
         return self._of(key, bool) or False
 
     def number(self, key: str, bits: int = 64) -> int | None:
-        """A whole number that a column of so many bits can hold."""
+        """A whole number that a column of this many bits can hold; None if there is none."""
         value = self.decimal(key, bits)
         return None if value is None else int(value)
 
     def decimal(self, key: str, bits: int = 64) -> float | None:
-        """A number whose whole part a column of so many bits can hold."""
+        """A number whose whole part a column of this many bits can hold; None if there is none."""
         value = self._of(key, (int, float))
         if value is None:
             return None

@@ -1,4 +1,4 @@
-"""What indexing asks of a text-to-image model, whatever runs it."""
+"""What indexing needs from a text-to-image model, whatever program runs it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,27 @@ if TYPE_CHECKING:
 
 
 LEADING = "leading"
-"""Name of the schedule that diffusers uses for SDXL by default, and the published protocol with it."""
+"""Name of the schedule that diffusers uses for SDXL by default. The published protocol uses it too."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a picture is sampled. width, height: pixels; 0 for the model's native size. zero_negative: the unconditional side is
-    zeros, not an encoded empty text."""
+    """How a picture is sampled."""
 
     steps: int
+    """Sampler steps, >= 1."""
     cfg: float
+    """Scale of classifier-free guidance; 1 is without guidance."""
     sampler_name: str
+    """As the program that runs the model calls it."""
     scheduler: str
+    """As the program that runs the model calls it, or `LEADING`."""
     width: int = 0
+    """Pixels; 0 for the model's native size."""
     height: int = 0
+    """Pixels; 0 for the model's native size."""
     zero_negative: bool = False
+    """The unconditional side is zeros, not an encoded empty text."""
 
 
 @dataclass(frozen=True)
@@ -42,37 +48,44 @@ class LoraUse:
 
 @dataclass(frozen=True)
 class Job:
-    """One picture. No `loras` is the base side. `triggers` are appended to the prompt, literally: ", " + each."""
+    """One picture to be made."""
 
     prompt: str
     seed: int
     loras: tuple[LoraUse, ...] = ()
+    """LoRAs to apply, in this order. Without any, the picture belongs to the base side."""
     triggers: tuple[str, ...] = ()
+    """Trigger words, appended to the prompt literally: ", " + each."""
 
 
 @dataclass(frozen=True, eq=False)
 class Generated:
-    """images: [B, H, W, 3] float, values in [0, 1], in the order of the jobs. model_evaluations: forward passes of the
-    diffusion model that they took, all pictures together, cond and uncond counted one each."""
+    """Pictures that were made, and what they cost."""
 
     images: Tensor
+    """[B, H, W, 3] float, values in [0, 1], in the order of the jobs."""
     model_evaluations: int
+    """Forward passes of the diffusion model, for all pictures together. Cond and uncond count as one each."""
 
 
 @dataclass(frozen=True)
 class LoraFit:
-    """How many of a LoRA file's tensors the model took. model: the model's name for people. of_other_shape: tensors that have
-    the name of one of the model's layers, but do not fit its shape. layers: the same, counted by layer."""
+    """How many of a LoRA file's tensors the model took."""
 
     matched: int
+    """Tensors that the model took."""
     total: int
+    """Tensors in the file."""
     model: str
+    """The model's name for people; empty if there is only a text encoder."""
     of_other_shape: int = 0
+    """Tensors that have the name of one of the model's layers, but do not fit its shape."""
     layers: LayerFit | None = None
+    """The same, counted by layer; None if it was not."""
 
     @property
     def warning(self) -> str:
-        """What of the LoRA is without effect on this model, for people; empty if all of it has one."""
+        """Which part of the LoRA has no effect on this model, in words; empty if all of it has an effect."""
         if self.matched == self.total:
             return ""
         shapes = f" ({self.of_other_shape} have its names and other shapes)" if self.of_other_shape else ""
@@ -81,10 +94,10 @@ class LoraFit:
 
 
 class Generator(Protocol):
-    """Same jobs, same pictures, whatever shares a batch: a picture's noise depends on its seed alone.
+    """Makes pictures. The same jobs give the same pictures, whatever shares a batch: a picture's noise depends only on its seed.
 
-    fingerprint: names all that decides the base side's pictures (weights, text encoder, VAE, sampler, steps, cfg, size), so
-    that features of them may be kept and used again. settings: the same facts, readable, for the protocol.
+    fingerprint: a name for everything that decides the base side's pictures (weights, text encoder, VAE, sampler, steps, cfg,
+    size), so that their features can be kept and used again. settings: the same facts in readable form, for the protocol.
     """
 
     @property
@@ -104,8 +117,8 @@ class Generator(Protocol):
     def check_lora(self, lora: LoraUse) -> LoraFit: ...
 
     def prepare(self, jobs: Sequence[Job]) -> None:
-        """Called with what will be asked for next: a chance to do in one go what would be expensive batch by batch."""
+        """Called with the jobs that come next: a chance to do at once what would be expensive batch by batch."""
 
     def generate(self, jobs: Sequence[Job], on_progress: OnProgress | None = None) -> Generated:
-        """Make pictures. on_progress is called after each sampler step: steps done and steps in all, all pictures together."""
+        """Make pictures. on_progress: called after each sampler step, with steps done and in total, for all pictures together."""
         ...

@@ -1,4 +1,4 @@
-"""A file on its way from a server: it arrives piece by piece, and a later run goes on where an earlier one broke off."""
+"""A file being fetched from a server: it arrives piece by piece, and a later run continues where an earlier one broke off."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Broken(Exception):
 
 
 class TooLong(Exception):
-    """More is coming than the file may have: `size` bytes at least."""
+    """The file is longer than it may be: at least `size` bytes."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
@@ -49,7 +49,8 @@ class Busy(Exception):
 class PartialFile:
     """What has arrived of a file so far, at `path`, with the server's ETag in a file beside it.
 
-    longest: bytes that the file may have. on_progress: called at most ten times a second, in bytes, with those of earlier runs.
+    longest: the most bytes that the file may have. on_progress: called at most ten times a second, in bytes, which include
+    those of earlier runs.
     """
 
     def __init__(self, path: Path, longest: int, on_progress: OnProgress | None = None) -> None:
@@ -66,13 +67,13 @@ class PartialFile:
             path.unlink(missing_ok=True)
 
     def move_to(self, target: Path) -> None:
-        """Give the complete file its name, in place of what is there."""
+        """Move the complete file to `target`, replacing what is there."""
         self.path.replace(target)
         self._tag.unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Only one process at a time writes it. Raises Busy if another one does."""
+        """Let only one process at a time write the file. Raises Busy if another one does."""
         lock = filelock.FileLock(self.path.with_name(f"{self.path.name}-lock"), timeout=_LOCK_TIMEOUT_S)
         try:
             lock.acquire()
@@ -89,12 +90,16 @@ class PartialFile:
     def fetch(
         self, ask: Callable[[dict[str, str]], requests.Response], attempts: int, wait: Callable[[Broken, int], None]
     ) -> requests.Response | None:
-        """Fetch what is missing. Connections that break off are made again, `attempts` times without any progress at most.
+        """Fetch what is missing. A connection that breaks off is made again, at most `attempts` times without any progress.
 
-        ask: request headers -> a streamed answer with a status of `HAS_CONTENT`; it raises Broken where there is no
-        connection, and what it likes for other answers. wait: what broke, and how often in a row, before it is tried again.
-        Returns the answer that completed the file; None if all of it was there. Raises the last Broken, TooLong, and OSError
-        (ENOSPC before the disk is full); what has arrived stays.
+        Returns the answer that completed the file; None if all of it was there. Raises the last Broken, TooLong, OSError
+        (ENOSPC before the disk is full), and what `ask` raises; what has arrived stays.
+
+        Args:
+            ask: request headers -> a streamed answer with a status of `HAS_CONTENT`. It raises Broken if there is no
+                connection, and an error of its own for other answers.
+            attempts: connections in a row that may bring nothing, >= 1.
+            wait: called before another try with what broke, and how often in a row.
         """
         failures = 0
         while True:
@@ -112,7 +117,7 @@ class PartialFile:
             wait(broken, failures)
 
     def _fetch_rest(self, ask: Callable[[dict[str, str]], requests.Response], have: int) -> tuple[bool, requests.Response | None]:
-        """One connection's worth. Returns whether the file is complete, and the answer. Raises Broken if it breaks off."""
+        """Fetch over one connection. Returns whether the file is complete, and the answer. Raises Broken if it breaks off."""
         headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
         if have and (etag := self._etag()):
             headers["If-Range"] = etag
@@ -144,7 +149,7 @@ class PartialFile:
         return done == total if total else True, response
 
     def _check_size(self, size: int) -> None:
-        """Refuse early what is longer than it should be."""
+        """Refuse early a file that is longer than it should be. Raises TooLong."""
         if size > self._longest:
             raise TooLong(size)
 
@@ -154,7 +159,7 @@ class PartialFile:
         return ""
 
     def _keep_etag(self, response: requests.Response) -> None:
-        """A strong ETag, for If-Range (RFC 9110, 13.1.5)."""
+        """Save a strong ETag, for If-Range (RFC 9110, 13.1.5)."""
         etag = response.headers.get("ETag", "")
         if re.fullmatch(r'"[!#-~]{1,200}"', etag):
             self._tag.write_text(etag, encoding="ascii")
@@ -163,7 +168,7 @@ class PartialFile:
 
 
 class _Meter:
-    """Tells how far a download is."""
+    """Reports how far a download is."""
 
     def __init__(self, on_progress: OnProgress | None, start: int, total: int) -> None:
         self._on_progress, self._start, self._total = on_progress, start, total
@@ -194,8 +199,10 @@ def words_for(error: Exception) -> str:
 
 
 def _chunks(response: requests.Response) -> Iterator[bytes]:
-    """The body as it comes. Raises Broken if it breaks off, outside of the handler: requests' exceptions carry the request with
-    its headers."""
+    """The body as it comes. Raises Broken if it breaks off.
+
+    It is raised outside of the handler, because requests' exceptions carry the request with its headers.
+    """
     try:
         yield from response.iter_content(_CHUNK)
         return
@@ -205,7 +212,7 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
 
 
 def _extent(response: requests.Response) -> tuple[int, int]:
-    """Where the body begins in the file, and how long the file is (0: not known), in bytes. Raises Broken for nonsense."""
+    """Where the body begins in the file, and the file's length (0: not known), in bytes. Raises Broken if that is not said."""
     if response.status_code == _OK:
         is_packed = response.headers.get("Content-Encoding", "identity").lower() != "identity"
         length = response.headers.get("Content-Length", "")

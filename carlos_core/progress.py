@@ -1,4 +1,4 @@
-"""How far a piece of work is: one shape for measuring, scanning, fetching and encoding."""
+"""How far a piece of work is: one form for measuring, scanning, fetching and encoding."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """done, total: in the work's own unit (sampler steps, files, bytes, phrases, rows); total is 0 where it is not known, and
-    may change while a measurement learns how many pictures it needs.
-
-    note: what is known by now, for people; empty if there is nothing to say. image: [H, W, 3], the newest picture, or None.
-    """
+    """How far a piece of work is, in its own unit: sampler steps, files, bytes, phrases or rows."""
 
     done: int
     total: int
+    """0 if it is not known. May change while a measurement learns how many pictures it needs."""
     note: str = ""
+    """What is known by now, for people; empty if there is nothing to say."""
     image: Tensor | None = None
+    """[H, W, 3], the newest picture, or None."""
 
 
 OnProgress = Callable[[Progress], None]

@@ -1,4 +1,4 @@
-"""What is known about a LoRA: the nouns that every room shares."""
+"""What is known about a LoRA: the types that all parts of the package share."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class LoraVector:
-    """What a LoRA does, as measured.
-
-    direction: [D] float32, raw CLIP units. strength: raw CLIP units, >= 0.
-    consistency: mean cosine over pairs, in [-1/(n-1), 1]; None where it is undefined (a LoRA without effect).
-    """
+    """What a LoRA does, as measured."""
 
     direction: np.ndarray
+    """[D] float32, raw CLIP units."""
     strength: float
+    """Raw CLIP units, >= 0."""
     consistency: float | None
+    """Mean cosine over pairs, in [-1/(n-1), 1]; None if it is undefined (a LoRA without effect)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +32,13 @@ class TopicEffect:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """What a LoRA does at one weight, on a few prompts. strength: raw CLIP units. alignment: cosine of the mean difference with
-    the row's direction, in [-1, 1]; None where nothing changed on average."""
+    """What a LoRA does at one weight, on a few prompts."""
 
     weight: float
     strength: float
+    """Raw CLIP units, >= 0."""
     alignment: float | None
+    """Cosine of the mean difference with the row's direction, in [-1, 1]; None if nothing changed on average."""
 
 
 @dataclass(frozen=True)
@@ -60,52 +60,61 @@ class LayerFit:
 
 @dataclass(frozen=True)
 class LoraMetadata:
-    """What people and tools say about a LoRA. None: they do not say.
-
-    base_model: the family if it is known, else the words of who says it. trigger_words: empty if it has none.
-    nsfw_level: the sum of the levels of its pictures on CivitAI.
-    """
+    """What people and tools say about a LoRA. None: they do not say."""
 
     version_id: int | None = None
+    """Id of the version on CivitAI."""
     model_id: int | None = None
+    """Id of the model on CivitAI, which may have several versions."""
     model_name: str | None = None
     base_model: str | None = None
+    """The family if it is known, otherwise the words of the source."""
     trigger_words: tuple[str, ...] | None = None
+    """Empty if it is known to have none."""
     nsfw_level: int | None = None
+    """The sum of the levels of its pictures on CivitAI."""
     download_count: int | None = None
     preview_url: str | None = None
+    """Address of its first picture on CivitAI that is not a video."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoraRecord:
-    """One row of the database. `lora_id` is unique: `str(version_id)` for LoRAs known on CivitAI, else "sha256:<16 hex>".
-
-    direction: [D] float32. strength_se, consistency_se: standard errors with the prompt as the unit. alignment: expected
-    cosine of the measured direction with the one that endless prompts would give. indexed_at: ISO 8601, UTC. strength_curve,
-    suggested_weight: from a scale sweep by the row's protocol; empty and None if there was none. extra: columns of other
-    programs, by name.
-    """
+    """One row of the database."""
 
     lora_id: str
+    """Unique: `str(version_id)` for a LoRA known on CivitAI, otherwise "sha256:<16 hex>"."""
     direction: np.ndarray
+    """[D] float32, raw CLIP units."""
     strength: float
+    """Raw CLIP units, >= 0."""
     consistency: float | None
+    """See `LoraVector.consistency`."""
     metadata: LoraMetadata = LoraMetadata()
     file_name: str | None = None
+    """With "/" between folders."""
     sha256: str | None = None
+    """Of the whole file, 64 hex digits."""
     n_images: int | None = None
     n_prompts: int | None = None
     alignment: float | None = None
+    """Expected cosine of the measured direction with the one that infinitely many prompts would give."""
     strength_se: float | None = None
+    """Standard error, with the prompt as the unit."""
     consistency_se: float | None = None
+    """Standard error, with the prompt as the unit."""
     topics: tuple[TopicEffect, ...] = ()
     strength_curve: tuple[CurvePoint, ...] = ()
+    """From a scale sweep by the row's protocol; empty if there was none."""
     suggested_weight: float | None = None
+    """From the same sweep; None if there was none."""
     protocol_id: str | None = None
     encoder_id: str | None = None
     indexed_at: str | None = None
+    """ISO 8601, UTC."""
     notes: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    """Columns of other programs, by name."""
 
     @property
     def vector(self) -> LoraVector:
@@ -118,7 +127,7 @@ class LoraRecord:
 
     @property
     def name(self) -> str:
-        """The best name there is for people: the model's, else the file's, else the published folder's, else the id."""
+        """The best name for people: the first there is of the model's, the file's, the published folder's, and the id."""
         return self.metadata.model_name or self.file_name or self.extra.get("folder_name") or self.lora_id
 
 
@@ -135,39 +144,41 @@ class MeasuredRow(NamedTuple):
 
 
 class LoraIdentity(NamedTuple):
-    """Which LoRA a row or a file is, as far as it is known. file_name: "/" between folders in rows; as listed for files."""
+    """Which LoRA a row or a file is, as far as it is known."""
 
     lora_id: str
+    """Empty for files."""
     sha256: str | None = None
     version_id: int | None = None
     model_id: int | None = None
     file_name: str | None = None
+    """With "/" between folders in rows; as listed for files."""
 
 
 @dataclass(frozen=True)
 class AppliedLora:
-    """A LoRA that is chosen to be applied, from the choice to the graph, the report, the picture's metadata and back.
-
-    file: as in ComfyUI's list. weight: for model and CLIP. score: cosine with the query that it was chosen for, None if that is
-    not known.
-    """
+    """A LoRA that is chosen to be applied, from the choice to the graph, the report, the picture's metadata and back."""
 
     file: str
+    """As in ComfyUI's list."""
     weight: float
+    """For model and CLIP."""
     trigger_words: tuple[str, ...] = ()
     lora_id: str = ""
     score: float | None = None
+    """Cosine with the query that it was chosen for, in [-1, 1]; None if it is not known."""
 
 
 @dataclass(frozen=True, eq=False)
 class IndexingResult:
-    """A LoRA's row in a database, after `index_lora`. row: by column, as in the reference package. is_new: it was measured just
-    now, not found there."""
+    """A LoRA's row in a database, after `index_lora`."""
 
     lora_id: str
     record: LoraRecord
     row: Mapping[str, Any]
+    """The same row by column, as in the reference package."""
     is_new: bool
+    """Whether it was measured just now; otherwise it was found in the database."""
 
     @property
     def vector(self) -> LoraVector:

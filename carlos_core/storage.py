@@ -1,4 +1,4 @@
-"""Files on disk: where ours are, their hashes, and writing while other processes read and write them, too."""
+"""Files on disk: where ours are, their hashes, and writing while other processes also read and write them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ _REPLACE_WAIT_S = 0.05
 
 
 def home() -> Path:
-    """The folder of weights and caches, where nobody names another (ComfyUI's nodes do): the environment variable CARLOS_HOME,
-    else ~/.cache/carlos."""
+    """The default folder of weights and caches: the environment variable CARLOS_HOME, otherwise ~/.cache/carlos.
+
+    ComfyUI's nodes name other folders.
+    """
     return Path(os.environ.get("CARLOS_HOME") or Path.home() / ".cache" / "carlos")
 
 
@@ -46,7 +48,7 @@ def cache_directory() -> Path:
 
 
 def sha256_of(path: Path) -> str:
-    """sha256 of a whole file, 64 hex digits; made again only when the file changed. Raises OSError if it cannot be read."""
+    """sha256 of a whole file, 64 hex digits; computed again only if the file changed. Raises OSError if it cannot be read."""
     stat = path.stat()
     return _sha256(path, stat.st_size, stat.st_mtime_ns)
 
@@ -67,7 +69,7 @@ def short_hash(content: str | bytes, digits: int) -> str:
 
 
 def target_of(path: Path) -> Path:
-    """Where a file is, or is to be: at the end of all links. Two names of one file have one target.
+    """Where a file is, or will be, once all links are followed. Two names of one file have one target.
 
     Raises OSError for links that lead in a circle.
     """
@@ -79,8 +81,10 @@ def target_of(path: Path) -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep other processes from writing a file, by a lock beside it. Raises TimeoutError after a minute, OSError if there can be
-    no lock."""
+    """Keep other processes from writing a file, by a lock beside it.
+
+    Raises TimeoutError after a minute, and OSError if there can be no lock.
+    """
     target = target_of(path)
     lock = filelock.FileLock(target.with_name(f".{target.name}.lock"), timeout=_LOCK_TIMEOUT_S)
     _make_folder(path, target)
@@ -97,10 +101,11 @@ def locked(path: Path) -> Iterator[None]:
 def write_atomically(path: Path, write: Callable[[Path], object], *, is_cache: bool = False) -> None:
     """Run `write` on a temporary file beside `path`, force it to disk, then rename it over `path`.
 
-    is_cache: the file can be made again, so that it need not survive a power cut.
+    is_cache: the file can be made again, so it does not have to survive a power cut.
 
-    At every moment `path` is the old file or the whole new one. Of a link the target is written, and the link stays. Temporary
-    files that a killed process has left are removed; those of processes that write now are not. Raises OSError.
+    At every moment `path` is either the old file or the complete new one. If it is a link, its target is written and the link
+    stays. Temporary files that a killed process has left are removed (not for a cache); those of processes that are writing now
+    are not. Raises OSError.
     """
     target = target_of(path)
     _make_folder(path, target)
@@ -118,7 +123,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, is_cache: b
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)
         if fcntl is None:
-            # An open file cannot be renamed on Windows; elsewhere it stays open, as that is what marks it as in use.
+            # An open file cannot be renamed on Windows. On other systems it stays open, because that marks it as in use.
             os.close(handle)
             handle = -1
         _replace(temporary, target)
@@ -131,7 +136,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, is_cache: b
 
 
 def _make_folder(path: Path, target: Path) -> None:
-    # A link may lead to a drive that is not there now: its folders are not made up.
+    # A link may lead to a drive that is not connected now: its folders are not created.
     if not path.is_symlink():
         target.parent.mkdir(parents=True, exist_ok=True)
 
@@ -144,26 +149,26 @@ def _new_temporary(target: Path) -> tuple[int, Path]:
             with suppress(OSError):  # file systems without locks
                 fcntl.flock(handle, fcntl.LOCK_EX)
             if os.fstat(handle).st_nlink == 0:
-                # Somebody tidied up between the making and the marking.
+                # Another process removed it before it was marked as in use.
                 os.close(handle)
                 continue
         return handle, Path(name)
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Remove temporary files of this very target that are old and that no process has open."""
+    """Remove temporary files of this target that are old and that no process has open."""
     pattern = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}\.tmp")
     for path in target.parent.glob(".*.tmp"):
-        # Not all file systems have locks: what is young may be in use without one.
+        # Not all file systems have locks: a new file may be in use without one.
         with suppress(OSError):
             if pattern.fullmatch(path.name) and time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
                 _remove_unless_open(path)
 
 
 def _remove_unless_open(path: Path) -> None:
-    """Raises OSError for a file that a process has open."""
+    """Remove a file. Raises OSError if a process has it open."""
     if fcntl is None:
-        # On Windows removing a file that is open fails.
+        # On Windows an open file cannot be removed.
         path.unlink()
         return
     with path.open("rb") as file:
@@ -177,7 +182,7 @@ def _replace(temporary: Path, target: Path) -> None:
             temporary.replace(target)
             return
         except PermissionError:
-            # On Windows a file that somebody is just reading cannot be replaced.
+            # On Windows a file cannot be replaced while another process reads it.
             if os.name != "nt" or not left:
                 raise
             time.sleep(_REPLACE_WAIT_S)

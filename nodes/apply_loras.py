@@ -29,7 +29,7 @@ def outputs() -> list[io.Output]:
     return [
         io.Model.Output(display_name="model"),
         io.Clip.Output(display_name="clip"),
-        io.String.Output(display_name="trigger_words", tooltip="To be added to the prompt."),
+        io.String.Output(display_name="trigger_words", tooltip="Add these to your prompt."),
         LoraStack.Output(display_name="lora_stack"),
     ]
 
@@ -41,21 +41,21 @@ class CarlosApplyLoras(io.ComfyNode):
             node_id="CarlosApplyLoras",
             display_name="Apply Retrieved LoRAs (CARLoS)",
             category="CARLoS",
-            description="Applies the best installed LoRAs of a retrieval to model and CLIP, and gives their trigger words.",
+            description="Applies the best installed LoRAs of a search to model and CLIP, and gives their trigger words.",
             inputs=[
                 io.Model.Input("model"),
                 io.Clip.Input("clip", optional=True),
-                CarlosMatches.Input("matches", tooltip="From LoRA Retriever."),
-                io.Int.Input("max_loras", default=1, min=1, max=20, tooltip="How many to apply at most."),
+                CarlosMatches.Input("matches", tooltip="From LoRA Retriever, or from another node that finds LoRAs."),
+                io.Int.Input("max_loras", default=1, min=1, max=20, tooltip="How many LoRAs to apply at most."),
                 io.Float.Input(
-                    "weight", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip="Weight of each, for model and CLIP."
+                    "weight", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip="Weight of each LoRA, for model and CLIP."
                 ),
                 io.Combo.Input(
                     "weights",
                     options=[AS_GIVEN, SUGGESTED],
                     default=AS_GIVEN,
                     optional=True,
-                    tooltip="suggested: weight times what a scale sweep of LoRA Indexer found for each LoRA, if there was one.",
+                    tooltip="suggested: weight times what the scale_sweep of LoRA Indexer suggests for each LoRA, if anything.",
                 ),
             ],
             outputs=outputs(),
@@ -77,17 +77,17 @@ class CarlosApplyLoras(io.ComfyNode):
 
 @dataclass(frozen=True, eq=False)
 class Applied:
-    """A model and a text encoder with LoRAs on them. warnings: what of the LoRAs is without effect on this model, a sentence
-    each."""
+    """A model and a text encoder with LoRAs on them."""
 
     model: Any
     clip: Any
     loras: list[AppliedLora] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    """What parts of the LoRAs have no effect on this model, one sentence each."""
 
     @property
     def outputs(self) -> tuple[Any, Any, str, list[tuple[str, float, float]]]:
-        """In the order of `outputs`: with the words for a prompt and the stack."""
+        """The values in the order of `outputs`: model, CLIP, the words for a prompt, and the stack."""
         words = dict.fromkeys(word for lora in self.loras for word in lora.trigger_words)
         in_prompt = ", ".join(escape_emphasis(word) for word in words)
         return self.model, self.clip, in_prompt, [(lora.file, lora.weight, lora.weight) for lora in self.loras]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..carlos_core.search.selection import Pick, Selection
 
 _TRIES = 5
-"""How many choices are made while there are LoRAs among them that cannot be applied."""
+"""How many choices are tried at most when LoRAs in them cannot be applied."""
 
 AUTO = "auto"
 SUGGESTED, ONE = "suggested", "1.0"
@@ -38,7 +38,7 @@ class CarlosAutoLora(io.ComfyNode):
             node_id="CarlosAutoLora",
             display_name="Auto LoRA (CARLoS)",
             category="CARLoS",
-            description="Finds the LoRAs that do what a sentence says, weighs them and applies them to model and CLIP.",
+            description="Finds the LoRAs that do what a sentence says, chooses their weights and applies them to model and CLIP.",
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             inputs=[
                 io.Model.Input("model", tooltip="From Load Checkpoint."),
@@ -47,46 +47,53 @@ class CarlosAutoLora(io.ComfyNode):
                 io.String.Input(
                     "query",
                     multiline=True,
-                    tooltip='What the LoRAs should do, e.g. "snowfall, pencil sketch". Several effects: with commas or "and".',
+                    tooltip='What the LoRAs should do, e.g. "snowfall, pencil sketch". '
+                    'Separate several effects with commas or "and".',
                 ),
-                io.String.Input("negative_query", default="", tooltip="But not this, e.g. heavy brush strokes."),
+                io.String.Input("negative_query", default="", tooltip="What the LoRAs should not do, e.g. heavy brush strokes."),
                 io.Combo.Input(
                     "mode",
                     options=list(limits.MODES),
                     default=limits.BEST_ONE,
-                    tooltip="best one: one LoRA. top k equal: the best ones alike. composed: one for each effect, weighed.",
+                    tooltip="best one: one LoRA. top k equal: the best LoRAs, each at its own weight. "
+                    "composed: one LoRA for each effect, with weights that suit the query.",
                 ),
                 io.Int.Input("max_loras", default=2, min=1, max=10, tooltip="How many LoRAs to apply at most."),
                 io.Float.Input(
-                    "strength_budget", default=2.0, min=0.05, max=20.0, step=0.05, tooltip="What all weights may add up to."
+                    "strength_budget",
+                    default=2.0,
+                    min=0.05,
+                    max=20.0,
+                    step=0.05,
+                    tooltip="The most that all weights may add up to.",
                 ),
                 io.Combo.Input(
                     "weight",
                     options=[SUGGESTED, ONE],
                     default=SUGGESTED,
-                    tooltip="Weight of a LoRA alone. suggested: what a scale sweep of LoRA Indexer found, else 1.",
+                    tooltip="Weight of a LoRA when used alone. suggested: what scale_sweep of LoRA Indexer found, otherwise 1.",
                 ),
                 io.Combo.Input(
                     "base_model",
                     options=[AUTO, search_widgets.ANY_BASE_MODEL, *FAMILIES],
                     default=AUTO,
-                    tooltip="auto: from the model's shapes. Pony and Illustrious have SDXL's: choose them by hand.",
+                    tooltip="auto: told by the model's shapes. Pony and Illustrious have those of SDXL: choose them by hand.",
                 ),
                 io.Combo.Input(
                     "min_confidence",
                     options=list(limits.CONFIDENCES),
                     default="likely",
-                    tooltip="Below this nothing is applied. any: the best, however little it fits.",
+                    tooltip="How sure a match must be to be applied. any: the best match is applied, however badly it fits.",
                 ),
                 search_widgets.nsfw_input(optional=False),
-                io.Boolean.Input("allow_download", default=False, tooltip="May fetch the chosen LoRAs from CivitAI."),
+                io.Boolean.Input("allow_download", default=False, tooltip="On: may fetch the chosen LoRAs from CivitAI."),
                 io.String.Input(
-                    "choice", default="", tooltip="The choice of an earlier run, from its report: it is applied as it is."
+                    "choice", default="", tooltip="The choice of an earlier run, from its report. It is applied as it is."
                 ),
                 *search_widgets.effect_inputs(optional=False),
                 search_widgets.prompts_input(),
                 search_widgets.ranking_input(
-                    limits.CALIBRATED, "calibrated: by how far a LoRA stands out of what it has in common with any sentence."
+                    limits.CALIBRATED, "calibrated: by how much better a LoRA fits the query than it fits unrelated effects."
                 ),
             ],
             outputs=[*apply.outputs(), io.String.Output(display_name="report")],
@@ -142,7 +149,7 @@ def _rules(settings: dict[str, Any]) -> ChoiceRules:
 
 
 def _limits(model: Any, database: Any, files: dict[str, str], settings: dict[str, Any]) -> SearchLimits:
-    """What may be chosen: of the model's family, and at hand or, if that is allowed, to be fetched."""
+    """What may be chosen: LoRAs of the model's family that are installed or, if that is allowed, can be fetched."""
     versions = zip(database.column("lora_id"), database.column("version_id"), strict=True)
     out_of_reach = {
         lora_id
@@ -159,7 +166,7 @@ def _limits(model: Any, database: Any, files: dict[str, str], settings: dict[str
 
 
 def _families(model: Any, base_model: str) -> frozenset[str] | str | None:
-    """What LoRAs must fit: what the model's shapes tell, or what the user says. None for anything."""
+    """The families that LoRAs must fit: from the model's shapes, or as the user says. None for any."""
     if base_model != AUTO:
         return search_widgets.base_model_of(base_model)
     family = model_family(model)
@@ -167,7 +174,7 @@ def _families(model: Any, base_model: str) -> frozenset[str] | str | None:
 
 
 def _applied(model: Any, clip: Any, selection: Selection, node_id: str | None) -> tuple[Selection, apply.Applied, list[str]]:
-    """What was selected on the model, with the next best in the place of LoRAs that cannot be applied; why those were left out.
+    """The selection, applied to the model, with the next best in place of LoRAs that cannot be applied; why those were left out.
 
     Raises LoraError if there is no next best.
     """
@@ -184,7 +191,7 @@ def _applied(model: Any, clip: Any, selection: Selection, node_id: str | None) -
 
 
 def _with_file(pick: Pick, node_id: str | None) -> AppliedLora:
-    """A pick to apply, fetched if it is not at hand."""
+    """A pick to apply, fetched if it is not installed."""
     record, file = pick.match.record, pick.match.file
     if file is None:
         progress = NodeProgress(node_id)

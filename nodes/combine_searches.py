@@ -23,9 +23,9 @@ class CarlosCombineSearches(io.ComfyNode):
             node_id="CarlosCombineSearches",
             display_name="Combine Searches (CARLoS)",
             category="CARLoS",
-            description="Finds LoRAs for several searches at once: by sentence, picture, LoRA or name, and what to avoid.",
+            description="Combines searches by sentence, picture, LoRA or name: finds LoRAs that have all effects, or avoid some.",
             inputs=[
-                CarlosDb.Input("database", tooltip="From Metrics DB Loader: the one that was searched."),
+                CarlosDb.Input("database", tooltip="From Metrics DB Loader: the database that was searched."),
                 CarlosMatches.Input("matches_1", tooltip="From any node that finds LoRAs."),
                 search_widgets.top_k_input(),
                 CarlosMatches.Input("matches_2", optional=True, tooltip="A second search."),
@@ -38,7 +38,7 @@ class CarlosCombineSearches(io.ComfyNode):
                         max=10.0,
                         step=0.05,
                         optional=True,
-                        tooltip=f"How much matches_{place} counts. Negative: but not this.",
+                        tooltip=f"How much matches_{place} counts. Negative: avoid this.",
                     )
                     for place in (1, 2, 3)
                 ],

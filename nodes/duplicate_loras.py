@@ -1,4 +1,4 @@
-"""The node that lists LoRAs which do the same."""
+"""The node that lists LoRAs that do the same."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CarlosDuplicateLoras(io.ComfyNode):
             node_id="CarlosDuplicateLoras",
             display_name="Duplicate LoRAs (CARLoS)",
             category="CARLoS",
-            description="Lists groups of LoRAs that do the same to pictures.",
+            description="Lists groups of LoRAs that do the same thing to pictures.",
             is_output_node=True,
             inputs=[
                 CarlosDb.Input("database", tooltip="From Metrics DB Loader."),
@@ -34,7 +34,7 @@ class CarlosDuplicateLoras(io.ComfyNode):
                     min=0.5,
                     max=1.0,
                     step=0.01,
-                    tooltip="How alike two LoRAs must be: 1 is exactly the same effect.",
+                    tooltip="How similar LoRAs must be. 1: exactly the same effect.",
                 ),
                 io.Boolean.Input(
                     "installed_only", default=False, optional=True, tooltip="Only LoRAs whose file is in models/loras."

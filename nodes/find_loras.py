@@ -31,7 +31,7 @@ class CarlosLoraRetriever(io.ComfyNode):
             node_id="CarlosLoraRetriever",
             display_name="LoRA Retriever (CARLoS)",
             category="CARLoS",
-            description="Finds LoRAs by what they do to pictures, for a sentence of yours.",
+            description="Finds LoRAs for a sentence by what they do to pictures.",
             inputs=[
                 CarlosDb.Input("database", tooltip="From Metrics DB Loader."),
                 io.String.Input(
@@ -50,12 +50,12 @@ class CarlosLoraRetriever(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     optional=True,
-                    tooltip="Leave out LoRAs whose direction is known less well than this cosine says. 0: no limit.",
+                    tooltip="Leaves out LoRAs whose alignment in LoRA Indexer's report is lower than this. 0: no limit.",
                 ),
                 search_widgets.ranking_input(
                     limits.PUBLISHED,
-                    "By the published score, or by how far a LoRA stands out of what it has in common with any sentence, "
-                    "with a word for how sure that is.",
+                    "published: by the score of the published method. calibrated: by how much better a LoRA fits the sentence "
+                    "than it fits unrelated effects, with a word for how sure each match is.",
                 ),
                 *search_widgets.civitai_inputs(),
             ],
@@ -88,7 +88,7 @@ class CarlosSimilarLoras(io.ComfyNode):
             node_id="CarlosSimilarLoras",
             display_name="Similar LoRAs (CARLoS)",
             category="CARLoS",
-            description="Finds LoRAs that change pictures the same way as a given one.",
+            description="Finds LoRAs that change pictures the same way as one you know.",
             inputs=[
                 CarlosDb.Input("database", tooltip="From Metrics DB Loader."),
                 io.String.Input("lora_id", default="", tooltip="Id of the LoRA to compare with, as in a report."),
@@ -98,7 +98,7 @@ class CarlosSimilarLoras(io.ComfyNode):
                     options=[BY_ID, *lora_folder.lora_names()],
                     default=BY_ID,
                     optional=True,
-                    tooltip="The LoRA to compare with, from your list, in place of its id.",
+                    tooltip="The LoRA to compare with, from your list, instead of its id.",
                 ),
                 *search_widgets.optional_limits(),
             ],
@@ -127,10 +127,10 @@ class CarlosLorasLikeImage(io.ComfyNode):
             description="Finds LoRAs that make pictures look like yours.",
             inputs=[
                 CarlosDb.Input("database", tooltip="From Metrics DB Loader."),
-                io.Image.Input("image", tooltip="A picture with the look you want; several count as one, by their mean."),
+                io.Image.Input("image", tooltip="A picture with the look you want. Several count as one, by their mean."),
                 search_widgets.top_k_input(),
                 io.Image.Input(
-                    "image_without", optional=True, tooltip="The same without that look: only the difference then counts."
+                    "image_without", optional=True, tooltip="The same picture without that look. Then only the difference counts."
                 ),
                 *search_widgets.optional_limits(),
             ],
@@ -139,7 +139,7 @@ class CarlosLorasLikeImage(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **_inputs: object) -> str:
-        # Pictures without a LoRA that were indexed since are what a single picture is compared with.
+        # A single picture is compared with the pictures without a LoRA, and indexing may have added some since.
         sizes = sorted((path.name, path.stat().st_size) for path in _base_folder().glob("*.journal"))
         return f"{matches.fingerprint()}|{sizes}"
 
@@ -175,7 +175,9 @@ class CarlosLorasByName(io.ComfyNode):
             description="Finds LoRAs by their names, files, ids and trigger words.",
             inputs=[
                 CarlosDb.Input("database", tooltip="From Metrics DB Loader."),
-                io.String.Input("name", default="", tooltip="Words or parts of words, in any order; all must be there."),
+                io.String.Input(
+                    "name", default="", tooltip="Words or parts of words, in any order. A LoRA must have all of them."
+                ),
                 search_widgets.top_k_input(),
                 *search_widgets.file_inputs(optional=True),
             ],

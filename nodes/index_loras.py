@@ -26,7 +26,7 @@ def _outputs() -> list[io.Output]:
     return [
         CarlosDb.Output(display_name="database"),
         io.String.Output(display_name="report"),
-        io.Image.Output(display_name="contact_sheet", tooltip="Above without, below with the LoRA."),
+        io.Image.Output(display_name="contact_sheet", tooltip="Without the LoRA above, with it below."),
     ]
 
 
@@ -37,7 +37,7 @@ class CarlosLoraIndexer(io.ComfyNode):
             node_id="CarlosLoraIndexer",
             display_name="LoRA Indexer (CARLoS)",
             category="CARLoS",
-            description="Measures what a LoRA does: compares pictures with and without it through CLIP, and keeps the row.",
+            description="Measures what a LoRA does: compares pictures with and without it through CLIP, and saves the result.",
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
@@ -49,10 +49,14 @@ class CarlosLoraIndexer(io.ComfyNode):
                     tooltip="The LoRA to measure.",
                 ),
                 io.String.Input(
-                    "civitai_model_id", default="", tooltip="lora_name = CivitAI: the model, for its newest version."
+                    "civitai_model_id",
+                    default="",
+                    tooltip="For lora_name = CivitAI: the id of the model, for its newest version.",
                 ),
                 io.String.Input(
-                    "civitai_version_id", default="", tooltip="lora_name = CivitAI: the version. It is fetched into models/loras."
+                    "civitai_version_id",
+                    default="",
+                    tooltip="For lora_name = CivitAI: the id of the version. It is fetched into models/loras.",
                 ),
                 *indexing.settings_inputs("standard"),
             ],
@@ -79,7 +83,7 @@ class CarlosIndexLibrary(io.ComfyNode):
             node_id="CarlosIndexLibrary",
             display_name="Index Library (CARLoS)",
             category="CARLoS",
-            description="Measures all LoRAs of models/loras, or a selection, one after another; skips those it knows.",
+            description="Measures all LoRAs in models/loras, or a selection, one after another. Skips those that it knows.",
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
@@ -114,7 +118,7 @@ class CarlosIndexLibrary(io.ComfyNode):
 
 
 def _of_version(indexer: Indexer, model_id: str, version_id: str, progress: NodeProgress) -> Outcome:
-    """Fetch a LoRA into ComfyUI's first folder of LoRAs and measure it; neither if the database has it. Raises CarlosError."""
+    """Fetch a LoRA into ComfyUI's first folder of LoRAs and measure it, unless the database has it. Raises CarlosError."""
     wanted = civitai.wanted(model_id, version_id, progress)
     known = indexer.known_version(wanted.version_id)
     if known is not None:
@@ -124,7 +128,7 @@ def _of_version(indexer: Indexer, model_id: str, version_id: str, progress: Node
 
 
 def _fits(name: str, name_filter: str) -> bool:
-    """Whether a LoRA's name holds the filter, or fits it as a pattern; upper and lower case are alike."""
+    """Whether a LoRA's name contains the filter, or fits it as a pattern; case does not matter."""
     posix, wanted = name.replace("\\", "/").lower(), name_filter.strip().lower()
     return wanted in posix or fnmatchcase(posix, wanted)
 

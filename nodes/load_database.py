@@ -26,24 +26,24 @@ class CarlosMetricsDBLoader(io.ComfyNode):
             node_id="CarlosMetricsDBLoader",
             display_name="Metrics DB Loader (CARLoS)",
             category="CARLoS",
-            description="Opens a database of LoRAs and what they do: the published one, or one of yours in models/carlos.",
+            description="Opens a database that says what each LoRA does: the published one, or your own in models/carlos.",
             inputs=[
                 io.Combo.Input(
                     "database",
                     options=[BUNDLED, EMPTY, *folders.database_names()],
                     default=BUNDLED,
-                    tooltip="bundled: 740 published SDXL LoRAs, read-only. empty: none yet. Else a file in models/carlos.",
+                    tooltip="bundled: 740 published SDXL LoRAs, read-only. empty: no LoRAs. Otherwise a file in models/carlos.",
                 ),
                 io.String.Input(
                     "create_as",
                     default="",
-                    tooltip="Name for a database of your own: made from the chosen one, or opened as it is if it exists.",
+                    tooltip="Name of a database of your own. It is made from the chosen one, or opened as it is if it exists.",
                 ),
                 io.Combo.Input(
                     "encoder",
                     options=[DEFAULT_ENCODER_ID, *folders.encoders()],
                     default=DEFAULT_ENCODER_ID,
-                    tooltip="CLIP model for a new, empty database. Others know theirs.",
+                    tooltip="CLIP model for a new, empty database. Other databases know their own.",
                 ),
             ],
             outputs=[CarlosDb.Output(display_name="database")],
@@ -57,7 +57,7 @@ class CarlosMetricsDBLoader(io.ComfyNode):
         if path is None:
             return "no file"
         if not path.exists():
-            # It is made in this run, or was deleted since the last: nothing cached may stand for it.
+            # It is made in this run, or was deleted since the last run: no cached result may be used for it.
             return f"absent|{time.time_ns()}"
         stat = path.stat()
         return f"{path}|{stat.st_mtime_ns}|{stat.st_size}"

@@ -1,4 +1,4 @@
-"""The node that asks CivitAI for what a database does not know about its LoRAs."""
+"""The node that asks CivitAI what a database does not know about its LoRAs."""
 
 from __future__ import annotations
 
@@ -36,9 +36,11 @@ class CarlosRefreshMetadata(io.ComfyNode):
                 io.Boolean.Input(
                     "only_missing",
                     default=True,
-                    tooltip="On: only blanks are filled in. Off: what CivitAI says replaces what is there.",
+                    tooltip="On: fills in only what is missing. Off: replaces what is there with what CivitAI says.",
                 ),
-                io.Int.Input("max_rows", default=0, min=0, max=1_000_000, tooltip="Rows to look up, emptiest first. 0: all."),
+                io.Int.Input(
+                    "max_rows", default=0, min=0, max=1_000_000, tooltip="How many rows to look up, emptiest first. 0: all."
+                ),
             ],
             outputs=[CarlosDb.Output(display_name="database"), io.String.Output(display_name="report")],
         )
@@ -59,7 +61,7 @@ def _lines(rows: list[RefreshedRow]) -> list[str]:
     statuses = [row.status for row in rows]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in STATUSES)
     lines = [f"{len(rows)} rows looked up: {counts}"]
-    # Those that somebody may want to do something about come first.
+    # Rows that somebody may want to do something about come first.
     ordered = sorted(rows, key=lambda row: (FAILED, NOT_FOUND, REFRESHED, UNCHANGED).index(row.status))
     if ordered:
         shown = ordered[:_SHOWN]

@@ -1,1 +1,1 @@
-"""CivitAI: look-ups, downloads and metadata. Nothing here runs unless the user asks for it."""
+"""CivitAI: look-ups, downloads and metadata. Nothing in here runs unless the user asks for it."""

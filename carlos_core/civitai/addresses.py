@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 from ..errors import CivitaiError
 
 DEFAULT_BASES = ("https://civitai.com", "https://civitai.red")
-"""The site, and the one that also shows what the first hides."""
+"""The site, and the second site, which also shows what the first one hides."""
 
 URL_VARIABLE = "CARLOS_CIVITAI_URL"
 
 _PORTS = {"http": 80, "https": 443}
-# 198.18.0.0/15 is not here: some proxies give all public hosts addresses of that range.
+# 198.18.0.0/15 is not in the list: some proxies give all public hosts addresses of that range.
 _PRIVATE = [
     ipaddress.ip_network(network)
     for network in (
@@ -29,13 +29,13 @@ Origin = tuple[str, str, int]
 
 
 class Addresses:
-    """The API's base URLs, the first one first, and what follows from them.
+    """The API's base URLs, the preferred one first, and what follows from them.
 
-    Everything is https, to public hosts. Only if all base URLs are on this machine (a test) is this machine allowed, with http.
+    Everything is https, to public hosts. This machine, and http, are allowed only if all base URLs are on it (a test).
     """
 
     def __init__(self, bases: Sequence[str]) -> None:
-        """Raises CivitaiError for a base URL that is neither https nor on this machine."""
+        """Raises CivitaiError for a base URL that is not https, unless all of them are on this machine."""
         self.bases = tuple(base.strip().rstrip("/") for base in bases)
         self._own = frozenset(map(origin_of, self.bases))
         self._is_local = all(_is_loopback_name(host) for _, host, _ in self._own)
@@ -44,11 +44,11 @@ class Addresses:
                 raise CivitaiError(f"The address {base} is not https.", f"Correct the environment variable {URL_VARIABLE}.")
 
     def is_own(self, url: str) -> bool:
-        """Whether a URL is the API's own: the key goes nowhere else."""
+        """Whether a URL is the API's own. The key is sent only to these."""
         return origin_of(url) in self._own
 
     def elsewhere(self, url: str) -> list[str]:
-        """The same page of the API at each base URL, beginning with `url` itself; `url` alone if it is not the API's."""
+        """The same page of the API at each base URL, `url` itself first; only `url` if it is not the API's."""
         if not self.is_own(url):
             return [url]
         parts = urlsplit(url)
@@ -57,7 +57,7 @@ class Addresses:
         return [url, *others]
 
     def check(self, url: str) -> None:
-        """Raises CivitaiError for an address that CivitAI may not send us to: not https, or not public."""
+        """Check where CivitAI sends us. Raises CivitaiError for an address that is not https, or not public."""
         scheme, host, _ = origin_of(url)
         if self.is_own(url):
             return
@@ -68,7 +68,7 @@ class Addresses:
 
 
 def bases_from_environment() -> tuple[str, ...]:
-    """The base URLs of CARLOS_CIVITAI_URL, separated by commas, else CivitAI's."""
+    """The base URLs of CARLOS_CIVITAI_URL, separated by commas; if there are none, CivitAI's."""
     listed = tuple(base.strip() for base in os.environ.get(URL_VARIABLE, "").split(",") if base.strip())
     return listed or DEFAULT_BASES
 
@@ -97,7 +97,7 @@ def _is_loopback_name(host: str) -> bool:
 
 
 def _addresses_of(host: str) -> list[str]:
-    """IP addresses of a host; empty if it is not known here (a proxy may know it)."""
+    """IP addresses of a host; empty if it is not known on this machine (a proxy may know it)."""
     try:
         return [str(entry[4][0]) for entry in socket.getaddrinfo(host, None)]
     except (OSError, UnicodeError):

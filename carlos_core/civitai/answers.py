@@ -1,6 +1,6 @@
-"""From CivitAI's JSON to our types. Fields as documented at developer.civitai.com/site/reference.
+"""From CivitAI's JSON to our types. The fields are documented at developer.civitai.com/site/reference.
 
-A field that is missing or null is None; one of another type, or a number that no database can hold, is an error, so that a
+A field that is missing or null is None. A field of another type, or a number that no database can hold, is an error, so that a
 change of the API is seen where it happens.
 """
 
@@ -52,7 +52,7 @@ def version_of(content: Any) -> Version:
 
 
 def hashes_in(content: Any) -> set[str]:
-    """sha256 of the files in an answer that cannot be read otherwise, as far as they can be found."""
+    """sha256 of the files in an answer that cannot be read in any other way, as far as they can be found."""
     files = ForeignFacts(content).parts("files")
     hashes = ((file.part("hashes").text("SHA256") or "").lower() for file in files)
     return {sha256 for sha256 in hashes if is_sha256(sha256)}

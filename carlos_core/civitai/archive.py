@@ -1,4 +1,4 @@
-"""LoRAs that come in a ZIP: the one safetensors file in it, and nothing else, is unpacked."""
+"""LoRAs that come in a ZIP: only the one safetensors file in it is unpacked."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 from ..errors import CivitaiError
 
 MAX_BYTES = 8 << 30
-"""No LoRA is larger."""
+"""No LoRA is larger than this."""
 
 _MAX_RATIO = 200
-"""Weights hardly compress; a file that was packed more tightly than this is a bomb."""
+"""Weights hardly compress; a file that is packed more tightly than this is a ZIP bomb."""
 
 _FREE_BYTES = 16 << 20
 _MAX_ENTRIES = 10_000
@@ -26,8 +26,8 @@ _BY_HAND = "Download it on the site and look into it yourself."
 def lora_in(archive: Path) -> zipfile.ZipInfo:
     """The entry of the only safetensors file of an archive.
 
-    Raises CivitaiError if there is none or more than one, or if anything in the archive could not be meant well: a path that
-    leads out of its folder, a link, a size that is out of all proportion.
+    Raises CivitaiError if there is none or more than one, or if anything in the archive looks like an attack: a path that
+    leads out of its folder, a link, or a size that is out of all proportion.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -57,7 +57,10 @@ def lora_in(archive: Path) -> zipfile.ZipInfo:
 
 
 def unpack(archive: Path, entry: zipfile.ZipInfo, target: Path) -> None:
-    """Write one entry to `target`. Raises CivitaiError if it is damaged or larger than it says, OSError if the disk refuses."""
+    """Write one entry to `target`.
+
+    Raises CivitaiError if it is damaged or has another size than it says, and OSError if the disk refuses.
+    """
     written = 0
     try:
         with zipfile.ZipFile(archive) as opened, opened.open(entry) as packed, target.open("wb") as file:
@@ -73,7 +76,7 @@ def unpack(archive: Path, entry: zipfile.ZipInfo, target: Path) -> None:
 
 
 def _check_entry(entry: zipfile.ZipInfo) -> None:
-    # zipfile cuts names at a NUL and turns the system's separators; the original name is what is judged.
+    # zipfile cuts names at a NUL and replaces the system's separators, so the original name is checked.
     name = entry.orig_filename.replace("\\", "/")
     is_absolute = name.startswith("/") or (len(name) > 1 and name[1] == ":")
     if is_absolute or ".." in name.split("/") or "\0" in name:
@@ -85,7 +88,7 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
 
 def _is_lora(name: str) -> bool:
     path = PurePosixPath(name)
-    # Macs add a shadow of every file to an archive.
+    # Macs add a second, hidden file for every file to an archive.
     return path.suffix.lower() == ".safetensors" and not path.name.startswith("._") and "__MACOSX" not in path.parts
 
 

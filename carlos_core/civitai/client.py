@@ -23,11 +23,11 @@ from .versions import Model, Version, VersionFile
 logger = logging.getLogger(__name__)
 
 MAX_HASHES = 100
-"""Hashes in one request, by the API's documentation."""
+"""The most hashes in one request, by the API's documentation."""
 
 
 class CivitaiClient:
-    """Typed answers of CivitAI. Every method raises CivitaiError; CivitaiNotFound, a kind of it, when no base URL has it."""
+    """Typed answers of CivitAI. Every method raises CivitaiError, and its subclass CivitaiNotFound if no base URL has it."""
 
     def __init__(
         self,
@@ -38,13 +38,20 @@ class CivitaiClient:
         patience: Patience | None = None,
         on_wait: OnWait | None = None,
     ) -> None:
-        """bases: base URLs; each is asked what the one before does not have. timeouts: seconds to connect, and between two pieces
-        of an answer. on_wait: told while waiting, may raise."""
+        """Nothing is asked yet. Raises CivitaiError for unusable base URLs.
+
+        Args:
+            bases: base URLs; each is asked for what the one before does not have.
+            key: the user's key; it is sent only to the base URLs.
+            timeouts: seconds to connect, and seconds between two pieces of an answer.
+            patience: how often to ask and how long to wait; default `Patience()`.
+            on_wait: called while waiting; it may raise, to cancel.
+        """
         self._transport = Transport(bases, key, timeouts=timeouts, patience=patience, on_wait=on_wait)
 
     @classmethod
     def from_environment(cls, key_file: Path | None = None, *, on_wait: OnWait | None = None) -> CivitaiClient:
-        """A client with the base URLs of CARLOS_CIVITAI_URL and the key of CIVITAI_API_KEY, else of `key_file`."""
+        """A client with the base URLs of CARLOS_CIVITAI_URL and the key of CIVITAI_API_KEY, otherwise of `key_file`."""
         return cls(bases_from_environment(), find_key(key_file), on_wait=on_wait)
 
     def model(self, model_id: int) -> Model:
@@ -55,16 +62,16 @@ class CivitaiClient:
         return version_of(self._get(f"model-versions/{int(version_id)}", f"version {version_id}"))
 
     def version_by_hash(self, sha256: str) -> Version | None:
-        """The version that has a file with this sha256, None if no base URL knows one."""
+        """The version that has a file with this sha256; None if no base URL knows one."""
         try:
             return version_of(self._get(f"model-versions/by-hash/{_checked_hash(sha256)}", "this hash"))
         except CivitaiNotFound:
             return None
 
     def versions_by_hashes(self, hashes: Iterable[str]) -> dict[str, Version]:
-        """sha256 (lower case) -> version that has such a file, for those that are known; 100 a request.
+        """sha256 (lower case) -> version that has such a file, for those that are known; 100 in each request.
 
-        Raises CivitaiOddAnswer if one of them cannot be read; `answers_by_hashes` gives the others all the same.
+        Raises CivitaiOddAnswer if one of them cannot be read; `answers_by_hashes` gives the others anyway.
         """
         found = self.answers_by_hashes(hashes)
         for answer in found.values():
@@ -73,7 +80,7 @@ class CivitaiClient:
         return {sha256: answer for sha256, answer in found.items() if isinstance(answer, Version)}
 
     def answers_by_hashes(self, hashes: Iterable[str]) -> dict[str, Version | CivitaiOddAnswer]:
-        """`versions_by_hashes` with what is wrong about an answer in the place of one that cannot be read."""
+        """Like `versions_by_hashes`, but an answer that cannot be read is replaced by the error that says why."""
         missing = list(dict.fromkeys(_checked_hash(sha256).lower() for sha256 in hashes))
         found: dict[str, Version | CivitaiOddAnswer] = {}
         for base in self._transport.addresses.bases:

@@ -1,4 +1,4 @@
-"""Fetching one LoRA file: resumed, checked, and there under its name only when all of it is right."""
+"""Fetching one LoRA file: resumed, checked, and given its name only if all of it is right."""
 
 from __future__ import annotations
 
@@ -24,26 +24,33 @@ from .versions import VersionFile
 logger = logging.getLogger(__name__)
 
 SIZE_TOLERANCE = 1024
-"""Sizes in the API are KB with a few decimals."""
+"""Bytes by which sizes may differ: the API gives them in KB with a few decimals."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _RANGE_NOT_SATISFIABLE = 416
 
 
 class _WrongContent(CivitaiError):
-    """What has arrived is not what it should be, and is of no use to a later run."""
+    """What has arrived is not what it should be, and a later run cannot use it."""
 
 
 class Download:
-    """One file on its way into a folder.
+    """One file that is fetched into a folder.
 
-    It arrives in `<name>.<version>-<file>.part`, which a later run goes on with. Its size and sha256 are compared with the API's,
-    its header is read; then it gets its name. Another file of that name is never touched: the version's id is added instead.
-    Only safetensors files are accepted, plain or as the only one in a ZIP.
+    It arrives in `<name>.<version>-<12 hex of its sha256>.part`, where a later run continues. Its size and sha256 are compared
+    with the API's, and its header is read; then it gets its name. Another file of that name is never touched: the version's id is
+    added instead. Only safetensors files are accepted, plain or as the only one in a ZIP.
     """
 
     def __init__(self, transport: Transport, file: VersionFile, folder: Path, on_progress: OnProgress | None = None) -> None:
-        """Raises CivitaiError for a file that is of another kind, or that cannot be checked."""
+        """Nothing is fetched yet. Raises CivitaiError for a file that is of another kind, or that cannot be checked.
+
+        Args:
+            transport: makes the requests.
+            file: what to fetch.
+            folder: where it goes; made if it is missing.
+            on_progress: called while the file arrives, in bytes.
+        """
         if not (file.is_safetensors or file.is_zip):
             raise CivitaiError(
                 f"{file.name!r} of version {file.version_id} is not a safetensors file.",
@@ -63,7 +70,7 @@ class Download:
         self._part = PartialFile(folder / f"{stem}.{file.version_id}-{self._sha256[:12]}.part", longest, on_progress)
 
     def run(self) -> Path:
-        """Fetch, check and name the file. Returns its path; a file that is there already, with the same content, is not fetched.
+        """Fetch, check and name the file. Returns its path. A file with the same content that is already there is not fetched.
 
         Raises CivitaiError; what has arrived by then is kept, unless it is wrong or the disk is full.
         """
@@ -90,7 +97,7 @@ class Download:
             ) from error
 
     def _same_file(self, name: str, sha256: str) -> Path | None:
-        """The file of this name, or of this name with the version's id, if it has the content."""
+        """The file of this name, or of this name with the version's id, if it has this content."""
         for candidate in names_to_try(name, self._file.version_id):
             path = self._folder / candidate
             if not path.is_file():
@@ -127,7 +134,7 @@ class Download:
         self._transport.wait(f"{self._name} broke off: {broken}.", self._transport.backoff(failures))
 
     def _answer(self, headers: dict[str, str]) -> requests.Response:
-        """An answer that carries (part of) the file, or 416. Raises CivitaiError for everything else."""
+        """An answer that carries (part of) the file, or 416. Raises CivitaiError for all other answers."""
         missing: CivitaiError | None = None
         has_key = self._transport.key is not None
         for url in self._transport.addresses.elsewhere(self._url()):
@@ -153,8 +160,10 @@ class Download:
         raise missing
 
     def _url(self) -> str:
-        """Where the file is. The addresses of a version's further files are the same for several of them, or lead nowhere
-        (github.com/civitai/civitai/issues/758): the file's id tells them apart."""
+        """Where the file is. The file's id is added to the address of a version's further files.
+
+        Several of them may have the same address, or one that leads nowhere (github.com/civitai/civitai/issues/758).
+        """
         url = self._file.download_url
         if self._file.is_primary or self._file.file_id is None or not self._transport.addresses.is_own(url):
             return url

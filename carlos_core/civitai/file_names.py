@@ -1,4 +1,4 @@
-"""File names from the network, made harmless on every system."""
+"""File names from the network, made safe on every system."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def safe_name(name: str) -> str:
 
 
 def names_to_try(name: str, version_id: int) -> Iterator[str]:
-    """`name`, then with the version's id, then with numbers: for when there is another file of that name."""
+    """`name`, then with the version's id, then also with numbers: for the case that another file has that name."""
     stem = name.removesuffix(_SUFFIX)
     yield name
     yield f"{stem}.{version_id}{_SUFFIX}"

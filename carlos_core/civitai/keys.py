@@ -1,4 +1,4 @@
-"""The user's CivitAI key: where it is found, and kept out of everything but one header."""
+"""The user's CivitAI key: where it is found, and how it is kept out of everything but one header."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ApiKey:
 
     def __init__(self, secret: str) -> None:
         """Raises CivitaiError for what cannot be a key; the message does not repeat it."""
-        # Also because requests quotes a header that it refuses.
+        # Checked here also because requests quotes a header that it refuses.
         if not re.fullmatch(r"[!-~]{8,256}", secret):
             raise CivitaiError("The CivitAI key is not a key: 8 to 256 letters and digits without blanks.", HOW_TO_GIVE_A_KEY)
         self._secret = secret
@@ -46,7 +46,7 @@ class ApiKey:
 
 
 def find_key(key_file: Path | None = None) -> ApiKey | None:
-    """The key of the environment variable CIVITAI_API_KEY, else of `key_file`, else None.
+    """The key of the environment variable CIVITAI_API_KEY, otherwise of `key_file`; None if neither has one.
 
     Raises CivitaiError if there is something that is not a key, or a file that cannot be read.
     """

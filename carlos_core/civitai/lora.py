@@ -20,16 +20,16 @@ _WEIGHTS = (None, "Model", "Pruned Model", "Archive")
 """Types of files that hold the LoRA itself, as CivitAI calls them; others are training data, configs and the like."""
 
 _MAX_DIGITS = 18
-"""So that an id fits the database's column."""
+"""The most digits of an id, so that it fits the database's column."""
 
 
 class CivitaiLora:
-    """A LoRA by its ids at CivitAI. The site is asked when something must be known that the ids do not tell, and only then."""
+    """A LoRA by its ids at CivitAI. The site is asked only if something must be known that the ids do not tell."""
 
     def __init__(self, model_id: str | int | None, version_id: str | int | None, client: Callable[[], CivitaiClient]) -> None:
-        """model_id alone stands for its newest version that has a LoRA file. client: called once, before the first question.
+        """A model_id alone means its newest version that has a LoRA file. client: called once, before the first question.
 
-        Raises CivitaiError if neither id is given, or one is not a number.
+        Raises CivitaiError if neither id is given, or if one is not a number.
         """
         self._model_id, self._version_id = _id_of(model_id, "model id"), _id_of(version_id, "version id")
         self._make_client = client
@@ -42,7 +42,7 @@ class CivitaiLora:
 
     @cached_property
     def version(self) -> Version:
-        """Raises CivitaiError if the version belongs to another model, or cannot be had."""
+        """The version itself. Raises CivitaiError if it belongs to another model, or cannot be fetched."""
         version = self._client.version(self.version_id)
         model_id = version.metadata.model_id
         if None not in (self._model_id, model_id) and self._model_id != model_id:
@@ -53,9 +53,10 @@ class CivitaiLora:
         return version
 
     def fetch(self, folder: Path, *, at_hand: Iterable[Path] = (), on_progress: OnProgress | None = None) -> Path:
-        """The file with `<stem>.civitai.info` beside it, fetched into `folder` unless one of the files `at_hand` is it.
+        """Get the file, with `<stem>.civitai.info` beside it. Returns its path.
 
-        Returns its path. Raises CivitaiError.
+        at_hand: files on this machine; if one of them is the file, nothing is fetched. Otherwise it is fetched into `folder`.
+        Raises CivitaiError.
         """
         file = lora_file_of(self.version)
         found = next((path for path in at_hand if _is_file_of(path, file)), None)
@@ -74,9 +75,9 @@ class CivitaiLora:
 
 
 def lora_file_of(version: Version, file_id: int | None = None) -> VersionFile:
-    """The file with this id, else the primary safetensors file, else the first one, else a ZIP.
+    """The file with this id. Without an id: the primary safetensors file, otherwise the first one, otherwise a ZIP.
 
-    Raises CivitaiError if there is none, or if the version is not a LoRA or is not to be downloaded.
+    Raises CivitaiError if there is none, or if the version is not a LoRA or may not be downloaded.
     """
     noun = f"Version {version.version_id}"
     if version.model_type is not None and version.model_type not in LORA_TYPES:
@@ -104,7 +105,7 @@ def lora_file_of(version: Version, file_id: int | None = None) -> VersionFile:
 
 
 def _id_of(text: str | int | None, noun: str) -> int | None:
-    """An id as a user typed it, None if it is blank. Raises CivitaiError if it is not a whole number."""
+    """An id as a user typed it; None if it is blank. Raises CivitaiError if it is not a whole number."""
     digits = str(text if text is not None else "").strip()
     if not digits:
         return None
@@ -124,16 +125,16 @@ def _newest(model: Model) -> Version:
             refusal = error
     if not usable:
         raise refusal
-    # ISO 8601 in UTC sorts as text; of equal ones the first in CivitAI's order.
+    # ISO 8601 in UTC sorts as text. Of equal ones, this takes the first in CivitAI's order.
     return max(usable, key=lambda version: version.published_at or "")
 
 
 def _is_file_of(path: Path, file: VersionFile) -> bool:
-    """Whether a local file is this one: by content; what comes in a ZIP, by its sidecar."""
+    """Whether a local file is this one. This is told by content, or by the sidecar for a file that comes in a ZIP."""
     try:
         if file.is_zip:
             return read_sidecar(path).version_id == file.version_id
-        # Hashing a library takes minutes, comparing sizes nothing.
+        # Hashing a library takes minutes; comparing sizes takes no time.
         is_likely = file.size is None or abs(path.stat().st_size - file.size) <= SIZE_TOLERANCE
         return is_likely and sha256_of(path) == file.sha256
     except OSError:
@@ -141,7 +142,7 @@ def _is_file_of(path: Path, file: VersionFile) -> bool:
 
 
 def _write_sidecar(lora: Path, version: Version, *, is_new: bool) -> None:
-    """CivitAI's answer beside the file, as other tools write it. One that is there is the user's, unless its file was new."""
+    """Write CivitAI's answer beside the file, as other tools do. An existing one is the user's, unless the LoRA file is new."""
     target = lora.with_name(f"{lora.stem}.civitai.info")
     if target.exists() and (not is_new or read_sidecar(lora).version_id == version.version_id):
         return

@@ -1,4 +1,4 @@
-"""Filling in what a database does not know about its LoRAs: words, families, hashes, pictures, from CivitAI."""
+"""Filling in from CivitAI what a database does not know about its LoRAs: words, families, hashes, pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .versions import FAILED, NOT_FOUND, REFRESHED, UNCHANGED, Version
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("trigger_words", "base_model", "sha256", "nsfw_level", "download_count", "model_name", "preview_url")
-"""What is filled in. A row that lacks one of them is a row with something missing."""
+"""What is filled in. A row that lacks one of them counts as a row with something missing."""
 
 _IDENTITY = ("version_id", "model_id", "sha256")
 """These are filled in, never replaced: they say which file the row was measured from."""
@@ -33,13 +33,17 @@ _MAX_FAILURES = 3
 
 @dataclass(frozen=True)
 class RefreshedRow:
-    """What became of one row. columns: those that changed. reason: why it failed, else empty."""
+    """What became of one row."""
 
     lora_id: str
     name: str
+    """For people; see `records.LoraRecord.name`."""
     status: str
+    """One of `versions.STATUSES`."""
     columns: tuple[str, ...] = ()
+    """The columns that changed."""
     reason: str = ""
+    """Why it failed or was not found; empty otherwise."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,20 @@ def refresh_metadata(
 ) -> list[RefreshedRow]:
     """Look up the rows of a database file that have a version or a hash, and save what is new.
 
-    only_missing: rows that lack something, and only what they lack; else all rows, and what CivitAI says replaces what is there.
-    What CivitAI does not know stays as it is, and so does a row that cannot be looked up. max_rows: 0 for all; those that lack
-    most come first. Saved every 50 rows; what was found is saved too when a callback raises.
-    Three failures in a row end the run; rows after that are not in the result. Raises CivitaiError if nothing at all could be
-    looked up, DatabaseError if the file cannot be read or saved, or is the bundled one.
+    What CivitAI does not know stays as it is, and so does a row that cannot be looked up. The file is saved after every 50 rows
+    that were found; what was found is also saved when a callback raises. Three failures in a row end the run; rows after that
+    are not in the result.
+
+    Raises CivitaiError if nothing at all could be looked up, and DatabaseError if the file cannot be read or saved, or is the
+    bundled one.
+
+    Args:
+        path: the database file.
+        client: answers the look-ups.
+        only_missing: look up only rows that lack something, and fill in only what they lack. Otherwise all rows are looked up,
+            and what CivitAI says replaces what is there, except for ids and hashes.
+        max_rows: rows to look up, those that lack most first; 0 for all.
+        on_progress: called after each row, in rows.
     """
     if path.resolve() == BUNDLED_PATH.resolve():
         raise DatabaseError("The bundled database is read-only.", OWN_COPY)
@@ -85,7 +98,7 @@ def refresh_metadata(
                 results[row.lora_id], n_failures = RefreshedRow(row.lora_id, row.name, NOT_FOUND, reason=str(answer)), 0
             else:
                 results[row.lora_id] = RefreshedRow(row.lora_id, row.name, FAILED, reason=str(answer))
-                # An answer that cannot be read says nothing about the next one, and one failure may be that of many rows.
+                # An answer that cannot be read says nothing about the next one, and many rows may share one failure.
                 is_new = answer is not failure and not isinstance(answer, CivitaiOddAnswer)
                 failure, n_failures = answer, n_failures + is_new
                 logger.warning("carlos: %s could not be looked up: %s", row.name, answer)
@@ -103,7 +116,7 @@ def refresh_metadata(
 
 
 def _rows(database: MetricsDatabase, only_missing: bool) -> list[_Row]:
-    """The rows to look up, those that lack most first, in the order of the table among equals."""
+    """The rows to look up, those that lack most first; rows that lack equally much stay in the order of the table."""
     names = ("lora_id", "version_id", "file_name", "folder_name", *COLUMNS)
     columns = {name: database.column(name) for name in names if name in database.table.column_names}
     rows = []
@@ -118,7 +131,7 @@ def _rows(database: MetricsDatabase, only_missing: bool) -> list[_Row]:
 
 
 def _answers(client: CivitaiClient, rows: list[_Row]) -> Iterator[tuple[_Row, Version | CivitaiError]]:
-    """What CivitAI says of each row: by hash, many at once, where there is one, else by version."""
+    """What CivitAI says of each row: by hash, many at once, if the row has one, otherwise by version."""
     hashed = [row for row in rows if row.sha256]
     for start in range(0, len(hashed), MAX_HASHES):
         chunk = hashed[start : start + MAX_HASHES]
@@ -150,7 +163,7 @@ def _by_id(client: CivitaiClient, version_id: int) -> Version | CivitaiError:
 
 
 def _save(path: Path, versions: Mapping[str, Version], only_missing: bool) -> dict[str, tuple[str, ...]]:
-    """Put what is known into the rows as they are now. Returns the columns that changed, by lora_id."""
+    """Put what was found into the rows as they are now. Returns the columns that changed, by lora_id."""
     if not versions:
         return {}
     changed: dict[str, tuple[str, ...]] = {}
@@ -176,7 +189,7 @@ def _save(path: Path, versions: Mapping[str, Version], only_missing: bool) -> di
 
 
 def _changes(old: Mapping[str, Any], version: Version, only_missing: bool) -> dict[str, Any]:
-    """New values of a row's columns. A blank (also: no trigger words) is filled in, anything else replaced if that is wanted."""
+    """New values of a row's columns. A blank (or no trigger words) is filled in; other values are replaced if that is wanted."""
     said = version.metadata
     known = {
         **vars(said),
@@ -195,7 +208,7 @@ def _changes(old: Mapping[str, Any], version: Version, only_missing: bool) -> di
 
 
 def _sha256_of(version: Version) -> str | None:
-    """Of the LoRA file; None if it comes in a ZIP, whose hash is not the LoRA's."""
+    """sha256 of the LoRA file; None if it comes in a ZIP, whose hash is not the LoRA's."""
     try:
         file = lora_file_of(version)
     except CivitaiError:

@@ -9,9 +9,13 @@ UNAUTHORISED, FORBIDDEN, NOT_FOUND, GONE, UNAVAILABLE_FOR_LEGAL_REASONS = 401, 4
 
 
 def refusal(status: int, subject: str, *, has_key: bool, early_access_until: str | None = None) -> CivitaiError:
-    """The error for a status that is not a success. subject: what was asked for, such as "version 5".
+    """The error for a status that is not a success.
 
-    early_access_until: as in `versions.VersionFile`.
+    Args:
+        status: HTTP status of the answer.
+        subject: what was asked for, such as "version 5".
+        has_key: whether the user has given a key.
+        early_access_until: as in `versions.VersionFile`.
     """
     if status in (NOT_FOUND, GONE):
         return CivitaiNotFound(

@@ -1,4 +1,4 @@
-"""HTTP with CivitAI: who gets the key, where redirects may lead, when to wait and ask again."""
+"""HTTP with CivitAI: who gets the key, where redirects may lead, and when to wait and ask again."""
 
 from __future__ import annotations
 
@@ -27,17 +27,19 @@ _LOOK_S = 0.25
 _TOO_MANY_REQUESTS = 429
 
 OnWait = Callable[[str, float], None]
-"""Called about four times a second while waiting: why, and how many seconds are left. It may raise, to cancel."""
+"""Called about four times a second while waiting, with the reason and the seconds that are left. It may raise, to cancel."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How often to ask and how long to wait. attempts: requests for one answer, all in all. first_wait_s: before the second one,
-    twice as long before each further one. longest_wait_s: the longest wait that a server may ask for."""
+    """How often to ask and how long to wait."""
 
     attempts: int = 5
+    """Requests for one answer in total, >= 1."""
     first_wait_s: float = 1.0
+    """Seconds before the second request; twice as long before each further one."""
     longest_wait_s: float = 120.0
+    """Seconds: the longest wait, and the longest that a server may ask for."""
 
 
 class LoginWanted(Exception):
@@ -56,7 +58,15 @@ class Transport:
         patience: Patience | None = None,
         on_wait: OnWait | None = None,
     ) -> None:
-        """timeouts: seconds to connect, and between two pieces of an answer."""
+        """Nothing is asked yet. Raises CivitaiError for unusable base URLs.
+
+        Args:
+            bases: base URLs of the API; see `addresses.Addresses`.
+            key: the user's key; it is sent only to the base URLs.
+            timeouts: seconds to connect, and seconds between two pieces of an answer.
+            patience: how often to ask and how long to wait; default `Patience()`.
+            on_wait: called while waiting; it may raise, to cancel.
+        """
         self.addresses = Addresses(bases)
         self.key = key
         self.patience = patience or Patience()
@@ -68,9 +78,16 @@ class Transport:
     def ask(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, json: Any = None, stream: bool = False
     ) -> requests.Response:
-        """The answer, after redirects; busy servers and broken connections are tried again as `patience` says.
+        """The answer, after redirects. Busy servers and broken connections are tried again as `patience` says.
 
-        Raises CivitaiError if that does not help, and LoginWanted.
+        Raises CivitaiError if that does not help or if an address may not be asked, and LoginWanted.
+
+        Args:
+            method: "GET" or "POST".
+            url: where to ask; if it belongs to the API, the key is sent.
+            headers: further request headers.
+            json: body of the request, None for none.
+            stream: leave the body of the answer to be read piece by piece.
         """
         for attempt in range(1, self.patience.attempts + 1):
             wait_s: float | None = None
@@ -97,7 +114,7 @@ class Transport:
         return min(self.patience.first_wait_s * 2 ** (attempt - 1), self.patience.longest_wait_s)
 
     def wait(self, reason: str, seconds: float) -> None:
-        """Sleep, and tell how long it takes."""
+        """Sleep for so many seconds, and report how long it still takes."""
         logger.info("carlos: %s Trying again in %.0f s", reason, seconds)
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
@@ -106,7 +123,7 @@ class Transport:
             time.sleep(min(left, _LOOK_S))
 
     def text_of(self, response: requests.Response) -> str:
-        """The body as text, in which no key stands, whatever the server repeats."""
+        """The body as text, without the key, even if the server repeats it."""
         text = response.content.decode("utf-8", "replace")
         return text if self.key is None else self.key.redacted(text)
 
@@ -132,7 +149,7 @@ class Transport:
         return target
 
     def _send(self, method: str, url: str, headers: dict[str, str], json: Any, stream: bool) -> requests.Response:
-        """One request. Raises Broken, outside of the handler: requests' exceptions carry the request with its headers."""
+        """Send one request. Raises Broken, outside of the handler: requests' exceptions carry the request with its headers."""
         auth = _Authorisation(self.key if self.addresses.is_own(url) else None)
         try:
             return self._session.request(
@@ -154,14 +171,14 @@ class Transport:
 
 
 class _Session(requests.Session):
-    """A session that leaves redirects alone, also broken ones."""
+    """A session that does not follow redirects, not even broken ones."""
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         return None
 
 
 class _Authorisation(AuthBase):
-    """The key, or nothing: given with every request, so that requests does not look for a password in the user's .netrc."""
+    """The key, or nothing. It is given with every request, so that requests looks for no password in the user's .netrc."""
 
     def __init__(self, key: ApiKey | None) -> None:
         self._key = key

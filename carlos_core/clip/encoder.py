@@ -20,7 +20,7 @@ _TEXT_BATCH = 64
 
 
 class Encoder(Protocol):
-    """Pictures and texts -> features [N, D] float32 on the CPU, raw: not normalised. `encoder_id` names the space."""
+    """Pictures and texts -> features [N, D] float32 on the CPU, raw (not normalised). `encoder_id` names their space."""
 
     encoder_id: str
     dimension: int
@@ -34,6 +34,15 @@ class OpenClipEncoder:
     """An open_clip model. A subclass that manages memory overrides `_ready`, which says where the model is now."""
 
     def __init__(self, model: Any, tokenizer: Any, encoder_id: str, pixel_format: PixelFormat, dimension: int) -> None:
+        """Take over a model, which stays on its device.
+
+        Args:
+            model: an open_clip model with its weights; it is set to evaluation and needs no gradients afterwards.
+            tokenizer: texts -> token ids [N, context], padded.
+            encoder_id: name of the features' space.
+            pixel_format: what the image tower expects.
+            dimension: length of a feature.
+        """
         self.encoder_id = encoder_id
         self.dimension = dimension
         self._model = model.eval().requires_grad_(False)
@@ -43,7 +52,10 @@ class OpenClipEncoder:
 
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> Tensor:
-        """images: [B, H, W, C >= 3], values in [0, 1]. Result: [B, D] float32 on the CPU, not normalised."""
+        """Features of pictures: [B, D] float32 on the CPU, not normalised. images: [B, H, W, C >= 3], values in [0, 1].
+
+        Raises EncoderError for another shape.
+        """
         if images.ndim != 4 or images.shape[-1] < 3:
             raise EncoderError(f"Pictures have shape {list(images.shape)}.", "Pass [B, H, W, 3] with values in [0, 1].")
         device = self._ready()
@@ -55,7 +67,7 @@ class OpenClipEncoder:
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Result: [N, D] float32 on the CPU, not normalised. Texts longer than the context are cut, as CLIP does."""
+        """Features of texts: [N, D] float32 on the CPU, not normalised. Texts longer than the context are cut, as in CLIP."""
         device = self._ready()
         ids = self._padded_ids(texts)
         if self._tower is not None:
@@ -65,11 +77,11 @@ class OpenClipEncoder:
 
     @property
     def text_tower(self) -> TextTower | None:
-        """The tower that can go on from cached prefixes, on the CPU only: elsewhere a full pass is cheap, memory is not."""
+        """The tower that can continue from cached prefixes, on the CPU only: on a GPU a full pass is cheap and memory is not."""
         return self._tower if self._ready().type == "cpu" else None
 
     def token_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Token ids of each text from the start to the end-of-text token."""
+        """Token ids of each text, from the start-of-text to the end-of-text token."""
         return _trimmed(self._padded_ids(texts))
 
     def _padded_ids(self, texts: Sequence[str]) -> Tensor:
@@ -81,6 +93,6 @@ class OpenClipEncoder:
 
 
 def _trimmed(ids: Tensor) -> list[tuple[int, ...]]:
-    """[N, context] -> ids up to the end of text, which has the highest number of all tokens."""
+    """[N, context] -> ids up to the end-of-text token, which has the highest number of all tokens."""
     ends = ids.argmax(dim=-1).tolist()
     return [tuple(row[: end + 1].tolist()) for row, end in zip(ids, ends, strict=True)]

@@ -1,4 +1,4 @@
-"""An encoder that is not there yet."""
+"""An encoder that is not loaded yet."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .encoder import Encoder
 
 
 class LazyEncoder:
-    """An encoder that is loaded when a picture or a text must be looked at: often everything is known already."""
+    """An encoder that is loaded only when a picture or a text must be encoded: often everything is known already."""
 
     def __init__(self, encoder_id: str, dimension: int, load: Callable[[str], Encoder] | None = None) -> None:
-        """load: encoder id -> encoder; default is `loading.load_encoder`."""
+        """Nothing is loaded yet. load: encoder id -> encoder; default is `loading.load_encoder`."""
         self.encoder_id = encoder_id
         self.dimension = dimension
         self._load = load
@@ -28,7 +28,7 @@ class LazyEncoder:
 
     @cached_property
     def loaded(self) -> Encoder:
-        """The encoder itself. Raises EncoderError if it is not here."""
+        """The encoder itself. Raises EncoderError if it is not installed."""
         # open_clip takes seconds to import.
         load = self._load or import_module(".loading", __package__).load_encoder
         return load(self.encoder_id)

@@ -31,10 +31,13 @@ class EncoderParts:
     """A model in memory and what is needed to run it."""
 
     model: nn.Module
+    """An open_clip model on the CPU, float32."""
     tokenizer: object
+    """Texts -> token ids [N, context], padded."""
     encoder_id: str
     pixel_format: PixelFormat
     dimension: int
+    """Length of a feature."""
 
 
 def load_encoder(
@@ -44,10 +47,13 @@ def load_encoder(
     device: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> OpenClipEncoder:
-    """Load an encoder: "<open_clip model>/<tag>", or the id of a local one, "<name>@<12 hex>".
+    """Load an encoder. Raises EncoderError that says which file to put where.
 
-    folders: where weights are looked for; the first also takes what is fetched (default: CARLOS_HOME/encoders).
-    device: default is the first GPU if there is one. Raises EncoderError that says which file to put where.
+    Args:
+        encoder_id: "<open_clip model>/<tag>", or the id of a local one, "<name>@<12 hex>".
+        folders: where to look for weights; what is fetched goes into the first one (default: CARLOS_HOME/encoders).
+        device: where it runs, as torch names it; default is the first GPU if there is one, otherwise the CPU.
+        on_progress: called while weights are fetched, in bytes.
     """
     parts = load_encoder_parts(encoder_id, folders, on_progress=on_progress)
     parts.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -57,7 +63,7 @@ def load_encoder(
 def load_encoder_parts(
     encoder_id: str, folders: Sequence[str | Path] | None = None, *, on_progress: OnProgress | None = None
 ) -> EncoderParts:
-    """The model of an encoder on the CPU, with tokenizer and pixel format. Raises as `load_encoder`."""
+    """The model of an encoder on the CPU, with tokenizer and pixel format. Raises EncoderError as `load_encoder` does."""
     search = [Path(folder) for folder in folders or (encoders_directory(),)]
     if "@" in encoder_id:
         return _load_local(encoder_id, search)
@@ -92,7 +98,7 @@ def _load_local(encoder_id: str, folders: Sequence[Path]) -> EncoderParts:
     local = find_local_encoder(encoder_id, folders)
     dimension = local.dimension
     config = json.loads(local.config.read_text(encoding="utf-8"))
-    # open_clip keeps configs in one registry by file name: a name of our own, so that no built-in model is replaced.
+    # open_clip keeps configs in one registry by file name. A name of our own does not replace a built-in model.
     canonical = json.dumps(config, sort_keys=True)
     registered = f"carlos-{local.name}-{short_hash(canonical, 12)}"
     if registered not in open_clip.list_models():
@@ -123,7 +129,10 @@ def _model_config(model_name: str) -> dict[str, Any]:
 
 @contextmanager
 def _without_open_clips_log() -> Iterator[None]:
-    """open_clip talks on the root logger, and warns that the model has random weights; ours come a moment later."""
+    """Hide open_clip's log lines.
+
+    It uses the root logger, and warns that the model has random weights; the real ones are loaded a moment later.
+    """
 
     def is_not_open_clips(record: logging.LogRecord) -> bool:
         return "open_clip" not in record.pathname

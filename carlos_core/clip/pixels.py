@@ -1,4 +1,4 @@
-"""From pictures as float tensors to the pixels CLIP was trained on."""
+"""From pictures as float tensors to the pixels that CLIP was trained on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """What an image tower expects: a square of `size` pixels, colours with the given mean and standard deviation."""
+    """What an image tower expects: a square of `size` x `size` pixels, colours normalised by this mean and standard deviation."""
 
     size: int
     mean: tuple[float, float, float]
@@ -22,8 +22,8 @@ def pixels_of(images: Tensor, format: PixelFormat) -> Tensor:
     """CLIP's own preprocessing: shorter side to `size` (antialiased bicubic), centre crop, normalise.
 
     images: [B, H, W, C >= 3], values in [0, 1], any device. Result: [B, 3, size, size] float32.
-    Pictures are rounded to 8 bits first and after resizing, as they are where PIL does the work: a picture that was saved
-    and opened again gives the same pixels.
+    Pictures are rounded to 8 bits before and after resizing, as PIL does: a picture that was saved and opened again gives the
+    same pixels.
     """
     pixels = _to_8_bits(images[..., :3].float().movedim(-1, 1) * 255.0)
     height, width = pixels.shape[-2:]

@@ -1,7 +1,8 @@
 """Query signatures: what a text adds to CLIP's features, averaged over many prompts.
 
 signature(q) = mean over prompts p of t(p + " " + q) - t(p), with raw text features t (arXiv 2512.08826). It depends only on
-(encoder, prompt set, query) and is kept; so are the prompts' own features and, on the CPU, their keys and values.
+(encoder, prompt set, query) and is kept. The mean of the prompts' own features is kept too, and, on the CPU, their keys and
+values.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ _CHECKSUM_BYTES = 16
 
 @dataclass(frozen=True, eq=False)
 class _PromptState:
-    """What is known of a prompt set under one encoder. mean: [D] float64, the mean of t(p)."""
+    """What is known about a prompt set under one encoder. mean: [D] float64, the mean of t(p)."""
 
     mean: np.ndarray
     prefixes: list[Prefix] | None = None
 
 
 class SignatureCache:
-    """Signatures and prompt features, in memory and, if a folder is given, on disk.
+    """Signatures and the prompts' mean features, in memory and, if a folder is given, on disk.
 
-    Not for use by several threads at once.
+    Only one thread at a time may use it.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -49,7 +50,7 @@ class SignatureCache:
         self._prompts: OrderedDict[tuple[str, str], _PromptState] = OrderedDict()
 
     def known(self, encoder_id: str, prompts: PromptSet, query: str) -> Tensor | None:
-        """The signature if it was made before: needs no encoder. [D] float32."""
+        """The signature if it was made before, which needs no encoder; otherwise None. [D] float32, raw CLIP units."""
         key = _key("signature", encoder_id, prompts.content_hash, query)
         if key not in self._signatures:
             found = self._read(key)
@@ -115,7 +116,7 @@ class SignatureCache:
         return np.frombuffer(values, dtype="<f8").astype(np.float64)
 
     def _write(self, key: str, value: np.ndarray) -> None:
-        """Keep a vector on disk; it can always be made again, so that a full disk is only worth a line in the log."""
+        """Keep a vector on disk. It can always be made again, so a full disk is only worth a line in the log."""
         if self._folder is None:
             return
         values = np.ascontiguousarray(value, dtype="<f8").tobytes()
@@ -134,8 +135,8 @@ def _features_with(encoder: Encoder, prompts: PromptSet, state: _PromptState, qu
     if tower is None or state.prefixes is None or not isinstance(encoder, OpenClipEncoder):
         return encoder.encode_texts(texts)
     ids = encoder.token_ids(texts)
-    # CLIP's BPE works word by word, so a prompt's tokens begin the longer text; where cleaning or the end of the context
-    # made that untrue, the text runs as a whole.
+    # CLIP's BPE works word by word, so the longer text begins with the prompt's tokens. If cleaning or the end of the context
+    # made that untrue, the complete text is run.
     shared = [
         text[: prefix.length] == prefix.token_ids and len(text) > prefix.length
         for text, prefix in zip(ids, state.prefixes, strict=True)

@@ -1,8 +1,8 @@
-"""CLIP's causal text tower, run on the tokens that matter only.
+"""CLIP's causal text tower, run only on the tokens that matter.
 
-The tower is causal: what stands after the end-of-text token never reaches it, so the context can be cut there, and the
-keys and values of a prompt's tokens do not depend on what follows, so they can be kept while only a query's tokens run.
-Both are exact. open_clip's own `encode_text` runs all 77 positions of every text.
+The tower is causal. What comes after the end-of-text token has no influence on it, so the context can be cut there. The keys and
+values of a prompt's tokens do not depend on what follows, so they can be kept while only a query's tokens are run. Both are
+exact. open_clip's own `encode_text` runs all 77 positions of every text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PAD_LIMIT = 2
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """Keys and values of the first `length` tokens of a text. keys, values: a [heads, length, width/heads] for each layer."""
+    """Keys and values of the first `length` tokens of a text. keys, values: one [heads, length, width/heads] for each layer."""
 
     token_ids: tuple[int, ...]
     keys: tuple[Tensor, ...]
@@ -56,7 +56,7 @@ class TextTower:
         )
 
     def encode(self, texts: Sequence[tuple[int, ...]]) -> Tensor:
-        """Features of whole texts. texts: token ids up to and with the end of text. Result: [N, D] float32."""
+        """Features of complete texts, [N, D] float32. texts: token ids up to and including the end-of-text token."""
         features = torch.empty(0)
         for indices in _groups_of_like_length([len(text) for text in texts]):
             found, _ = self._run([texts[index] for index in indices], None, keep=False)
@@ -66,7 +66,7 @@ class TextTower:
         return features
 
     def prefixes(self, texts: Sequence[tuple[int, ...]]) -> list[Prefix]:
-        """Keys and values of texts that others will go on from. texts: token ids from the start, without the end of text."""
+        """Keys and values of texts that others will continue. texts: token ids from the start, without the end-of-text token."""
         prefixes: list[Prefix | None] = [None] * len(texts)
         for indices in _groups_of_like_length([len(text) for text in texts]):
             _, layers = self._run([texts[index] for index in indices], None, keep=True)
@@ -80,7 +80,7 @@ class TextTower:
         return [prefix for prefix in prefixes if prefix is not None]
 
     def continue_from(self, prefixes: Sequence[Prefix], suffixes: Sequence[tuple[int, ...]]) -> Tensor:
-        """Features of prefix + suffix, running the suffixes' tokens only. Suffixes end with the end of text. [N, D]."""
+        """Features of prefix + suffix, [N, D]; only the suffixes' tokens are run. Suffixes end with the end-of-text token."""
         features = torch.empty(0)
         for indices in _groups_of_like_length([prefix.length for prefix in prefixes]):
             found, _ = self._run([suffixes[index] for index in indices], [prefixes[index] for index in indices], keep=False)
@@ -92,8 +92,10 @@ class TextTower:
     def _run(
         self, texts: Sequence[tuple[int, ...]], prefixes: Sequence[Prefix] | None, *, keep: bool
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Run the tower over texts of like length. Returns features [N, D] at each text's last token, and keys and values
-        of all layers if asked to keep them."""
+        """Run the tower over texts of similar length.
+
+        Returns features [N, D] at each text's last token, and, if `keep`, keys and values of all layers.
+        """
         model = self._model
         device = model.positional_embedding.device
         n = len(texts)
@@ -125,7 +127,7 @@ class TextTower:
 
 
 def _block(block: Any, hidden: Tensor, mask: Tensor, old: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
-    """One residual block. hidden [N, L, W]; mask [N or 1, 1, L, past + L]; old: keys and values [N, heads, past, W/heads]."""
+    """Run one residual block. hidden [N, L, W]; mask [N or 1, 1, L, past + L]; old: keys and values [N, heads, past, W/heads]."""
     attention: nn.MultiheadAttention = block.attn
     n, length, width = hidden.shape
     heads = attention.num_heads
@@ -141,7 +143,7 @@ def _block(block: Any, hidden: Tensor, mask: Tensor, old: tuple[Tensor, Tensor] 
 
 
 def _attention_mask(starts: Tensor, past: int, width: int, dtype: torch.dtype) -> Tensor:
-    """[N, 1, width, past + width]: a token sees its own prefix (not the padding behind it) and the new tokens before it."""
+    """[N, 1, width, past + width]: a token sees its prefix (not the padding after it), the new tokens before it, and itself."""
     device = starts.device
     sees_past = (torch.arange(past, device=device)[None, :] < starts[:, None])[:, None, None, :].expand(-1, 1, width, past)
     sees_new = torch.ones(width, width, dtype=torch.bool, device=device).tril()[None, None].expand(len(starts), 1, width, width)
@@ -150,12 +152,12 @@ def _attention_mask(starts: Tensor, past: int, width: int, dtype: torch.dtype) -
 
 
 def _padded(parts: Sequence[Tensor], length: int) -> Tensor:
-    """[heads, l, w] each -> [N, heads, length, w], zeros behind the shorter ones."""
+    """[heads, l, w] each -> [N, heads, length, w], with zeros after the shorter ones."""
     return torch.stack([functional.pad(part, (0, 0, 0, length - part.shape[1])) for part in parts])
 
 
 def _groups_of_like_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices grouped so that within a group lengths differ by at most `_PAD_LIMIT`: little is padded, batches stay large."""
+    """Indices in groups whose lengths differ by at most `_PAD_LIMIT`: little is padded, and batches stay large."""
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     groups: list[list[int]] = []
     for index in order:

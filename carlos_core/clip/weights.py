@@ -1,4 +1,4 @@
-"""Where encoder weights are: local models by name, and open_clip models fetched once as safetensors."""
+"""Where encoder weights are: local models by name, and open_clip models, which are fetched once as safetensors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FILE_ON_HUB = "open_clip_model.safetensors"
 _TIMEOUT_S = (10, 60)
 _ATTEMPTS, _LONGEST_WAIT_S = 3, 10.0
 _LONGEST = 50_000_000_000
-"""Bytes; the largest CLIP models have 20 GB."""
+"""The most bytes of a file; the largest CLIP models have 20 GB."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def local_encoders(folders: Sequence[Path]) -> dict[str, LocalEncoder]:
 
 
 def find_local_encoder(encoder_id: str, folders: Sequence[Path]) -> LocalEncoder:
-    """The local encoder with this id. Raises EncoderError when it is not there or its weights are other ones."""
+    """The local encoder with this id. Raises EncoderError if it is not there, or if its weights are different ones."""
     name = encoder_id.rpartition("@")[0]
     local = local_encoders(folders).get(name)
     where = " or ".join(str(folder) for folder in folders)
@@ -94,7 +94,14 @@ def ensure_weights(
 ) -> Path:
     """Path of an open_clip model's weights, fetched into the first folder if no folder has them.
 
-    Raises EncoderError, which names the file to put where, when there is no network or no safetensors file to fetch.
+    Raises EncoderError, which says which file to put where, if there is no network or no safetensors file to fetch.
+
+    Args:
+        model_name: as open_clip calls the model.
+        tag: as open_clip calls the weights.
+        pretrained_config: open_clip's facts about the weights; "hf_hub" names their repository.
+        folders: where to look; at least one.
+        on_progress: called while weights are fetched, in bytes.
     """
     for folder in folders:
         if weights_path(model_name, tag, folder).is_file():
@@ -113,9 +120,9 @@ def ensure_weights(
 
 
 def fetch_file(url: str, target: Path, on_progress: OnProgress | None = None) -> None:
-    """Fetch a safetensors file to `target`, which appears only when it is complete; a broken fetch goes on where it stopped.
+    """Fetch a safetensors file to `target`, which appears only when it is complete. A broken fetch continues where it stopped.
 
-    Raises EncoderError with the place to put the file by hand when it cannot be had.
+    Raises EncoderError if it cannot be fetched, with the place to put the file by hand.
     """
     try:
         # Weights are large: people keep them on another disk, behind a link.

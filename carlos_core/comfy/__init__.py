@@ -1,1 +1,1 @@
-"""All that knows ComfyUI: its models, its memory, its conditionings."""
+"""Everything that knows ComfyUI: its models, its memory, its conditionings."""

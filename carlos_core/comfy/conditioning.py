@@ -1,4 +1,4 @@
-"""Texts and conditionings in ComfyUI's form: a tensor, and a dict of what goes with it."""
+"""Texts and conditionings in ComfyUI's form: a tensor, and a dict of what belongs to it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def text_of(job: Job) -> str:
 
 
 def escape_emphasis(text: str) -> str:
-    """Text as ComfyUI reads it literally: it takes bare brackets for emphasis."""
+    """Text that ComfyUI reads literally: it takes plain brackets as emphasis."""
     return text.replace("(", r"\(").replace(")", r"\)")
 
 

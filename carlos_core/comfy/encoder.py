@@ -1,4 +1,4 @@
-"""The encoder under ComfyUI's memory management. One of the two places where ComfyUI is known."""
+"""The encoder under ComfyUI's memory management."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..progress import OnProgress
 
 
 class ComfyEncoder(OpenClipEncoder):
-    """An open_clip model that ComfyUI moves to the GPU when it is needed and away when others need the room."""
+    """An open_clip model that ComfyUI moves to the GPU when it is needed, and away when others need the memory."""
 
     def __init__(self, parts: EncoderParts) -> None:
         super().__init__(parts.model, parts.tokenizer, parts.encoder_id, parts.pixel_format, parts.dimension)
@@ -27,17 +27,20 @@ class ComfyEncoder(OpenClipEncoder):
 
     def _ready(self) -> torch.device:
         if not self._is_loaded:
-            # Whole or not at all: open_clip's attention holds weights that ComfyUI's partial loading would leave behind.
+            # Load all of it or nothing: open_clip's attention holds weights that ComfyUI's partial loading would leave behind.
             comfy.model_management.load_models_gpu([self._patcher], force_full_load=True)
         return self._patcher.load_device
 
     @property
     def _is_loaded(self) -> bool:
-        """Asking ComfyUI to load it again costs a full garbage collection whenever a model with a LoRA on it has gone before."""
+        """Whether ComfyUI has loaded all of the model.
+
+        Asking ComfyUI to load it again costs a full garbage collection whenever a model with a LoRA was unloaded before.
+        """
         is_known = any(loaded is self._patcher for loaded in comfy.model_management.loaded_models())
         return is_known and self._patcher.loaded_size() >= self._patcher.model_size()
 
 
 def load_comfy_encoder(encoder_id: str, folders: Sequence[str | Path], on_progress: OnProgress | None = None) -> ComfyEncoder:
-    """Load an encoder for use inside ComfyUI. Raises EncoderError as `loading.load_encoder`."""
+    """Load an encoder for use inside ComfyUI. Raises EncoderError as `loading.load_encoder` does."""
     return ComfyEncoder(load_encoder_parts(encoder_id, folders, on_progress=on_progress))

@@ -11,33 +11,33 @@ _NATIVE_SIZES = {"SD15": 512, "SD20": 768, "SD21UnclipL": 768, "SD21UnclipH": 76
 _DEFAULT_NATIVE_SIZE = 1024
 
 _FAMILIES = {"SD15": "SD 1.5", "SD20": "SD 2", "SDXL": "SDXL", "SD3": "SD 3", "Flux": "Flux"}
-"""ComfyUI's class of a model's configuration -> our name (`loras.FAMILIES`)."""
+"""ComfyUI's class of a model's configuration -> our name (`loras.family.FAMILIES`)."""
 
 
 def native_size(model: Any) -> int:
-    """Side, in pixels, of the pictures that a model's family was trained on."""
+    """Side in pixels of the square pictures that a model's family was trained on."""
     return _of_class(model, _NATIVE_SIZES) or _DEFAULT_NATIVE_SIZE
 
 
 def class_of_model(model: Any) -> str:
-    """ComfyUI's own name for what kind of model is loaded, e.g. "SDXL" or "SD3"."""
+    """ComfyUI's own name for the kind of a loaded model, such as "SDXL" or "SD3"."""
     return type(model.model.model_config).__name__
 
 
 def model_family(model: Any) -> str | None:
-    """Family of a ComfyUI MODEL, one of `loras.FAMILIES`; None for a kind of model that is not among them.
+    """Family of a ComfyUI MODEL, one of `loras.family.FAMILIES`; None for a kind of model that is not among them.
 
-    Pony and Illustrious have SDXL's shapes and are SDXL here: nothing in the model tells them apart.
+    Pony and Illustrious have SDXL's shapes and count as SDXL: nothing in the model tells them apart.
     """
     return _of_class(model, _FAMILIES)
 
 
 def is_guidance_distilled(model: Any) -> bool:
-    """Whether a model takes its guidance as an input and wants no CFG, as Flux does."""
+    """Whether a model takes its guidance as an input and needs no CFG, such as Flux."""
     return bool(model.model.model_config.unet_config.get("guidance_embed", False))
 
 
 def _of_class(model: Any, table: Mapping[str, _T]) -> _T | None:
-    """The entry for the class of a model's configuration, or for the nearest class that it is made from."""
+    """The entry for the class of a model's configuration, otherwise for its nearest base class; None if there is none."""
     names = (base.__name__ for base in type(model.model.model_config).__mro__)
     return next((table[name] for name in names if name in table), None)

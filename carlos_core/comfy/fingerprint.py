@@ -1,6 +1,6 @@
-"""Short names for big things: a model's weights and everything hung on it, as one hash.
+"""Short names for big things: a model's weights and everything attached to it, as one hash.
 
-Hashing all of a model's weights takes longer than a picture; two models that differ do so in nearly every tensor, so a few
+Hashing all of a model's weights takes longer than making a picture. Two models that differ do so in nearly every tensor, so a few
 values of each tensor, with its name, shape and type, tell them apart.
 """
 
@@ -21,19 +21,21 @@ _COMPUTED = (torch.float16, torch.bfloat16, torch.float32)
 
 
 class Fingerprint:
-    """A running hash over named facts. The order in which they are added counts."""
+    """A running hash of named facts. The order in which they are added matters."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
 
     def add(self, name: str, value: Any) -> None:
-        """Add a fact of any kind. What cannot be described makes the fingerprint unique, so that nothing is reused by mistake."""
+        """Add a fact of any kind. A value that cannot be described makes the fingerprint unique: nothing is reused by mistake."""
         self._hash.update(f"{name}\0".encode())
         self._hash.update(_described(value, _DEPTH))
 
     def add_tensors(self, named: Iterable[tuple[str, Tensor]], types: Mapping[str, torch.dtype] = MappingProxyType({})) -> None:
-        """Add tensors by name, shape, type and a few of their values. types: of those that are used in another type than they
-        are kept in, by name; they count as if they were cast."""
+        """Add tensors by name, shape, type and a few of their values.
+
+        types: name -> type, for tensors that are used in another type than they are kept in; they count as if they were cast.
+        """
         for name, tensor in sorted(named, key=lambda item: item[0]):
             self._hash.update(f"{name}\0".encode())
             self._hash.update(_described_tensor(tensor, types.get(name)))
@@ -70,7 +72,7 @@ def _set(value: Iterable[Any], depth: int) -> bytes:
 
 
 def _object(value: Any, depth: int) -> bytes:
-    """Functions by their code and what they close over, methods by what they belong to, anything else by its fields."""
+    """Describe functions by their code and what they close over, methods by their object, and other things by their fields."""
     name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
     if callable(value) and hasattr(value, "__code__"):
         return name.encode() + value.__code__.co_code + _described((_closure(value), value.__defaults__), depth - 1)
@@ -104,7 +106,7 @@ def _described_tensor(tensor: Tensor, used_as: torch.dtype | None = None) -> byt
     flat = tensor.detach().reshape(-1)
     if flat.numel() > _SAMPLES:
         flat = flat[torch.linspace(0, flat.numel() - 1, _SAMPLES, dtype=torch.float64).long().to(flat.device)]
-    # Only a type that models compute in: 8-bit floats stand for something else, together with their scales.
+    # Only a type that models compute in: 8-bit floats have their meaning only together with their scales.
     if used_as in _COMPUTED and tensor.dtype in _COMPUTED:
         flat = flat.to(used_as)
     values = flat.to("cpu", torch.float64).numpy().tobytes()
@@ -116,8 +118,14 @@ def _unique() -> bytes:
 
 
 def model_fingerprint(model: Any, clip: Any, vae: Any, sigmas: Tensor) -> str:
-    """16 hex digits for MODEL, CLIP and VAE with all that is hung on them. sigmas: noise levels, which tell of any change to the
-    model's sampling."""
+    """16 hex digits for MODEL, CLIP and VAE with everything attached to them.
+
+    Args:
+        model: ComfyUI's MODEL.
+        clip: ComfyUI's CLIP.
+        vae: ComfyUI's VAE.
+        sigmas: noise levels of the schedule, which show any change to the model's sampling.
+    """
     fingerprint = Fingerprint()
     for name, patcher in (("model", model), ("clip", clip.patcher), ("vae", vae.patcher)):
         fingerprint.add_tensors(_unpatched_weights(patcher), _computing_types(patcher.model))
@@ -131,7 +139,7 @@ def model_fingerprint(model: Any, clip: Any, vae: Any, sigmas: Tensor) -> str:
 
 
 def _unpatched_weights(patcher: Any) -> Iterator[tuple[str, Tensor]]:
-    """A model's own weights, also while a LoRA is patched into them: ComfyUI keeps aside what it changes."""
+    """A model's own weights, even while a LoRA is patched into them: ComfyUI keeps a copy of what it changes."""
     kept_buffers = getattr(patcher, "backup_buffers", {})
     for name, tensor in patcher.model.state_dict().items():
         kept = patcher.backup.get(name)
@@ -139,10 +147,10 @@ def _unpatched_weights(patcher: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _computing_types(model: torch.nn.Module) -> dict[str, torch.dtype]:
-    """The types that ComfyUI computes in, by name of the weight, where it notes them.
+    """The types that ComfyUI computes in, by name of the weight, for the weights where it notes them.
 
-    Without dynamic VRAM the weights have these types from the start. With it they are kept as the file has them and are cast when
-    they are used, some of them once and for all: the same model, which must not look like another one before that.
+    Without dynamic VRAM the weights have these types from the start. With it they are kept as they are in the file and are cast
+    when they are used, some of them for good. It is the same model before and after, and must have the same fingerprint.
     """
     note = "_comfy_model_dtype"
     return {
@@ -154,7 +162,7 @@ def _computing_types(model: torch.nn.Module) -> dict[str, torch.dtype]:
 
 
 def _described_patches(patcher: Any) -> dict[str, Any]:
-    """Patches that came with the model, e.g. a LoRA that the user applied before: weights and strengths."""
+    """Patches that came with the model, such as a LoRA that the user applied before: weights and strengths."""
     return {
         key: [(strength, getattr(patch, "weights", patch), strength_model) for strength, patch, strength_model, *_ in patches]
         for key, patches in patcher.patches.items()

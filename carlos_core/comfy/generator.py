@@ -53,7 +53,7 @@ _BATCHED_SAMPLERS = frozenset(
         "gradient_estimation_cfg_pp",
     )
 )
-"""Samplers that draw no noise of their own and treat each picture of a batch alone; others get one picture at a time."""
+"""Samplers that draw no noise of their own and treat each picture of a batch by itself; others get one picture at a time."""
 
 _BATCH_SIZES = (16, 8, 4, 2)
 _CPU_BATCH_SIZE = 4
@@ -77,7 +77,7 @@ class _Texts:
         return self._conditionings.get(text)
 
     def keep(self, text: str, conditioning: Conditioning) -> None:
-        """Take one in; the oldest are given up for it."""
+        """Add a conditioning; the oldest are dropped if there is no room."""
         while self.is_full:
             self._n_bytes -= size_of(self._conditionings.pop(next(iter(self._conditionings))))
         self._conditionings[text] = conditioning
@@ -86,8 +86,10 @@ class _Texts:
 
 @dataclass(eq=False)
 class _Side:
-    """Model and text encoder with some LoRAs applied (none: the base side). texts: shared with the base side by LoRAs that do
-    not touch the text encoder."""
+    """Model and text encoder with some LoRAs applied (none: the base side).
+
+    texts: shared with the base side if the LoRAs do not touch the text encoder.
+    """
 
     model: Any
     clip: Any
@@ -97,19 +99,28 @@ class _Side:
 
 @dataclass
 class _Count:
-    """Forward passes of the diffusion model. Apart from the generator: a model that held it would be freed only by the garbage
-    collector, in no order, and ComfyUI then takes it for a leak and collects garbage at every load from there on."""
+    """Forward passes of the diffusion model.
+
+    It is not part of the generator. A model that held the generator would be freed only by the garbage collector, in no order;
+    ComfyUI would then take it for a leak and collect garbage at every later load.
+    """
 
     evaluations: int = 0
 
 
 class ComfyGenerator:
-    """The Generator of ComfyUI's MODEL, CLIP and VAE. The three are cloned before anything is hung on them.
-
-    sampling: its sampler and scheduler are ComfyUI's, or the scheduler is "leading", diffusers' default spacing for SDXL.
-    """
+    """The Generator of ComfyUI's MODEL, CLIP and VAE. LoRAs are applied to clones of MODEL and CLIP."""
 
     def __init__(self, model: Any, clip: Any, vae: Any, sampling: Sampling) -> None:
+        """Nothing is loaded yet. Raises GenerationError if the VAE cannot make pictures of this size.
+
+        Args:
+            model: ComfyUI's MODEL.
+            clip: ComfyUI's CLIP.
+            vae: ComfyUI's VAE.
+            sampling: its sampler and scheduler are ComfyUI's, or the scheduler is "leading", diffusers' default spacing for
+                SDXL.
+        """
         self._model, self._clip, self._vae = model, clip, vae
         self._sampling = sampling
         self.width = sampling.width or native_size(model)
@@ -129,12 +140,12 @@ class ComfyGenerator:
 
     @property
     def evaluations_per_image(self) -> int:
-        """Forward passes that a picture takes with a sampler of one evaluation a step."""
+        """Forward passes that a picture takes with a sampler of one evaluation in each step."""
         return self._sampling.steps * (1 if self._sampling.cfg == 1.0 else 2)
 
     @cached_property
     def model_fingerprint(self) -> str:
-        """16 hex digits for MODEL, CLIP and VAE with all that is hung on them."""
+        """16 hex digits for MODEL, CLIP and VAE with everything attached to them."""
         return model_fingerprint(self._model, self._clip, self._vae, self._sigmas)
 
     @property
@@ -157,7 +168,7 @@ class ComfyGenerator:
         return fingerprint.hexdigest()
 
     def suggest_batch_size(self) -> int:
-        """The largest batch that fits into free memory by ComfyUI's own estimate, once other models have made room."""
+        """The largest batch that fits into memory by ComfyUI's own estimate, once other models have made room."""
         if self._sampling.sampler_name not in _BATCHED_SAMPLERS:
             return 1
         device = self._model.load_device
@@ -171,11 +182,11 @@ class ComfyGenerator:
         return 1
 
     def check_lora(self, lora: LoraUse) -> LoraFit:
-        """Apply a LoRA to clones of model and text encoder and count what fitted. Raises LoraError if nothing did."""
+        """Apply a LoRA to clones of model and text encoder, and count what fitted. Raises LoraError if nothing did."""
         return self._side((lora,)).fits[0]
 
     def prepare(self, jobs: Sequence[Job]) -> None:
-        """Encode the texts of coming jobs in one go, so that a small GPU does not change models at every batch."""
+        """Encode the texts of the next jobs at once, so that a small GPU does not have to change models at every batch."""
         for job in jobs:
             comfy.model_management.throw_exception_if_processing_interrupted()
             side = self._side(job.loras)
@@ -184,7 +195,10 @@ class ComfyGenerator:
             self._encoded(side, text_of(job))
 
     def generate(self, jobs: Sequence[Job], on_progress: OnProgress | None = None) -> Generated:
-        """Make pictures; see `Generator`. Raises LoraError for a LoRA that does not fit."""
+        """Make pictures; see `Generator`.
+
+        Raises LoraError for a LoRA that does not fit, and GenerationError if there is too little memory for one picture.
+        """
         jobs = list(jobs)
         images: list[Tensor | None] = [None] * len(jobs)
         self._count.evaluations = 0
@@ -206,7 +220,7 @@ class ComfyGenerator:
         return Generated(torch.stack([image for image in images if image is not None]), self._count.evaluations)
 
     def _groups(self, jobs: Sequence[Job]) -> Iterator[list[int]]:
-        """Indices of jobs that can share a sampler call: same LoRAs, conditionings of one form."""
+        """Indices of jobs that can share a sampler call: they have the same LoRAs, and conditionings of one form."""
         limit = 1 if self._sampling.sampler_name not in _BATCHED_SAMPLERS else self._max_batch or len(jobs)
         groups: dict[Any, list[int]] = {}
         for index, job in enumerate(jobs):
@@ -221,7 +235,7 @@ class ComfyGenerator:
                     yield alike[start : start + limit]
 
     def _sampled(self, jobs: Sequence[Job], report: Callable[[int], None]) -> Tensor:
-        """Pictures of jobs that share a sampler call, in halves if memory does not suffice."""
+        """Pictures of jobs that share a sampler call. They are made in halves if there is too little memory."""
         try:
             return self._sampled_together(jobs, report)
         except (RuntimeError, MemoryError) as error:
@@ -239,7 +253,7 @@ class ComfyGenerator:
         parts: list[Tensor] = []
         place = 0
         while place < len(jobs):
-            # A part may find that even this is too much; the next ones, and later batches, need not find it out again.
+            # A part may find that even this is too much. The next parts and later batches then use its limit.
             limit = min(limit, self._max_batch)
             parts.append(self._sampled(jobs[place : place + limit], report))
             place += limit
@@ -249,10 +263,10 @@ class ComfyGenerator:
         side = self._side(jobs[0].loras)
         positive = joined([self._encoded(side, text_of(job)) for job in jobs])
         negative = joined([zeroed(self._encoded(side, "")) if self._sampling.zero_negative else self._encoded(side, "")])
-        # The noise a KSampler with that seed makes for one picture, whatever shares the batch.
+        # The noise that a KSampler with this seed makes for one picture, whatever shares the batch.
         noise = torch.cat([comfy.sample.prepare_noise(self._empty_latent, job.seed) for job in jobs])
         if self._sampling.scheduler == LEADING:
-            # diffusers starts from sqrt(sigma^2 + 1) * noise, ComfyUI below its highest level from sigma * noise.
+            # diffusers starts from sqrt(sigma^2 + 1) * noise. Below its highest level, ComfyUI starts from sigma * noise.
             noise = noise * (1 + 1 / self._sigmas[0] ** 2).sqrt()
         latents = comfy.sample.sample(
             side.model,
@@ -315,10 +329,10 @@ class ComfyGenerator:
 
     @cached_property
     def _sigmas(self) -> Tensor:
-        """The noise levels of the schedule: they tell of any change to the model's sampling.
+        """The noise levels of the schedule, which show any change to the model's sampling.
 
-        Always computed on the CPU: the model takes its `model_sampling` to the GPU with it, where they come out otherwise by
-        5e-7, and a model would have another fingerprint once it has made a picture.
+        They are always computed on the CPU. The model's `model_sampling` moves to the GPU with it, where they differ by 5e-7; a
+        model would then have another fingerprint once it has made a picture.
         """
         sampling = copy.deepcopy(self._model.get_model_object("model_sampling")).to("cpu")
         if self._sampling.scheduler == LEADING:
@@ -327,7 +341,7 @@ class ComfyGenerator:
 
 
 def _counting(inner: Any, count: _Count) -> Callable[[Any, dict[str, Any]], Any]:
-    """A model function that counts forward passes, around the one that the user's model may have already."""
+    """A model function that counts forward passes, around the one that the user's model may already have."""
 
     def counted(apply_model: Any, arguments: dict[str, Any]) -> Any:
         count.evaluations += int(arguments["input"].shape[0])
@@ -345,8 +359,11 @@ def _evictable_memory(device: torch.device) -> int:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Also for the CPU, where torch has no error of its own for it: its allocator says so, and oneDNN, which allocates by
-    itself, that it could not create a primitive."""
+    """Whether an error means that there is too little memory, on a GPU or on the CPU.
+
+    For the CPU torch has no error of its own: its allocator says it in words. oneDNN, which allocates by itself, says that it
+    could not create a primitive.
+    """
     if isinstance(error, (comfy.model_management.OOM_EXCEPTION, MemoryError)):
         return True
     return any(words in str(error) for words in ("DefaultCPUAllocator", "could not create a primitive"))

@@ -18,8 +18,8 @@ Shape = tuple[int, ...]
 class ModelLayers:
     """The layers of a MODEL and a CLIP (either may be None), as ComfyUI's own key maps name them.
 
-    key_map: name of a layer in a LoRA file -> key of its weight, or (key, (dim, start, length)) for a part of one. The model and the
-    text encoder have no key in common.
+    key_map: name of a layer in a LoRA file -> key of its weight, or (key, (dim, start, length)) for a part of one. The model and
+    the text encoder have no key in common.
     shapes: key -> shape of the weight as it computes, whatever form it is kept in (GGUF, scaled fp8 and other quantised storage).
     """
 

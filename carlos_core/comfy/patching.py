@@ -1,4 +1,4 @@
-"""LoRAs onto ComfyUI's MODEL and CLIP."""
+"""Applying LoRAs to ComfyUI's MODEL and CLIP."""
 
 from __future__ import annotations
 
@@ -16,22 +16,30 @@ from .lora_fit import FittingPatches
 
 
 def load_lora(path: Path) -> dict[str, Tensor]:
-    """Tensors of a LoRA file. Raises LoraError when it cannot be read."""
+    """Tensors of a LoRA file by name. Raises LoraError if it cannot be read."""
     try:
         return comfy.utils.load_torch_file(str(path), safe_load=True)
-    except Exception as error:  # ComfyUI passes on whatever the format's reader raises; none of it is a cancel
+    except Exception as error:  # ComfyUI passes on whatever the format's reader raises; none of it is a cancellation
         raise LoraError(f"The LoRA {path.name} cannot be loaded ({error}).", "Check that the file is whole.") from error
 
 
 def apply_lora(
     model: Any, clip: Any, tensors: dict[str, Tensor], name: str, weight: float, clip_weight: float
 ) -> tuple[Any, Any, LoraFit]:
-    """Model and text encoder (either may be None) with a LoRA applied to clones of them, and how much of it fitted.
+    """Model and text encoder with a LoRA applied to clones of them, and how much of it fitted.
 
     Layers of the right name and another width are left out: ComfyUI would log an error for each at every picture, or stop.
     A model or text encoder that the LoRA does not touch comes back as it is.
 
     Raises LoraError, with the counts, if none of its tensors fits the model, and for a file whose tensors make no sense.
+
+    Args:
+        model: ComfyUI's MODEL, or None.
+        clip: ComfyUI's CLIP, or None.
+        tensors: the LoRA's tensors by name; see `load_lora`.
+        name: the LoRA's name in errors.
+        weight: strength for the model.
+        clip_weight: strength for the text encoder.
     """
     fitting = FittingPatches(tensors, name, ModelLayers(model, clip))
     fit = LoraFit(

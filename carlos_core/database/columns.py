@@ -1,6 +1,6 @@
 """The columns of a metrics database, and how foreign tables become ours.
 
-A database is one Arrow table: a row for each LoRA. Facts about all rows stand in the table's metadata: the schema's
+A database is one Arrow table with a row for each LoRA. The table's metadata holds the facts about all rows: the schema's
 version, the encoder whose features the directions are made of, and a readable description of every protocol.
 """
 
@@ -27,7 +27,7 @@ _PLAIN = (
     *("lora_id", "file_name", "sha256", "direction", "strength", "consistency", "n_images", "n_prompts", "alignment"),
     *("strength_se", "consistency_se", "suggested_weight", "protocol_id", "encoder_id", "indexed_at", "notes"),
 )
-"""Columns that are fields of a record, as they are."""
+"""Columns that are fields of a record without any change."""
 
 
 def column_types(dimension: int) -> dict[str, pa.DataType]:
@@ -73,9 +73,10 @@ def empty_table(dimension: int) -> pa.Table:
 
 
 def normalised(table: pa.Table, source: str) -> pa.Table:
-    """`table` with our column types, ids as text, unknown columns kept; `source` names it in errors.
+    """`table` with our column types, ids as text, and unknown columns kept; `source` names it in errors.
 
-    Raises DatabaseError when a needed column is missing, a direction is ragged or not finite, or an id is there twice.
+    Raises DatabaseError if a needed column is missing, a column has a type that cannot be converted, a direction is ragged, a
+    direction or strength is not finite, or an id is missing or there twice.
     """
     missing = [name for name in _REQUIRED if name not in table.column_names]
     if "lora_id" not in table.column_names and "version_id" not in table.column_names:
@@ -125,7 +126,7 @@ def _check_values(table: pa.Table, source: str) -> None:
 
 
 def direction_matrix(column: pa.ChunkedArray, source: str) -> np.ndarray:
-    """Directions as float32 [R, D]. Raises DatabaseError for null, ragged or not finite directions."""
+    """Directions as float32 [R, D]. Raises DatabaseError for directions that are null, ragged or not finite."""
     if not (pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type) or pa.types.is_large_list(column.type)):
         raise DatabaseError(f"The directions of {source} are {column.type}, not lists of numbers.", "Choose another file.")
     if pa.types.is_fixed_size_list(column.type):
@@ -160,7 +161,7 @@ def direction_array(directions: np.ndarray) -> pa.Array:
 
 
 def table_of(record: LoraRecord, schema: pa.Schema, extra: Mapping[str, Any] = MappingProxyType({})) -> pa.Table:
-    """A table of one row for `record` with the given columns. extra: what the old row says in columns of other programs."""
+    """A table of one row for `record` with the given columns. extra: what the old row has in columns of other programs."""
     values: dict[str, Any] = {**extra, **record.extra, **vars(record.metadata)}
     values.update({name: getattr(record, name) for name in _PLAIN})
     if record.topics:
@@ -181,7 +182,7 @@ def table_of(record: LoraRecord, schema: pa.Schema, extra: Mapping[str, Any] = M
 
 
 def check_storable(record: LoraRecord) -> None:
-    """Raises DatabaseError for a row whose facts have no place in a file: text that is not Unicode, numbers too large."""
+    """Check that a row can be saved. Raises DatabaseError for text that is not Unicode, or numbers that are too large."""
     try:
         table_of(record, empty_table(len(record.direction)).schema)
     except (ValueError, OverflowError) as error:  # Arrow's own errors about values are ValueErrors
@@ -191,7 +192,7 @@ def check_storable(record: LoraRecord) -> None:
 
 
 def appended(table: pa.Table, further: pa.Table) -> pa.Table:
-    """A table with the rows of another below it. Its columns stay; what the other lacks of them is null there."""
+    """A table with the rows of another one added. Its columns stay; those that the other table lacks are null in the new rows."""
     columns = [
         further[field.name] if field in further.schema else pa.nulls(further.num_rows, field.type) for field in table.schema
     ]
@@ -199,7 +200,7 @@ def appended(table: pa.Table, further: pa.Table) -> pa.Table:
 
 
 def curve_columns(curve: Sequence[CurvePoint]) -> dict[str, list[float | None] | None]:
-    """A strength curve as the values of its columns; null for none."""
+    """A strength curve as the values of its columns; null if there is none."""
     return {
         "curve_weights": [point.weight for point in curve] or None,
         "curve_strengths": [point.strength for point in curve] or None,
@@ -208,14 +209,14 @@ def curve_columns(curve: Sequence[CurvePoint]) -> dict[str, list[float | None] |
 
 
 def cells_of(table: pa.Table, index: int) -> dict[str, Any]:
-    """One row by column; the direction is a float32 array."""
+    """One row by column; the direction is a float32 array [D]."""
     cells: dict[str, Any] = {name: table[name][index].as_py() for name in table.column_names if name != "direction"}
     cells["direction"] = np.asarray(table["direction"][index].values, dtype=np.float32)
     return cells
 
 
 def record_of(table: pa.Table, index: int) -> LoraRecord:
-    """One row as a record; columns that are not ours are its `extra`."""
+    """One row as a record; columns that are not ours go into its `extra`."""
     cells = cells_of(table, index)
     metadata = LoraMetadata(**{name: cells.pop(name) for name in vars(LoraMetadata())})
     if metadata.trigger_words is not None:
@@ -254,13 +255,13 @@ def _zipped(cells: dict[str, Any], prefix: str, names: Sequence[str]) -> list[tu
 
 
 def pack_metadata(encoder_id: str, protocols: Mapping[str, Any], stamp: str) -> dict[bytes, bytes]:
-    """stamp: a name of this writing of the file."""
+    """What is known about all rows, as metadata of a file. stamp: a name for this writing of the file."""
     facts = {"schema_version": SCHEMA_VERSION, "encoder_id": encoder_id, "protocols": dict(protocols)}
     return {_PREFIX + name.encode(): json.dumps(value, sort_keys=True).encode() for name, value in facts.items()} | stamped(stamp)
 
 
 def stamped(stamp: str) -> dict[bytes, bytes]:
-    """Metadata that say nothing but the name of a writing."""
+    """Metadata that hold only the stamp."""
     return {_PREFIX + b"stamp": json.dumps(stamp).encode()}
 
 
@@ -273,7 +274,7 @@ def stamp_of(metadata: Mapping[bytes, bytes] | None) -> str:
 
 
 def unpack_metadata(metadata: Mapping[bytes, bytes] | None, source: str) -> dict[str, Any]:
-    """Our facts of a file's metadata; empty for a file that is not ours. Raises DatabaseError for a newer schema."""
+    """Our facts in a file's metadata; empty for a file that is not ours. Raises DatabaseError for damage or a newer schema."""
     facts = {}
     for key, value in (metadata or {}).items():
         if key.startswith(_PREFIX):

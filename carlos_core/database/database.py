@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class RankingArrays:
-    """Rows in the order of their ids, ready for `search.ranking.rank`.
-
-    rows: [R] index of each in the table. directions: [R, D] float32. norms, strength, consistency: [R] float32 (consistency
-    NaN where undefined).
-    """
+    """Rows in the order of their ids, ready for `search.ranking.rank`."""
 
     rows: np.ndarray
+    """[R], the place of each row in the table."""
     directions: torch.Tensor
+    """[R, D] float32, raw CLIP units."""
     norms: torch.Tensor
+    """[R] float32, lengths of the directions."""
     strength: torch.Tensor
+    """[R] float64, raw CLIP units."""
     consistency: torch.Tensor
+    """[R] float64, NaN where it is undefined."""
 
 
 class MetricsDatabase:
     """What is known about many LoRAs, all measured with one encoder.
 
-    `path` is the file it was read from or last saved to; None for one that was never saved. A `read_only` database refuses
-    changes. Tables are immutable inside, so that `copy()` costs nothing and a copy never changes its original. stamp: the name of
-    the writing of `path` that was read.
+    `path` is the file that it was read from or last saved to in our own layout; None if it was never saved. A `read_only`
+    database refuses changes. Tables are immutable inside, so `copy()` costs nothing and a copy never changes its original.
     """
 
     def __init__(
@@ -58,6 +58,16 @@ class MetricsDatabase:
         read_only: bool = False,
         stamp: str = "",
     ) -> None:
+        """Take a table as it is, without checks; `load_database` and `empty` make one that is right.
+
+        Args:
+            table: one row for each LoRA, with at least the columns of `columns.column_types`.
+            encoder_id: the encoder that all rows were measured with; None if it is not known.
+            protocols: protocol id -> readable description.
+            path: the file that the table was read from; None if there is none.
+            read_only: refuse changes.
+            stamp: the name of the writing of `path` that was read; empty if it was not read.
+        """
         self._table = table
         self.encoder_id = encoder_id
         self.protocols: dict[str, Any] = dict(protocols or {})
@@ -65,7 +75,7 @@ class MetricsDatabase:
         self.read_only = read_only
         self._changes: list[Callable[[MetricsDatabase], None]] = []
         self._bases: dict[Path, tuple[str, int]] = {}
-        """Files that this database was read from or saved to, with the name of that writing and how many changes were in it."""
+        """Files that this database was read from or saved to, with the stamp of that writing and how many changes were in it."""
         if path is not None and stamp:
             self.saved(path, stamp)
 
@@ -94,7 +104,7 @@ class MetricsDatabase:
         return self._table.schema.field("direction").type.list_size
 
     def copy(self) -> MetricsDatabase:
-        """An independent database with the same rows; it may be changed, whether this one may or not.
+        """An independent database with the same rows. It may be changed, even if this one may not.
 
         A copy of a read-only database has no file yet.
         """
@@ -105,7 +115,7 @@ class MetricsDatabase:
         return copied
 
     def check_encoder(self, encoder_id: str | None = None) -> str:
-        """The encoder that made the rows. Raises EncoderError if it is not known, or is not the one that is given."""
+        """The encoder that made the rows. Raises EncoderError if it is not known, or if another one is given."""
         if self.encoder_id is None:
             raise EncoderError(
                 f"It is not known which encoder made the rows of {self.name}.",
@@ -119,16 +129,16 @@ class MetricsDatabase:
         return self.encoder_id
 
     def row(self, lora_id: str) -> LoraRecord | None:
-        """What is known of one LoRA, or None if it is not here."""
+        """What is known about one LoRA, or None if it is not in the database."""
         position = self._position.get(lora_id)
         return None if position is None else self.row_at(position)
 
     def cells(self, lora_id: str) -> dict[str, Any]:
-        """All columns of one LoRA by name, as in the file. Raises KeyError if it is not here."""
+        """All columns of one LoRA by name, as in the file. Raises KeyError if it is not in the database."""
         return schema.cells_of(self._table, self._position[lora_id])
 
     def id_of_version(self, version_id: int) -> str:
-        """lora_id of the row of a CivitAI version: `str(version_id)`, unless its row was written before the version was known."""
+        """The lora_id of a CivitAI version: `str(version_id)`, unless its row was written before the version was known."""
         lora_id, versions = str(version_id), self.column("version_id")
         return lora_id if lora_id in self or version_id not in versions else self.column("lora_id")[versions.index(version_id)]
 
@@ -170,11 +180,14 @@ class MetricsDatabase:
         self._changes.append(lambda database: database.upsert(record, protocol))
 
     def set_value(self, lora_id: str, column: str, value: Any) -> None:
-        """Change one cell that is not a metric, e.g. the name of a file that moved. Raises DatabaseError as `upsert`."""
+        """Change one cell that is not a metric, such as the name of a file that moved. Raises as `set_values` does."""
         self.set_values(column, {lora_id: value})
 
     def set_values(self, column: str, values: Mapping[str, Any]) -> None:
-        """Change cells of one column that is not a metric: lora_id -> value. Raises DatabaseError as `upsert`."""
+        """Change cells of one column that is not a metric. values: lora_id -> value.
+
+        Raises DatabaseError for a read-only database, an id that is not there, or an unknown column.
+        """
         cells = self.column(column) if column in self._table.column_names else None
         for lora_id, value in values.items():
             position = self._position.get(lora_id)
@@ -191,33 +204,33 @@ class MetricsDatabase:
         self._changes.append(lambda database: database.set_values(column, {key: kept[key] for key in kept if key in database}))
 
     def set_curve(self, lora_id: str, curve: Sequence[CurvePoint], suggested_weight: float | None) -> None:
-        """Add to a row what a scale sweep by its protocol has found. Raises DatabaseError as `upsert`."""
+        """Add to a row what a scale sweep by its protocol has found. Raises as `set_values` does."""
         for column, value in {**schema.curve_columns(curve), "suggested_weight": suggested_weight}.items():
             self.set_value(lora_id, column, value)
 
     def save_parquet(self, path: str | Path, *, layout: str = "carlos") -> None:
         """Write all rows to `path`, atomically. layout: "carlos", or "reference" for the reference package's own columns.
 
-        If this database was read from `path` or saved there before, and another process has changed the file since, its rows are
-        kept: what was changed here is changed in the file as it is now. Any other file is replaced.
-        Raises DatabaseError when the file cannot be written; the file that was there before is whole then.
+        If this database was read from `path` or saved there before, and another process has changed the file since then, the rows
+        of that process are kept: only the changes made here are made in the file. Any other file is replaced.
+        Raises DatabaseError if the file cannot be written; the file that was there before is then untouched.
         """
         _save(self, Path(path), layout)
 
     def saved(self, path: Path, stamp: str) -> None:
-        """Take note that `path` holds all rows, in the writing that is called `stamp`."""
+        """Note that `path` holds all rows, in the writing that is called `stamp`."""
         self._bases[target_of(path)] = (stamp, len(self._changes))
 
     def base_of(self, path: Path) -> str | None:
-        """The name of the writing of a file that this database knows; None if it was not read from it nor saved there."""
+        """The stamp of the writing of a file that this database knows; None if it was neither read from it nor saved there."""
         base = self._bases.get(target_of(path))
         return None if base is None else base[0]
 
     def rebase(self, path: Path, current: MetricsDatabase) -> None:
-        """Take the rows of `path` as it is now, and make the changes again that were made here since it was last the same.
+        """Take over the rows of `path` as it is now, then repeat the changes made here since the two were last the same.
 
-        Rows that are here alone stay: nothing of ours removes one.
-        Raises DatabaseError if the file holds another encoder's rows by now.
+        Rows that only this database has stay, because nothing in this package removes rows. current: the database in `path`.
+        Raises DatabaseError if the file now holds the rows of another encoder.
         """
         if (current.encoder_id, current.dimension) != (self.encoder_id, self.dimension):
             raise DatabaseError(
@@ -238,7 +251,7 @@ class MetricsDatabase:
 
     @cached_property
     def ranking_arrays(self) -> RankingArrays:
-        """Directions, norms and limits in the order of the ids, prepared once."""
+        """Directions, norms, strengths and consistencies in the order of the ids, prepared once."""
         ids = np.array(self._table["lora_id"].to_pylist(), dtype=object)
         rows = np.argsort(ids, kind="stable") if len(ids) else np.zeros(0, dtype=np.int64)
         directions = torch.from_numpy(schema.direction_matrix(self._table["direction"], self.name)[rows])
@@ -275,8 +288,8 @@ class MetricsDatabase:
 def load_database(path: str | Path, *, encoder_id: str | None = None) -> MetricsDatabase:
     """Open a metrics database: ours, or a parquet file of the reference package.
 
-    encoder_id: for foreign files that do not name their encoder; a file that does wins.
-    Raises DatabaseError when the file is missing, damaged, or not a metrics database.
+    encoder_id: for files that do not name their encoder; if a file names one, that one counts.
+    Raises DatabaseError if the file is missing, damaged, or not a metrics database.
     """
     path = Path(path)
     table, stamp = parquet.read_table(path)
@@ -290,7 +303,7 @@ def load_database(path: str | Path, *, encoder_id: str | None = None) -> Metrics
 
 
 def create_database(database: MetricsDatabase, path: Path) -> MetricsDatabase:
-    """Save `database` as a new file and open that. Raises DatabaseError if the file exists already."""
+    """Save `database` as a new file and open it. Raises DatabaseError if the file already exists."""
     with _locked(path):
         if path.exists():
             raise DatabaseError(f"{path.name} exists already.", "Choose another name, or delete the file first.")
@@ -299,7 +312,7 @@ def create_database(database: MetricsDatabase, path: Path) -> MetricsDatabase:
 
 
 def change_database(path: Path, change: Callable[[MetricsDatabase], None]) -> MetricsDatabase:
-    """Read the file as it is now, change it, save it; no other process can come between. Returns the database saved."""
+    """Read the file as it is now, change it, save it. No other process can interfere. Returns the saved database."""
     with _locked(path):
         database = load_database(path)
         change(database)
@@ -308,7 +321,7 @@ def change_database(path: Path, change: Callable[[MetricsDatabase], None]) -> Me
 
 
 def upsert_into_file(path: Path, record: LoraRecord, protocol: Mapping[str, Any]) -> MetricsDatabase:
-    """Add or replace one row of a database file. Returns the database saved."""
+    """Add or replace one row of a database file. Returns the saved database."""
     return change_database(path, lambda database: database.upsert(record, protocol))
 
 
@@ -329,8 +342,8 @@ def _save(database: MetricsDatabase, path: Path, layout: str) -> None:
 
 
 def _write(database: MetricsDatabase, path: Path, layout: str = "carlos") -> None:
-    """Write a database so that `path` is at every moment either the old file or the whole new one."""
-    # A name for each writing, by which a reader knows whether the file is still the one that it read.
+    """Write a database so that `path` is at every moment either the old file or the complete new one."""
+    # A name for each writing. By it a reader knows whether the file is still the one that it read.
     stamp = uuid4().hex
     if layout == "reference":
         table = reference.to_reference_layout(database.table).replace_schema_metadata(schema.stamped(stamp))

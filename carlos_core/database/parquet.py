@@ -1,4 +1,4 @@
-"""Tables in parquet files: read at one go, written atomically."""
+"""Tables in parquet files: read in one go, written atomically."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .columns import stamp_of
 
 
 def read_table(path: Path) -> tuple[pa.Table, str]:
-    """The table of a file, and what tells this writing of the file from the next. Raises DatabaseError."""
+    """The table of a file, and a stamp that tells this writing of the file from the next. Raises DatabaseError."""
     if not path.is_file():
         raise DatabaseError(f"There is no database {path.name} in {path.parent}.", "Check the name, or create one first.")
     try:
@@ -29,7 +29,7 @@ def read_table(path: Path) -> tuple[pa.Table, str]:
 
 
 def stamp_of_file(path: Path) -> str:
-    """What tells the present writing of a file from the next. Raises DatabaseError."""
+    """The stamp that tells the present writing of a file from the next. Raises DatabaseError."""
     try:
         with path.open("rb") as file:
             return _stamp(file)
@@ -38,7 +38,7 @@ def stamp_of_file(path: Path) -> str:
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write a table so that `path` is at every moment either the old file or the whole new one. Raises DatabaseError."""
+    """Write a table so that `path` is at every moment either the old file or the complete new one. Raises DatabaseError."""
     try:
         write_atomically(path, lambda target: _write_table(table, target))
     except OSError as error:
@@ -53,7 +53,7 @@ def not_saved(path: Path, error: OSError) -> DatabaseError:
 
 
 def _stamp(file: BinaryIO) -> str:
-    """The name that we gave to the writing of an open file, else the file's own facts."""
+    """The stamp that we gave to the writing of an open file; if there is none, facts about the file itself."""
     facts = os.fstat(file.fileno())
     otherwise = f"{facts.st_ino} {facts.st_size} {facts.st_mtime_ns}"
     file.seek(0)
@@ -64,7 +64,7 @@ def _stamp(file: BinaryIO) -> str:
 
 
 def _write_table(table: pa.Table, target: Path) -> None:
-    # Floats barely compress as they stand; split into byte planes they do.
+    # Floats hardly compress as they are, but they do when they are split into byte planes.
     split = [name for name in ("direction", "strength", "consistency") if name in table.column_names]
     paths = [f"{name}.list.element" if name == "direction" else name for name in split]
     pq.write_table(

@@ -22,7 +22,7 @@ def load_bundled_database() -> MetricsDatabase:
 def copy_bundled_database(dest: str | Path, overwrite: bool = False) -> Path:
     """Write a copy of the published database to `dest`; an existing file is kept unless `overwrite`. Returns its path.
 
-    Raises DatabaseError when the file cannot be written.
+    Raises DatabaseError if `dest` is a folder, or if the file cannot be written.
     """
     dest = Path(dest)
     if dest.is_dir():

@@ -1,6 +1,6 @@
 """The layout of the reference package's parquet files (`carlos` 0.0.3 on PyPI), read and written.
 
-It has one row per CivitAI version; our names differ for two columns, and its directions are lists of float64.
+It has one row for each CivitAI version. Two columns have other names than ours, and its directions are lists of float64.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def from_reference_layout(table: pa.Table) -> pa.Table:
 def to_reference_layout(table: pa.Table) -> pa.Table:
     """Our table as the reference package would have written it. Raises DatabaseError for rows without a CivitAI version.
 
-    Columns that only the reference knows are taken where the table has kept them and are null elsewhere.
+    Columns that only the reference package knows are filled from the table if it has kept them, and are null otherwise.
     """
     without = table["version_id"].null_count
     if without:

@@ -1,4 +1,4 @@
-"""Where rows go that are being measured: a file that others may write, too, or a database in memory."""
+"""Where measured rows go: a file that others may also write, or a database in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Target(Protocol):
         ...
 
     def change(self, change: Callable[[MetricsDatabase], None]) -> MetricsDatabase:
-        """Change it and keep that. Returns the database as it is then. Raises DatabaseError."""
+        """Change the database and keep the change. Returns the database as it is then. Raises DatabaseError."""
         ...
 
 
@@ -41,7 +41,7 @@ class DatabaseFile:
 
     @classmethod
     def of(cls, database: MetricsDatabase) -> DatabaseFile:
-        """The file of a database. Raises DatabaseError, before anything is generated, if rows cannot be saved to it."""
+        """The file of a database. Raises DatabaseError if rows cannot be saved to it, before any picture is made."""
         if database.read_only:
             raise DatabaseError("The bundled database is read-only.", OWN_COPY)
         if database.path is None:
@@ -64,7 +64,7 @@ class InMemory:
 
 
 def upsert(target: Target, record: LoraRecord, protocol: Mapping[str, Any]) -> LoraRecord:
-    """Add or replace a row. Returns it as it is in the database, with what was there of other programs' columns."""
+    """Add or replace a row. Returns it as it is in the database, with the columns of other programs that were there."""
     row = target.change(lambda database: database.upsert(record, protocol)).row(record.lora_id)
     assert row is not None, "the row was just written"
     return row

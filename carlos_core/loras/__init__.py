@@ -1,1 +1,1 @@
-"""LoRA files: what they say about themselves, and which of them are at hand."""
+"""LoRA files: what they say about themselves, and which of them are on this machine."""

@@ -32,25 +32,27 @@ def family_of_name(base_model: str | None) -> str | None:
 
 
 def fits(base_model: str | None, wanted: str | Collection[str]) -> bool:
-    """Whether a LoRA for `base_model`, as people and files name it, may be used on a model of the family `wanted`, or of one of
-    several. A LoRA of unknown family fits everywhere: nobody knows better."""
+    """Whether a LoRA for `base_model`, as people and files name it, may be used on a model of a family, or of one of several.
+
+    wanted: the family, or the families. A LoRA of unknown family fits everywhere, as nothing speaks against it.
+    """
     family = family_of_name(base_model)
     return family is None or family in ((wanted,) if isinstance(wanted, str) else wanted)
 
 
 def families_alike(family: str) -> frozenset[str]:
-    """The families that a model of this one cannot be told from by its shapes, itself among them."""
+    """The families whose models have the same shapes as models of this one, which is among them."""
     return _OF_SDXL if family in _OF_SDXL else frozenset((family,))
 
 
 def family_of_header(metadata: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """Family of a LoRA file from its own words, else from the names and shapes of its tensors; None if neither tells."""
+    """Family of a LoRA file from its metadata, otherwise from its tensors' names and shapes; None if neither tells."""
     named = [family_of_name(metadata.get(key)) for key in ("ss_base_model_version", "modelspec.architecture", "ss_sd_model_name")]
     # Trainers call Pony and Illustrious SDXL; the name of the checkpoint that was trained on is more exact.
     exact = next((family for family in named if family in ("Pony", "Illustrious")), None)
     if exact or any(named):
         return exact or next(filter(None, named))
-    # An architecture that is named and is none of ours may still share tensor names with one (HunyuanVideo with Flux).
+    # An architecture that is named but is not one of ours may still share tensor names with one (HunyuanVideo with Flux).
     return None if metadata.get("modelspec.architecture") else _family_of_shapes(shapes)
 
 
@@ -61,7 +63,7 @@ def _family_of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     if "joint_blocks" in names:
         return "SD 3"
     if "transformer_blocks.0.attn.add_k_proj" in names:
-        # Qwen-Image has these names too, and Flux without its single blocks; both are wider than any SD 3.
+        # Qwen-Image also has these names, and so has Flux without its single blocks; both are wider than any SD 3.
         return None if any(shape[-1:] == (3072,) for shape in shapes.values()) else "SD 3"
     if "lora_te2_" in names or "text_encoder_2" in names:
         return "SDXL"
@@ -73,6 +75,6 @@ def _family_of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
 
 
 def _is_factor_of_keys_or_values(name: str) -> bool:
-    """Whether a tensor is the factor of a projection to keys or values that their input goes into."""
+    """Whether a tensor is that factor of a projection to keys or values that the input goes into."""
     found = re.search(r"to_[kv][._]", name)
     return found is not None and any(name.find(factor, found.end()) >= 0 for factor in ("down", "lora_A", "hada_w1_b"))

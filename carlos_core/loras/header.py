@@ -13,15 +13,17 @@ from ..foreign import printable, whole_text
 
 @dataclass(frozen=True)
 class Header:
-    """metadata: the file's own words. shapes: tensor name -> shape."""
+    """What the header of a LoRA file says. metadata: the file's own words. shapes: tensor name -> shape."""
 
     metadata: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of a safetensors file. Raises LoraError if it is missing or cannot be loaded: ComfyUI opens LoRAs in the
-    same way, and has no use for a file that fails here."""
+    """Read the header of a safetensors file. Raises LoraError if it is missing or cannot be loaded.
+
+    ComfyUI opens LoRAs in the same way, and cannot use a file that fails here.
+    """
     name = printable(path.name)
     try:
         with safe_open(path, framework="numpy") as file:

@@ -1,14 +1,14 @@
-"""The LoRA library: every file of ComfyUI's list with what it is, from an index that makes a second look cheap.
+"""The LoRA library: every file of ComfyUI's list with what it is, from an index that makes a second scan cheap.
 
-Knowing a file's content takes reading all of it, and 800 LoRAs of some hundred MB take minutes to hours. So a scan hashes
+To know a file's content, all of it must be read, and 800 LoRAs of some hundred MB take minutes to hours. So a scan hashes
 everything only when asked to. Otherwise it reads headers and sidecars, uses the hashes that are known already (indexing a LoRA
 hashes it), and hashes only files for which there is a reason:
 
-- it was hashed before, and has changed since: whether it still is the same LoRA cannot be told otherwise;
-- it has the size of a hashed file that is gone: most likely that file was renamed. One that was only moved to another
-  folder is found by its name, so that a drive mounted elsewhere is not read whole.
+- it was hashed before, and has changed since: there is no other way to know whether it is still the same LoRA;
+- it has the size of a hashed file that is gone: most likely that file was renamed. A file that was only moved to another
+  folder is found by its name, so that a drive that is mounted in another place is not read completely.
 
-The hashes in `ss_*` and `modelspec.*` metadata are of the tensors alone, not of the file, and cannot stand in for it.
+The hashes in `ss_*` and `modelspec.*` metadata are only of the tensors, not of the file, so they cannot be used.
 """
 
 from __future__ import annotations
@@ -34,31 +34,33 @@ from .matching import Files, Resolved, resolve
 from .metadata import SIDECAR_SUFFIXES
 
 _READERS = 2
-"""One reads while the other hashes; more would only make a spinning disk seek."""
+"""Threads: one reads while the other hashes. More would only make a spinning disk seek."""
 
 _SAVE_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
 class LibraryEntry:
-    """A file of ComfyUI's list. name: as listed, in the system's own spelling. size: bytes. mtime_ns: of the last change.
-
-    sha256: of the whole file, None if it is not known yet. metadata: what header and sidecar say.
-    problem: what is wrong with the file or with the facts beside it, empty if nothing is. is_usable: whether it is a LoRA that
-    can be read all the same.
-    """
+    """A file of ComfyUI's list."""
 
     name: str
+    """As listed, in the system's own spelling."""
     path: Path
     size: int
+    """Bytes; -1 if there is no such file."""
     mtime_ns: int
+    """Time of the last change, in ns."""
     sha256: str | None = None
+    """Of the whole file; None if it is not known yet."""
     metadata: LoraMetadata = LoraMetadata()
+    """What header and sidecar say."""
     problem: str = ""
+    """What is wrong with the file or with the facts beside it; empty if nothing is wrong."""
     is_usable: bool = True
+    """Whether it is a LoRA that can be read, with or without a problem."""
 
     def as_lora_file(self) -> LoraFile:
-        """The same as `read_lora_file` gives. Raises LoraError for a file that cannot be read or was not hashed."""
+        """The same as `read_lora_file` returns. Raises LoraError for a file that cannot be read or was not hashed."""
         if not self.is_usable:
             raise LoraError(self.problem)
         if self.sha256 is None:
@@ -68,7 +70,7 @@ class LibraryEntry:
 
 @dataclass(frozen=True, eq=False)
 class LoraLibrary:
-    """All LoRA files at hand, in the order they were listed."""
+    """All LoRA files on this machine, in the order they were listed."""
 
     entries: tuple[LibraryEntry, ...] = ()
 
@@ -77,7 +79,7 @@ class LoraLibrary:
         return self._by_name.get(name)
 
     def resolve(self, rows: Iterable[LoraIdentity]) -> dict[str, Resolved]:
-        """lora_id -> its file; see `matching.resolve`. Files that cannot be read are not at hand."""
+        """lora_id -> its file; see `matching.resolve`. Files that cannot be read are left out."""
         return resolve(rows, self._files)
 
     @cached_property
@@ -94,17 +96,21 @@ class LoraLibrary:
 
 @dataclass(frozen=True)
 class FileState:
-    """What the file system says of a listed file and of its sidecars, without opening any. size: -1 if there is no such file."""
+    """What the file system says about a listed file and its sidecars, without opening any."""
 
     name: str
+    """As listed."""
     path: str
     size: int
+    """Bytes; -1 if there is no such file."""
     mtime_ns: int
+    """Time of the last change, in ns; 0 if there is no such file."""
     sidecars: str
+    """Sizes and times of its sidecars; empty if there are none."""
 
 
 def survey(files: Iterable[tuple[str, Path]]) -> tuple[FileState, ...]:
-    """The states of files (name as listed, path); equal surveys mean that a scan would find nothing new."""
+    """The states of files, given as (name as listed, path). Equal surveys mean that a scan would find nothing new."""
     listings: dict[str, dict[str, os.DirEntry[str]]] = {}
     states = []
     for name, file in files:
@@ -125,13 +131,17 @@ def survey(files: Iterable[tuple[str, Path]]) -> tuple[FileState, ...]:
 def scan(
     files: Iterable[tuple[str, Path]], index_file: Path, on_progress: OnProgress | None = None, *, hash_files: bool = True
 ) -> LoraLibrary:
-    """Know the given files (name as listed, path). Only those that are new or changed since the last scan are opened.
+    """Find out what the given files are. Only those that are new, changed or not hashed as asked are opened.
 
-    index_file: where it is kept what earlier scans found; made if it is not there. Files that are in the index but not given
-    (a drive that is offline) stay in the index. hash_files: read every file whole that was not hashed yet; False: only those
-    with a reason, see above. on_progress is called after each file that was opened.
-    A file that cannot be read is an entry with a `problem` that is not `is_usable`; an index that cannot be used is a warning in
+    A file that cannot be read is an entry with a `problem` that is not `is_usable`. An index that cannot be used is a warning in
     the log.
+
+    Args:
+        files: (name as listed, path) of each.
+        index_file: where the results of earlier scans are kept; made if it is not there. Files that are in the index but not
+            given (on a drive that is offline) stay in it.
+        on_progress: called after each file that was opened, in files.
+        hash_files: hash every file that was not hashed yet. If False, only those with a reason; see the top of this file.
     """
     return scan_surveyed(survey(files), index_file, on_progress, hash_files=hash_files)
 
@@ -139,7 +149,14 @@ def scan(
 def scan_surveyed(
     states: tuple[FileState, ...], index_file: Path, on_progress: OnProgress | None = None, *, hash_files: bool = True
 ) -> LoraLibrary:
-    """`scan` for files whose states are known already."""
+    """`scan` for files whose states are known already.
+
+    Args:
+        states: from `survey`.
+        index_file: see `scan`.
+        on_progress: see `scan`.
+        hash_files: see `scan`.
+    """
     index = LibraryIndex(index_file)
     known = index.known([state.path for state in states])
     current = {state.path: file for state in states if (file := known.get(state.path)) and _is_same_content(state, file)}
@@ -162,7 +179,7 @@ def scan_surveyed(
 
 
 def _sizes_of_gone(hashed: Iterable[tuple[str, int]], states: tuple[FileState, ...]) -> set[int]:
-    """Sizes of hashed files that are neither where they were nor, for certain, in another folder."""
+    """Sizes of hashed files that are not where they were, and of which it is not certain that they are in another folder."""
     paths = {state.path for state in states}
     at_hand = Counter((os.path.basename(state.path), state.size) for state in states)
     return {size for path, size in hashed if path not in paths and at_hand[os.path.basename(path), size] != 1}
@@ -171,7 +188,7 @@ def _sizes_of_gone(hashed: Iterable[tuple[str, int]], states: tuple[FileState, .
 def _read_all(
     to_read: list[tuple[FileState, KnownFile | None, bool]], index: LibraryIndex, on_progress: OnProgress | None
 ) -> dict[str, LibraryEntry]:
-    """Entries of files that must be opened, by name; saved as they come."""
+    """Entries of files that must be opened, by name. They are saved as they come."""
     unsaved: deque[KnownFile] = deque()
 
     def read(state: FileState, now: KnownFile | None, to_hash: bool) -> LibraryEntry:
@@ -205,7 +222,7 @@ def _read_all(
 
 
 def _read(state: FileState, now: KnownFile | None, to_hash: bool) -> LibraryEntry:
-    """now: what is known of the file's present content."""
+    """Read one file. now: what is known about its present content."""
     path = Path(state.path)
     if state.size < 0:
         return _unusable(state, f"The LoRA {printable(path.name)} {_why_no_file(path)}")
@@ -223,7 +240,7 @@ def _read(state: FileState, now: KnownFile | None, to_hash: bool) -> LibraryEntr
 
 
 def _why_no_file(path: Path) -> str:
-    """What is at the place of a LoRA in place of a file, and what to do: the rest of a sentence."""
+    """What is at the path of a LoRA if it is not a file, and what to do about it: the rest of a sentence."""
     if path.is_dir():
         return "is a folder. Rename it, so that it is not taken for a LoRA."
     if path.is_symlink() and not path.exists():
@@ -246,7 +263,7 @@ def _is_same_content(state: FileState, file: KnownFile) -> bool:
 
 
 def _sidecars_in(folder: str) -> dict[str, os.DirEntry[str]]:
-    """The files of a folder that may be sidecars, by name. Looking into a folder once is cheaper than asking for each name."""
+    """The files of a folder that may be sidecars, by name. Listing a folder once is cheaper than asking for each name."""
     try:
         with os.scandir(folder) as listing:
             return {os.path.normcase(item.name): item for item in listing if item.name.lower().endswith(SIDECAR_SUFFIXES)}

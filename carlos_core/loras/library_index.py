@@ -1,7 +1,8 @@
 """What earlier scans found out about LoRA files, kept in one SQLite file.
 
-SQLite, because what was hashed must survive a kill at any moment, and two ComfyUI processes may scan at once. The file holds
-nothing that cannot be read from the LoRAs again: damaged, it is made again; locked or not writable, the scan goes on without it.
+It is SQLite because hashes must survive a kill at any moment, and two ComfyUI processes may scan at once. The file holds only
+what can be read from the LoRAs again. If it is damaged, it is made again; if it is locked or not writable, the scan continues
+without it.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from ..records import LoraMetadata
 logger = logging.getLogger(__name__)
 
 _VERSION = 1
-"""Of the table and of what is read from a file: an index of another version is made again."""
+"""Version of the table and of what is read from a file. An index of another version is made again."""
 
 _TIMEOUT_S = 10.0
 _SINGLE_LOOKUPS = 200
-"""Up to so many files are looked up one by one; for more the whole table is read."""
+"""Up to this many files are looked up one by one; for more the whole table is read."""
 
 _COLUMNS = "path, size, mtime_ns, sidecars, sha256, facts"
-# What another process hashed meanwhile is not undone by one that only read the header.
+# A process that only read the header does not undo what another one has hashed meanwhile.
 _UPSERT = f"""
 INSERT INTO files ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (path) DO UPDATE SET
@@ -41,25 +42,31 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class KnownFile:
-    """A file as it was when it was read. sidecars: sizes and times of the files beside it. sha256: None if it was not hashed."""
+    """A file as it was when it was read."""
 
     path: str
     size: int
+    """Bytes."""
     mtime_ns: int
+    """Time of the last change, in ns."""
     sidecars: str
+    """Sizes and times of the sidecars beside it; empty if there are none."""
     sha256: str | None
+    """Of the whole file; None if it was not hashed."""
     metadata: LoraMetadata
+    """What header and sidecar say."""
     problem: str = ""
+    """What cannot be read of them; empty if nothing is wrong."""
 
 
 class LibraryIndex:
-    """The SQLite file at `path`, which need not exist. Its troubles are warnings in the log, never errors."""
+    """The SQLite file at `path`, which does not have to exist. Problems with it are warnings in the log, never errors."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def known(self, paths: Collection[str]) -> dict[str, KnownFile]:
-        """What is known of these files, by path; the paths of others stay in the index."""
+        """What is known about these files, by path."""
         wanted = set(paths)
 
         def read(connection: sqlite3.Connection) -> dict[str, KnownFile]:
@@ -82,7 +89,7 @@ class LibraryIndex:
         return self._run(read, [])
 
     def save(self, files: Collection[KnownFile]) -> None:
-        """Add or replace what is known of these files, in one transaction."""
+        """Add or replace what is known about these files, in one transaction."""
         if files:
             rows = [_row_of(file) for file in files]
             self._run(lambda connection: connection.executemany(_UPSERT, rows), None)
@@ -112,7 +119,7 @@ class LibraryIndex:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Make the table if it is not there, or not as we know it."""
+    """Make the table if it is missing or of another version."""
     if _version(connection) == _VERSION:
         return
     connection.execute("BEGIN IMMEDIATE")
@@ -137,7 +144,7 @@ def _single(connection: sqlite3.Connection, paths: Collection[str]) -> Iterator[
 
 
 def _key(path: str) -> bytes:
-    # File names need not be valid text.
+    # File names may be invalid text.
     return path.encode("utf-8", "surrogatepass")
 
 
@@ -155,7 +162,7 @@ def _row_of(file: KnownFile) -> tuple[object, ...]:
 
 
 def _file_of(row: tuple[object, ...]) -> KnownFile | None:
-    """None for a row that makes no sense: its file is read again."""
+    """The file of a row; None if the row makes no sense. Its file is then read again."""
     path, size, mtime_ns, sidecars, sha256, text = row
     try:
         facts = json.loads(text)  # type: ignore[arg-type]

@@ -19,21 +19,24 @@ from .metadata import read_sidecar
 logger = logging.getLogger(__name__)
 
 _COMMON_TAG = 0.9
-"""A tag is a trigger word if it stands in at least this part of the training captions."""
+"""A tag is a trigger word if it is in at least this share of the training captions."""
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A LoRA on disk. name: as in ComfyUI's list, with "/" between folders. `sha256` is of the whole file."""
+    """A LoRA on disk."""
 
     path: Path
     name: str
+    """As in ComfyUI's list, with "/" between folders."""
     sha256: str
+    """Of the whole file, 64 hex digits."""
     metadata: LoraMetadata
+    """What header and sidecar say."""
 
     @property
     def lora_id(self) -> str:
-        """`str(version_id)` for a LoRA known on CivitAI, else the beginning of its content's hash."""
+        """`str(version_id)` for a LoRA known on CivitAI, otherwise "sha256:" and the first 16 digits of its hash."""
         if self.metadata.version_id is not None:
             return str(self.metadata.version_id)
         return f"sha256:{self.sha256[:16]}"
@@ -44,7 +47,7 @@ class LoraFile:
 
 
 def read_facts(path: Path) -> tuple[LoraMetadata, str]:
-    """What sidecar and header of a LoRA say, and what of that cannot be read, as a sentence (else empty).
+    """What sidecar and header of a LoRA say, and a sentence about what cannot be read of them (otherwise empty).
 
     Raises LoraError if the file is missing or is not a safetensors file.
     """
@@ -63,7 +66,7 @@ def read_facts(path: Path) -> tuple[LoraMetadata, str]:
 
 
 def read_lora_file(path: str | Path, name: str | None = None) -> LoraFile:
-    """Read header and sidecar of a LoRA and hash it. name: default is the file's own.
+    """Read header and sidecar of a LoRA and hash it. name: as in ComfyUI's list; default is the file's own name.
 
     Raises LoraError if the file is missing or is not a safetensors file.
     """
@@ -73,9 +76,9 @@ def read_lora_file(path: str | Path, name: str | None = None) -> LoraFile:
 
 
 def trigger_words_of(metadata: Mapping[str, str], problems: list[str]) -> tuple[str, ...]:
-    """Trigger words from a file's own metadata: its trigger phrase, else the tags that nearly all captions share.
+    """Trigger words from a file's own metadata: its trigger phrase, otherwise the tags that nearly all captions share.
 
-    problems: takes a sentence if the counts of tags cannot be read.
+    problems: gets a sentence added if the counts of tags cannot be read.
     """
     phrase = metadata.get("modelspec.trigger_phrase", "").strip()
     if phrase:
@@ -88,8 +91,11 @@ def trigger_words_of(metadata: Mapping[str, str], problems: list[str]) -> tuple[
 
 
 def _common_tags(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """Tags in at least 90% of the captions. `ss_tag_frequency` counts them for each folder of the training set, named
-    "<repeats>_<concept>"; how many captions there were stands in `ss_dataset_dirs` or, failing that, is the highest count."""
+    """Tags in at least 90% of the captions.
+
+    `ss_tag_frequency` counts them for each folder of the training set, named "<repeats>_<concept>". The number of captions is in
+    `ss_dataset_dirs`; if it is not there, the highest count is used.
+    """
     folders = json.loads(metadata.get("ss_tag_frequency", "{}"))
     counts: Counter[str] = Counter()
     for tags in folders.values():

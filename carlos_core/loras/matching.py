@@ -1,4 +1,4 @@
-"""From rows of a database to the files at hand."""
+"""From rows of a database to the files on this machine."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _Key = TypeVar("_Key", str, int)
 
 @dataclass(frozen=True)
 class Resolved:
-    """Where a row's LoRA is. name: of the file as listed; None if none can be taken, and `note` then says why.
-
-    by: what told. others: further files that would do as well, or between which could not be decided. note: a sentence for
-    reports, empty if there is nothing to say.
-    """
+    """Where a row's LoRA is."""
 
     name: str | None
+    """Name of the file as listed; None if no file can be taken, and `note` then says why."""
     by: FoundBy
+    """What the decision is based on."""
     others: tuple[str, ...] = ()
+    """With a name: further files that would do as well. Without: the files that it may be, or that only have its name."""
     note: str = ""
+    """A sentence for reports; empty if there is nothing to say."""
 
 
 class Files:
-    """The files at hand, looked up by hash, version, model or name. Of each, `file_name` is as listed."""
+    """The files on this machine, looked up by hash, version, model or name. Their `file_name` is as listed."""
 
     def __init__(self, files: Iterable[LoraIdentity]) -> None:
         self.by_hash: dict[str, list[LoraIdentity]] = {}
@@ -52,13 +52,18 @@ def _add(table: dict[_Key, list[LoraIdentity]], key: _Key | None, file: LoraIden
 
 
 def resolve(rows: Iterable[LoraIdentity], files: Files) -> dict[str, Resolved]:
-    """lora_id -> its file, for the rows of which there is something to say.
+    """lora_id -> its file, for the rows that have one, or a file of the same name.
 
-    What tells most is asked first: the hash of the content; the CivitAI version in a sidecar; the CivitAI model, for rows that
-    know neither hash nor version and if one file alone has it; the file name. Of several files with the same content or
-    version the row's own is taken, else the one with the shortest name (then the alphabetically first). A name counts where
-    the row says, else in any one other folder. It is not a match if hash or version of the file are known to be others: then the
-    file was replaced. Between several files of a mere name nothing is chosen.
+    The surest sign is tried first:
+
+    1. the hash of the content;
+    2. the CivitAI version in a sidecar;
+    3. the CivitAI model, if the row knows neither hash nor version and only one file has that model;
+    4. the file name, in the row's own folder, otherwise in any other folder if only one file has it. It is not a match if the
+       file's hash or version is known to be different: then the file was replaced.
+
+    If several files have the same content or version, the one with the row's own name is taken, otherwise the one with the
+    shortest name (then the alphabetically first). If several files share only the name, none is chosen.
     """
     found = {}
     for row in rows:
@@ -105,7 +110,7 @@ def _by_name(row: LoraIdentity, files: Files) -> Resolved | None:
 
 
 def _is_another(row: LoraIdentity, file: LoraIdentity) -> bool:
-    """Whether a file is known not to be the row's."""
+    """Whether it is known that a file is not the row's."""
     return any(
         ours is not None and theirs is not None and ours != theirs
         for ours, theirs in ((row.sha256, file.sha256), (row.version_id, file.version_id))

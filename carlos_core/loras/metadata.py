@@ -14,14 +14,14 @@ from ..records import LoraMetadata
 logger = logging.getLogger(__name__)
 
 SIDECAR_SUFFIXES = (".civitai.info", ".metadata.json", ".json")
-"""Behind a LoRA's name without its own suffix, in the order in which they are asked."""
+"""They follow a LoRA's name without its own suffix. The order is the one in which they are tried."""
 
 
 def read_sidecar(lora: Path, problems: list[str] | None = None) -> LoraMetadata:
     """The first readable of `<name>.civitai.info`, `<name>.metadata.json`, `<name>.json`; empty if there is none.
 
-    problems: takes a sentence for each sidecar, and each field of it, that says something nobody can use; without it they are
-    warnings in the log.
+    problems: gets a sentence added for each sidecar that cannot be read, and for each number in one that cannot be kept. Without
+    it they are warnings in the log.
     """
     found: list[str] = []
     metadata = _first_readable(lora, found)
@@ -39,7 +39,7 @@ def _first_readable(lora: Path, problems: list[str]) -> LoraMetadata:
         if not path.is_file():
             continue
         try:
-            # From bytes, since that way JSON is read in whatever Unicode it is written, with or without a byte order mark.
+            # From bytes: then JSON is read in any Unicode encoding, with or without a byte order mark.
             content = json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
             problems.append(f"the sidecar {path.name} cannot be read ({error})")
@@ -53,8 +53,10 @@ def _first_readable(lora: Path, problems: list[str]) -> LoraMetadata:
 
 
 def metadata_of_version(facts: ForeignFacts) -> LoraMetadata:
-    """A model version as CivitAI's API gives it, and as tools keep it in `.civitai.info`. Fields as documented at
-    developer.civitai.com/site/reference."""
+    """What a model version says, as CivitAI's API gives it and as tools keep it in `.civitai.info`.
+
+    The fields are documented at developer.civitai.com/site/reference.
+    """
     stills = (picture.text("url") for picture in facts.parts("images") if picture.text("type") in (None, "image"))
     return LoraMetadata(
         version_id=facts.number("id"),
@@ -70,7 +72,7 @@ def metadata_of_version(facts: ForeignFacts) -> LoraMetadata:
 
 
 def _metadata_json(facts: ForeignFacts) -> LoraMetadata:
-    """Lora-Manager's form: its own facts, with CivitAI's answer inside."""
+    """Lora-Manager's form: its own facts, which include CivitAI's answer."""
     civitai = metadata_of_version(facts.part("civitai"))
     return replace(
         civitai,

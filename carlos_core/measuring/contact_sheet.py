@@ -22,7 +22,14 @@ _GAP = 4
 
 
 def keep_thumbnail(store: FeatureStore, text: str, seed: int, image: Tensor) -> None:
-    """Keep a small copy of a picture beside its features. image: [H, W, 3] in [0, 1]. A failure costs only the thumbnail."""
+    """Keep a small copy of a picture beside its features. If it cannot be written, only the thumbnail is lost.
+
+    Args:
+        store: where the picture's features are.
+        text: the picture's whole prompt, trigger words included.
+        seed: the picture's seed.
+        image: the picture, [H, W, 3] float in [0, 1].
+    """
     path = _path(store, text, seed)
     try:
         picture = picture_of(image)
@@ -33,10 +40,10 @@ def keep_thumbnail(store: FeatureStore, text: str, seed: int, image: Tensor) -> 
 
 
 def contact_sheet(base: FeatureStore, lora: FeatureStore, pairs: Sequence[tuple[tuple[str, int], tuple[str, int]]]) -> Tensor:
-    """Two rows, without the LoRA above, with it below, a column for each pair whose pictures are at hand.
+    """Two rows of pictures, without the LoRA above and with it below: one column for each pair whose thumbnails are there.
 
-    pairs: (text, seed) of the base side and of the LoRA side. Result: [1, H, W, 3] float in [0, 1]; a grey square if there is
-    nothing to show.
+    pairs: (text, seed) of the base side and of the LoRA side; only the first 8 are shown. Result: [1, H, W, 3] float in [0, 1];
+    a grey square if there is nothing to show.
     """
     columns = []
     for (base_text, base_seed), (lora_text, lora_seed) in pairs[:PAIRS]:

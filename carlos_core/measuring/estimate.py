@@ -17,12 +17,16 @@ from .strength_curve import most_pictures
 
 @dataclass(frozen=True)
 class Estimate:
-    """Pictures that are yet to be made, of both sides: as many as are likely, and at most. seconds_per_picture: None if
-    unknown."""
+    """Pictures of both sides that are still to be made, and the time that each takes."""
 
     expected: int
+    """Pictures that are likely to be made."""
+
     most: int
+    """Pictures that are made at most."""
+
     seconds_per_picture: float | None
+    """None if unknown."""
 
     def __str__(self) -> str:
         """For people, e.g. "about 25 min, at most about 3.1 h"."""
@@ -35,9 +39,9 @@ class Estimate:
 
 
 def estimate_lora(indexer: Indexer, lora: LoraFile) -> Estimate:
-    """What measuring one LoRA will take, less the pictures that are kept from earlier runs.
+    """What measuring one LoRA will take, without the pictures that are kept from earlier runs.
 
-    It is likely to need as many pictures as the rows of its protocol did (median), or as many as the plan expects.
+    It is likely to need as many pictures as the rows of its protocol did (median). Without such rows it is what the plan expects.
     """
     database = indexer.target.read()
     studio, shots = indexer.studio, indexer.plan.shots
@@ -61,7 +65,7 @@ def estimate_lora(indexer: Indexer, lora: LoraFile) -> Estimate:
 class LibraryEstimate:
     """The time that a library run has left. names: its files, in the order of the run.
 
-    Rows are recognised by their file's name: hashing all files first would take longer than it is worth, and a file that was
+    Rows are recognised by their file's name. Hashing all files first would take longer than it is worth, and a file that was
     renamed only makes the estimate too long.
     """
 
@@ -70,7 +74,7 @@ class LibraryEstimate:
         self.begin(self._names[0])
 
     def begin(self, name: str) -> None:
-        """The run comes to a file: look at what is left, with the database as it is now."""
+        """Call this when the run comes to a file. Looks at what is left, with the database as it is now."""
         indexer, studio = self._indexer, self._indexer.studio
         database = indexer.target.read()
         likely = _likely_images(indexer, database)

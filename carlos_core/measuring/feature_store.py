@@ -1,9 +1,9 @@
 """Features of finished pictures, on disk as soon as they are made.
 
 A journal is a file that only grows: a header that says what its pictures have in common, then one record of fixed length for
-each picture. A record whose checksum is wrong costs that picture alone: it is made again and stands further down. A crash can at
-most cut off the last record; what is left of it is dropped at the next append. Who only looks writes nothing, and those who
-append take turns.
+each picture. If the checksum of a record is wrong, only that picture is lost: it is made again and written further down. A crash
+can cut off the last record at most; what is left of it is dropped at the next append. A reader writes nothing, and writers take
+turns.
 """
 
 from __future__ import annotations
@@ -32,17 +32,20 @@ _KEY_BYTES = 16
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """features: [D] float32. evaluations: forward passes of the diffusion model that the picture took."""
+    """What is kept of a picture."""
 
     features: np.ndarray
+    """[D] float32, raw CLIP units."""
+
     evaluations: int
+    """Forward passes of the diffusion model that the picture took."""
 
 
 class FeatureStore:
     """Pictures' features by key, for one identity (what made them: model, settings, encoder, LoRA), in a journal on disk.
 
-    Opening only reads; the first append makes the file. A file of another identity at the same place is an error, since names
-    carry the identity's hash.
+    Opening only reads; `begin` or the first append makes the file. A file of another identity at the same place is an error,
+    since names carry the identity's hash.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any], dimension: int) -> None:
@@ -75,7 +78,7 @@ class FeatureStore:
         return self.path.with_suffix(".thumbs")
 
     def get(self, text: str, seed: int) -> Entry | None:
-        """The features of the picture of a text and a seed, if it was made."""
+        """What is kept of the picture of a text and a seed; None if it was not made."""
         return self._entries.get(picture_key(text, seed))
 
     def append(self, pictures: Sequence[tuple[str, int, np.ndarray, int]]) -> None:
@@ -91,7 +94,7 @@ class FeatureStore:
         )
 
     def merge(self, other: FeatureStore) -> None:
-        """Take in the pictures of another machine's journal of the same measurement. Raises IndexingError if it is of another."""
+        """Take in the pictures of another journal of the same measurement. Raises IndexingError if the measurement is another."""
         if other._header != self._header:
             raise IndexingError(
                 f"{other.path.name} and {self.path.name} are journals of different measurements.",
@@ -116,7 +119,7 @@ class FeatureStore:
                             left = left[file.write(left) :]
                         os.fsync(file.fileno())
                     except OSError:
-                        # What a failed write has left must not stand before later records.
+                        # What a failed write has left must not come before later records.
                         self._cut_back(size)
                         raise
         except OSError as error:
@@ -128,9 +131,9 @@ class FeatureStore:
         self._entries.update(new)
 
     def begin(self) -> None:
-        """Make the file if it is not there, so that one that cannot be written is known before a picture is made.
+        """Make the file if it is not there, so that an error shows before a picture is made.
 
-        Raises IndexingError.
+        Raises IndexingError when the file cannot be written.
         """
         try:
             with locked(self.path):
@@ -143,7 +146,7 @@ class FeatureStore:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the measurement behind this journal came to its end, and no longer one was begun since."""
+        """Whether the measurement behind this journal came to its end, and no longer one was begun since then."""
         try:
             return self._complete_mark.read_text() == str(len(self))
         except OSError:
@@ -173,7 +176,7 @@ class FeatureStore:
         return self._record.pack(key, entry.evaluations, values, checksum)
 
     def _look(self) -> None:
-        """Take in what the file holds, or holds since the last look. Raises OSError, and IndexingError for another file."""
+        """Take in what the file holds, or has got since the last look. Raises OSError, and IndexingError for another file."""
         try:
             with self.path.open("rb") as file:
                 if os.fstat(file.fileno()).st_size < self._end:
@@ -198,7 +201,7 @@ class FeatureStore:
         self._end += len(content) // self._record.size * self._record.size
 
     def _cut_back(self, size: int) -> int:
-        """Drop what stands behind `size` bytes: the rest of a record that was not finished. Returns the size."""
+        """Drop what comes after `size` bytes: the rest of a record that was not finished. Returns the size."""
         there = self.path.stat().st_size if self.path.exists() else 0
         if there > size:
             logger.warning("carlos: dropping %d bytes of an unfinished record in %s", there - size, self.path.name)
@@ -212,9 +215,9 @@ class FeatureStore:
 
 
 def mean_features(folder: Path, encoder_id: str) -> np.ndarray | None:
-    """Mean feature of all pictures that an encoder has seen for the journals of a folder; None if there are none.
+    """Mean feature of all pictures in a folder's journals that one encoder has seen; None if there are none.
 
-    [D] float64. Nothing is written, so that an indexing that runs at the same time is not disturbed.
+    [D] float64, raw CLIP units. Nothing is written, so that an indexing run at the same time is not disturbed.
     """
     total, n = np.zeros(()), 0
     for path in sorted(folder.glob("*.journal")):

@@ -29,26 +29,41 @@ if TYPE_CHECKING:
 
 
 class IndexSettings(TypedDict, total=False):
-    """How `index_lora` measures.
-
-    encoder: default is the one of the database. preset: "quick", "standard", "paper", whose generator must take that preset's
-    steps; default is "custom": all prompts x seeds. prompts: default is the built-in set. seeds: for each prompt, from
-    first_seed on. max_prompts: only so many prompts, 0 for all. lora_weight: default 1. trigger_rule: where trigger words stand.
-    batch_size: 0 for what memory allows. scale_sweep: also measure the strength curve and suggest a weight.
-    download_directory: where LoRAs from CivitAI go (default: CARLOS_HOME/loras).
-    """
+    """How `index_lora` measures."""
 
     encoder: Encoder | None
+    """What looks at the pictures. Default: the database's encoder."""
+
     preset: str
+    """"quick", "standard" or "paper", whose steps the generator must take. Default: "custom", which is all prompts x seeds."""
+
     prompts: PromptSet
+    """Default: the built-in set."""
+
     seeds: int
+    """custom: how many seeds for each prompt, from `first_seed` on. Default: 1."""
+
     first_seed: int
+    """custom: default 0."""
+
     max_prompts: int
+    """custom: only so many prompts. Default: 0, which is all."""
+
     lora_weight: float
+    """Default: 1."""
+
     trigger_rule: str
+    """Where trigger words stand: one of `presets.TRIGGER_RULES`. Default: on the LoRA side."""
+
     batch_size: int
+    """Pictures in a batch. Default: 0, which is what memory allows."""
+
     scale_sweep: bool
+    """Also measure the strength curve and suggest a weight. Default: False."""
+
     download_directory: str | Path
+    """Where LoRAs from CivitAI go. Default: CARLOS_HOME/loras."""
+
     on_progress: OnProgress
 
 
@@ -63,14 +78,19 @@ def index_lora(
     generator: Generator | None = None,
     **settings: Unpack[IndexSettings],
 ) -> IndexingResult:
-    """Measure a LoRA and put the row into `db` (which is not saved: `db.save_parquet`).
+    """Measure a LoRA and put its row into a database.
 
-    A LoRA that `db` knows already is neither fetched nor measured again unless `overwrite`; its row is returned.
+    The database file is not changed; save it with `db.save_parquet`. A LoRA that `db` knows already is not fetched or measured
+    again unless `overwrite` is set; its row is returned.
 
     Args:
-        lora_source: path of a LoRA file, or "civitai" with `version_id`, or with `model_id` for that model's newest version.
-        working_directory: where finished pictures' features are kept (default: CARLOS_HOME/cache).
-        generator: what makes the pictures.
+        db: the database, which must be writable unless it has the LoRA already.
+        lora_source: path of a LoRA file, or "civitai" for a LoRA from CivitAI.
+        model_id: with "civitai": the model, for its newest version.
+        version_id: with "civitai": the version.
+        overwrite: measure again a LoRA that `db` knows.
+        working_directory: where the features of finished pictures are kept (default: CARLOS_HOME/cache).
+        generator: what makes the pictures; needed unless `db` has the LoRA already.
         settings: see `IndexSettings`.
 
     Raises IndexingError, GenerationError, LoraError, DatabaseError, CivitaiError.

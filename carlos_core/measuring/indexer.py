@@ -32,17 +32,27 @@ ALREADY_INDEXED = "already indexed"
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of one LoRA. row: its row of the database. evaluations are those of `measure.Measurement`, 0 if it was there;
-    sweep_evaluations: those of `strength_curve.StrengthCurve`."""
+    """What became of one LoRA."""
 
     lora: LoraFile
     status: str
+    """INDEXED or ALREADY_INDEXED."""
+
     row: LoraRecord
+    """The LoRA's row of the database."""
+
     model_evaluations: int
+    """As in `measure.Measurement`; 0 if the row was there."""
+
     base_model_evaluations: int
+    """Forward passes that this run spent on the base side, for the measurement and the scale sweep together."""
+
     notes: tuple[str, ...]
     contact_sheet: Tensor
+    """[1, H, W, 3] float in [0, 1]."""
+
     sweep_evaluations: int = 0
+    """`model_evaluations` of the `strength_curve.StrengthCurve`; 0 without a sweep in this run."""
 
     @property
     def is_new(self) -> bool:
@@ -62,11 +72,11 @@ class LoraFolder(Interface):
     """Where the LoRAs of a run are."""
 
     def read(self, path: Path, name: str) -> LoraFile:
-        """The LoRA at a path, listed under a name. Raises LoraError if it is none."""
+        """The LoRA at a path, listed under a name. Raises LoraError if the file is not a LoRA."""
         ...
 
     def at_hand(self, name: str) -> LoraFile | None:
-        """The LoRA of this name ("/" between folders) as it is now, None if there is none."""
+        """The LoRA with this name ("/" between folders) as it is now; None if there is no such file."""
         ...
 
 
@@ -82,23 +92,27 @@ class AnyFolder:
 
 @dataclass(frozen=True, eq=False)
 class Indexer:
-    """Measures LoRAs by one protocol and plan, and puts their rows into a database.
-
-    overwrite: measure again what is there. scale_sweep: also measure the strength curve of each.
-    """
+    """Measures LoRAs by one protocol and plan, and puts their rows into a database."""
 
     studio: Studio
     protocol: Protocol
     plan: Plan
     target: Target
+    """The database that rows are added to."""
+
     overwrite: bool = False
+    """Measure again LoRAs that are in the database."""
+
     scale_sweep: bool = False
+    """Also measure the strength curve of each LoRA."""
+
     folder: LoraFolder = AnyFolder()
+    """Where the LoRAs are."""
 
     def index(self, lora: LoraFile, on_progress: OnProgress | None = None) -> Outcome:
         """Measure a LoRA and keep its row, unless the database has it by the same protocol or a fuller one.
 
-        A scale sweep comes after the row is kept, and is all that is done for a row that lacks nothing else.
+        A scale sweep comes after the row is kept. It is all that is done for a row that lacks nothing else.
         Raises what `measure` raises, and DatabaseError when the row cannot be kept.
         """
         database = self.target.read()
@@ -111,7 +125,7 @@ class Indexer:
         return self._swept(Outcome(lora, INDEXED, row, *evaluations, row.notes, found.contact_sheet), on_progress)
 
     def known_version(self, version_id: int) -> Outcome | None:
-        """The outcome for a LoRA of CivitAI that need not be measured, so that its file need not be there; None if it must be."""
+        """The outcome for a LoRA of CivitAI if it need not be measured, even without its file; None if it must be measured."""
         database = self.target.read()
         lora_id = database.id_of_version(version_id)
         row, covering = self._covering(database, lora_id)
@@ -130,13 +144,13 @@ class Indexer:
     ) -> Iterator[Outcome | Failure]:
         """Measure LoRAs one after another, each kept as it comes; one that fails does not stop the rest.
 
-        files: (name, path) of each. on_progress: name -> the callback for it. Errors that are not about the LoRA (a cancel)
-        pass through. The same content under two names is measured once.
+        files: (name, path) of each. on_progress: name -> the callback for it. Errors that are not about the LoRA, such as a
+        cancel, pass through. The same content under two names is measured once.
         """
         for name, path in files:
             try:
                 yield self.index(self.folder.read(path, name), on_progress(name))
-            # Readers and models raise all kinds of errors over a bad file; a cancel is none of these.
+            # Readers and models raise all kinds of errors over a bad file. A cancel is not one of these.
             except (CarlosError, OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
                 shown = printable(name.replace("\\", "/"))
                 logger.warning("carlos: %s could not be indexed: %s", shown, error)
@@ -147,13 +161,13 @@ class Indexer:
         return not self.overwrite and self._covering_preset(row, database) is not None
 
     def wants_sweep(self, row: MeasuredRow) -> bool:
-        """Whether a row lacks a strength curve that this run can add. There is none for a LoRA without measurable effect."""
+        """Whether a row lacks a strength curve that this run can add. A LoRA without measurable effect gets none."""
         has_effect = bool(row.strength) and NO_EFFECT not in row.notes
         is_own = row.protocol_id == self.protocol.protocol_id and self.protocol.lora_weight != 0
         return self.scale_sweep and is_own and has_effect and not row.has_curve
 
     def _swept(self, outcome: Outcome, on_progress: OnProgress | None) -> Outcome:
-        """The outcome with its row's strength curve, measured if it is wanted and not there."""
+        """The outcome with its row's strength curve, which is measured if it is wanted and missing."""
         row, lora_id = outcome.row, outcome.lora.lora_id
         if self.scale_sweep and not row.strength_curve and row.protocol_id != self.protocol.protocol_id:
             note = "no scale sweep: it belongs to the row's own protocol; choose the settings that the row was measured with"

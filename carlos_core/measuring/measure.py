@@ -27,15 +27,23 @@ _BASE_AHEAD = 1.5
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """A measured LoRA. model_evaluations: forward passes behind the LoRA side's pictures, also of those that were kept from an
-    earlier run; base_model_evaluations: those that this run spent on the base side. contact_sheet: [1, H, W, 3]."""
+    """A measured LoRA."""
 
     record: LoraRecord
+    """The LoRA's row."""
+
     protocol: Protocol
     fit: LoraFit
+    """How much of the LoRA the model took."""
+
     model_evaluations: int
+    """Forward passes behind the pictures of the LoRA side, also of pictures that were kept from an earlier run."""
+
     base_model_evaluations: int
+    """Forward passes that this run spent on the base side."""
+
     contact_sheet: Tensor
+    """[1, H, W, 3] float in [0, 1]."""
 
 
 def sides_of(studio: Studio, lora: LoraFile, protocol: Protocol) -> tuple[Side, Side]:
@@ -52,11 +60,18 @@ def measure(
     *,
     again: bool = False,
 ) -> Measurement:
-    """Measure a LoRA on a plan's pictures: arXiv 2512.08826, with the pictures kept as features only.
+    """Measure a LoRA on a plan's pictures, as in arXiv 2512.08826, with the pictures kept as features only.
 
-    again: a complete measurement is made again; one that was broken off still goes on.
+    Args:
+        studio: where the pictures are made and looked at.
+        lora: the LoRA file.
+        protocol: the LoRA's weight and where its trigger words stand; its id is noted in the row.
+        plan: the pictures, their order, and the rule that ends the measurement.
+        on_progress: called with the progress and the newest picture.
+        again: make a complete measurement again; one that was broken off still goes on.
+
     Raises LoraError if the LoRA does not fit or its row could not be saved, GenerationError for a broken picture, IndexingError
-    if nothing can be kept.
+    for a plan without pictures or if pictures cannot be kept.
     """
     if not plan.shots:
         raise IndexingError("There is nothing to measure on.", "Choose a prompt set with at least one prompt.")
@@ -121,8 +136,11 @@ def _ends(plan: Plan, batch: int) -> list[int]:
 
 
 def _ahead(end: int, total: int, batch: int, decision: Decision | None) -> int:
-    """How far to make the base side when it must be made: beyond the next look, since putting a LoRA on and off takes seconds,
-    and other LoRAs want these pictures too; but no further than this one is likely to need."""
+    """How far to make the base side when it must be made.
+
+    Beyond the next look, since putting a LoRA on and off takes seconds and other LoRAs want these pictures too; but no further
+    than this LoRA is likely to need.
+    """
     wanted = int(_BASE_AHEAD * end)
     if decision is not None and decision.images_needed is not None:
         wanted = min(wanted, decision.images_needed)
@@ -142,7 +160,7 @@ def _decided(rule: StoppingRule, plan: Plan, base: Side, with_lora: Side, taken:
 
 
 def _metrics(base: Side, with_lora: Side, shots: Sequence[Shot], dimension: int) -> tuple[tuple[TopicEffect, ...], LoraMetrics]:
-    """By topic and for all, summed in the order of the plan, so that they do not depend on how the run went."""
+    """By topic and for all pictures, summed in the order of the plan, so that the result does not depend on how the run went."""
     topics: dict[str, DiffAccumulator] = {}
     for shot in shots:
         topic = topics.setdefault(shot.prompt.topic, DiffAccumulator(dimension))

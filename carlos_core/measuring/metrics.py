@@ -16,27 +16,37 @@ from ..errors import MetricsError
 
 @dataclass(frozen=True, eq=False)
 class LoraMetrics:
-    """direction [D] float64, strength: raw CLIP units; consistency in [-1/(n-1), 1], None where undefined.
+    """What a LoRA does to pictures, with error bars.
 
-    alignment: expected cosine of `direction` with the direction of endlessly many prompts, in [0, 1].
-    The errors and the alignment take the prompt as the unit and are None for fewer than two prompts.
+    The standard errors and the alignment take the prompt as the unit. They are None for fewer than two prompts.
     """
 
     direction: np.ndarray
+    """Mean difference. [D] float64, raw CLIP units."""
+
     strength: float
+    """Mean length of a difference, raw CLIP units, >= 0."""
+
     consistency: float | None
+    """Mean cosine over pairs of differences, in [-1/(n-1), 1]. None for fewer than two differences that are not zero."""
+
     n_images: int
     n_prompts: int
     strength_se: float | None
+    """Standard error of the strength, raw CLIP units."""
+
     consistency_se: float | None
+    """Standard error of the consistency. None also if all but one prompt leave fewer than two differences that are not zero."""
+
     alignment: float | None
+    """Expected cosine of `direction` with that of endlessly many prompts, in [0, 1]. None also for a direction of zero."""
 
 
 def consistency(unit_diff_sum: np.ndarray, n: float) -> float:
     """Mean cosine over all unordered pairs of n differences, from the sum of their unit vectors.
 
     unit_diff_sum: [D], dimensionless. Result in [-1/(n-1), 1].
-    |sum u|^2 = n + 2 * (sum over pairs of cos), hence no n x n table (arXiv 2512.08826, consistency).
+    |sum u|^2 = n + 2 * (sum over pairs of cos), so no n x n table is needed (arXiv 2512.08826, consistency).
     Raises MetricsError for n < 2: one picture has nothing to agree with.
     """
     if n < 2:
@@ -54,10 +64,10 @@ class _PromptSums:
 
 
 class DiffAccumulator:
-    """Running sums over differences, kept per prompt: memory depends on the number of prompts, never on that of images.
+    """Running sums over differences, kept per prompt: memory depends on the number of prompts, not on that of pictures.
 
-    Two accumulators over disjoint sets of pictures merge into the one of all of them. A difference of exactly zero has
-    no direction: it counts for direction and strength and is left out of the consistency.
+    Two accumulators over disjoint sets of pictures merge into one over all of them. A difference of exactly zero has no
+    direction: it counts for the direction and the strength, but not for the consistency.
     """
 
     def __init__(self, dimension: int) -> None:
@@ -103,7 +113,7 @@ class DiffAccumulator:
             ours.n_moved += theirs.n_moved
 
     def metrics(self) -> LoraMetrics:
-        """Metrics of all that was added. Raises MetricsError if that is nothing."""
+        """Metrics of all differences that were added. Raises MetricsError if there are none."""
         groups = list(self._prompts.values())
         n_images = sum(group.n for group in groups)
         if n_images == 0:
@@ -143,7 +153,7 @@ def _clustered_mean_se(sums: np.ndarray, counts: np.ndarray) -> float | None:
 
 
 def _jackknife_consistency_se(unit_sums: np.ndarray, counts: np.ndarray) -> float | None:
-    """Delete-one-prompt jackknife of the consistency. unit_sums: [P, D], counts: [P] of differences that are not zero."""
+    """Delete-one-prompt jackknife of the consistency. unit_sums: [P, D]; counts: [P], of differences that are not zero."""
     n_prompts = len(counts)
     left = counts.sum() - counts
     if n_prompts < 2 or (left < 2).any():

@@ -1,4 +1,4 @@
-"""Which pictures a LoRA is measured on, in which order, and when that is enough."""
+"""Which pictures a LoRA is measured on, in which order, and when there are enough."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ PAPER_IMAGES = 4480
 """Pairs of pictures of the published protocol: 280 prompts x 16 seeds (arXiv 2512.08826)."""
 
 TYPICAL_IMAGES = 150
-"""Pictures that an adaptive preset is expected to take: the median over the published rows is 120 to 186, by the shape of the
-noise (`studies/stopping_rule.py`)."""
+"""Pictures that an adaptive preset is expected to take. The median over the published rows is 120 to 186, depending on the shape
+of the noise (`studies/stopping_rule.py`)."""
 
 OWN_SEED_RULE = "sha256(prompt) + k, each prompt its own"
 
@@ -32,24 +32,33 @@ class Shot:
 
 @dataclass(frozen=True)
 class Plan:
-    """Pictures in the order in which they are taken.
-
-    shots: all that may be taken. seed_rule: where their seeds come from, for the protocol. rule: ends the measurement when the
-    direction of the full protocol, of `n_full` pictures, is known; without one all are taken. expected: how many it is likely to
-    be, for estimates of time; 0 for all.
-    """
+    """Pictures in the order in which they are taken."""
 
     shots: tuple[Shot, ...]
+    """All pictures that may be taken."""
+
     seed_rule: str
+    """Where the seeds come from, in words; part of the protocol."""
+
     rule: StoppingRule | None = None
+    """Ends the measurement when the direction of the full protocol is known. None: all pictures are taken."""
+
     n_full: int = 0
+    """Pictures of the full protocol."""
+
     expected: int = 0
+    """How many pictures are likely to be taken, for estimates of time; 0 for all."""
 
     @classmethod
     def all(cls, prompts: PromptSet, *, seeds: int = 1, first_seed: int = 0, max_prompts: int = 0) -> Plan:
         """All prompts once, in stratified order, then all with the next seed, and so on.
 
-        seeds: how many for each prompt; they are first_seed, first_seed + 1, ... max_prompts: take only so many, 0 for all.
+        Args:
+            prompts: the prompt set.
+            seeds: how many for each prompt: first_seed, first_seed + 1 and so on.
+            first_seed: the seed of the first round.
+            max_prompts: take only so many prompts; 0 for all.
+
         Raises IndexingError for seeds < 1 or max_prompts < 0.
         """
         if seeds < 1 or max_prompts < 0:
@@ -62,10 +71,11 @@ class Plan:
 
     @classmethod
     def of_preset(cls, preset: Preset, prompts: PromptSet, evaluations_per_image: int) -> Plan:
-        """All prompts once, stratified, then all again with the next seed, and a few second seeds early, which tell the stopping
-        rule how much seeds matter; as many as the preset's budget allows.
+        """All prompts once, in stratified order, then all with the next seed, and so on, as far as the preset's budget allows.
 
-        Raises IndexingError if that does not suffice for two pictures.
+        In an adaptive preset a few second seeds come early: they show the stopping rule how much seeds matter.
+        evaluations_per_image: forward passes of the diffusion model. Raises IndexingError if the budget does not suffice for two
+        pictures.
         """
         order = prompts.stratified()
         limit = preset.max_evaluations // evaluations_per_image if preset.max_evaluations else len(order) * preset.seeds
@@ -83,5 +93,5 @@ class Plan:
 
 
 def own_seed(prompt: str, k: int) -> int:
-    """Seed of the k-th picture of a prompt: from the prompt's text, so that it does not depend on its place in a list."""
+    """Seed of the k-th picture of a prompt, k from 0. It comes from the text, so that the place in a list does not matter."""
     return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:6], "big") + k

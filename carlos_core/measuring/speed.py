@@ -1,4 +1,4 @@
-"""How long a picture takes, as far as earlier runs tell."""
+"""How long a picture takes, as far as it is known from earlier runs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ UNKNOWN = "the time is told after the first batch"
 
 
 class Speed:
-    """Seconds a picture takes with one generator on this machine: from the batches of this run, else from earlier ones.
+    """Seconds a picture takes with one generator on this machine: from the batches of this run, otherwise from earlier runs.
 
-    What earlier runs found stands in `speeds.json` of the working folder, by the generator's fingerprint and the device's name.
-    It is only ever good for an estimate: a file that cannot be read or written is as good as none.
+    What earlier runs found is in `speeds.json` of the working folder, by the generator's fingerprint and the device's name.
+    It is only used for estimates: a file that cannot be read or written counts as missing.
     """
 
     def __init__(self, working_directory: Path, fingerprint: str) -> None:
@@ -34,14 +34,14 @@ class Speed:
 
     @property
     def seconds_per_picture(self) -> float | None:
-        """None before the first batch of a generator that was never used here.
+        """The (lower) median over the batches: the first of a run takes longer, since models are loaded then.
 
-        The (lower) median over the batches: the first of a run takes longer, since models are loaded then.
+        None before the first batch of a generator that was never used here.
         """
         return median_low(self._batches) if self._batches else self._earlier
 
     def add(self, seconds: float, pictures: int) -> None:
-        """Take in a batch, and keep what is known now for the next runs; a first batch only if there was nothing."""
+        """Take in a batch and save the speed for later runs. After a first batch it is saved only if none was known."""
         self._batches.append(seconds / pictures)
         if len(self._batches) == 1 and self._earlier is not None:
             return

@@ -1,13 +1,13 @@
 """When enough pictures have been taken: a lower bound for the cosine with what the full protocol would find.
 
-The estimate m after n pictures is the full protocol's mean plus an error; cos^2 = 1 - |error across|^2 / |m|^2 holds exactly,
-"across" being at right angles to the full protocol's direction. |m| is seen, so only the energy of the error is to be bounded.
+The estimate m after n pictures is the full protocol's mean plus an error. cos^2 = 1 - |error across|^2 / |m|^2 holds exactly,
+where "across" is at right angles to the full protocol's direction. |m| is known, so only the energy of the error needs a bound.
 
 - Its mean. The pictures taken are part of the full protocol's N, its prompts P, its sub-categories G. With k pictures of a prompt
   and g of a sub-category, and variances W between the seeds of a prompt, B between the prompts of a sub-category and A between
   sub-categories (traces, across m), it is W (1/n - 1/N) + B (sum (k/n)^2 - 1/P) + A (sum (g/n)^2 - 1/G): Cochran, Sampling
-  Techniques, on stratified two-stage sampling. W shows once prompts repeat, hence a few early repeats (`picture_order`); until
-  then B counts as W, which is on the safe side, and A counts as B until sub-categories hold several prompts.
+  Techniques, on stratified two-stage sampling. W shows once prompts repeat, so there are a few early repeats (`picture_order`).
+  Until then B counts as W, which is on the safe side, and A counts as B until sub-categories hold several prompts.
 - Its fluctuation. The energy is a weighted sum of chi-squares; it goes as chi2(d)/d with d = tr(C)^2 / tr(C^2) of the covariance
   C (Satterthwaite 1946), 10 to 20 for real differences in 64 to 512 dimensions. As the mean is estimated as well, its quantile
   is that of F(d, degrees of freedom of the estimate).
@@ -31,35 +31,43 @@ ALL_TAKEN = "all pictures taken"
 class Decision:
     """What a look at the pictures so far says. Cosines are with the direction that the full protocol would find.
 
-    reason: why to stop, "" while going on. alignment: expected cosine, in [0, 1]. lower: its lower bound at the rule's
-    confidence, in [0, 1], which the decision is made on. images_needed: pictures that the target will take in all, as it looks
-    now. The numbers are None where there is nothing to tell them from.
+    The numbers are None where the pictures say nothing about them.
     """
 
     stop: bool
     reason: str
+    """Why to stop: DIRECTION_KNOWN, NO_EFFECT or ALL_TAKEN; "" while going on."""
+
     alignment: float | None
+    """Expected cosine, in [0, 1]."""
+
     lower: float | None
+    """Lower bound of the cosine at the rule's confidence, in [0, 1]. The decision is made on it."""
+
     images_needed: int | None
+    """Pictures that the target will take in all, as it looks now."""
 
 
 @dataclass(frozen=True)
 class StoppingRule:
-    """Stop when the direction is known to `target`, or when there is none.
-
-    target: cosine with the full protocol's direction that is promised in 95 of 100 measurements.
-    confidence: of the bound at one look. Looks are many, but |m| and the spread decide when to stop and hardly the error itself,
-    so that little is lost to repetition: the difference to 0.95 pays for it (studies/stopping_rule.py).
-    first, growth: the first look, and the ratio between one look and the next.
-    effect_after: a LoRA whose mean difference is no longer than chance makes it in 95 of 100 LoRAs without any effect is
-    given up after so many pictures. At 140 this spares all whose consistency is 0.02 or more.
-    """
+    """Stop when the direction is known to `target`, or when the LoRA has no measurable direction."""
 
     target: float = 0.97
+    """Cosine with the full protocol's direction that is promised in 95 of 100 measurements."""
+
     confidence: float = 0.97
+    """Confidence of the bound at one look. There are many looks, but |m| and the spread decide when to stop, and hardly the error
+    itself. So little is lost to repetition: the difference to 0.95 pays for it (studies/stopping_rule.py)."""
+
     first: int = 16
+    """Pictures at the first look."""
+
     growth: float = 1.05
+    """Ratio of the pictures at one look to those at the look before."""
+
     effect_after: int = 140
+    """Pictures after which a LoRA without measurable effect is given up: one whose mean difference is not longer than chance
+    makes it in 95 of 100 LoRAs without any effect. At 140 all LoRAs with a consistency of 0.02 or more are kept."""
 
     def checkpoints(self, n_total: int) -> tuple[int, ...]:
         """Growing numbers of pictures at which to look; the last is n_total."""
@@ -75,10 +83,15 @@ class StoppingRule:
     ) -> Decision:
         """Look at the pictures taken so far.
 
-        diffs: [n, D], raw CLIP units, in any order; prompts: the prompt of each, n of them. n_full: pictures of the full
-        protocol, those taken among them; n_prompts: its prompts, 0 if unknown (then they count as endless, on the safe side).
-        strata: sub-category of each picture, n of them, for a plan that takes all sub-categories evenly; they hold equally many
-        prompts. Costs O(n D min(n, D)).
+        Takes O(n D min(n, D)) time.
+
+        Args:
+            diffs: differences of the features, [n, D], raw CLIP units, in any order.
+            prompts: the prompt of each picture, n of them.
+            n_full: pictures of the full protocol, including those taken.
+            n_prompts: prompts of the full protocol; 0 if unknown: then every picture counts as a prompt, on the safe side.
+            strata: sub-category of each picture, n of them, for a plan that takes all sub-categories evenly. They hold equally
+                many prompts. None: no sub-categories.
         """
         diffs = np.asarray(diffs, dtype=np.float64)
         n = len(diffs)
@@ -106,11 +119,18 @@ class StoppingRule:
 def picture_order(n_prompts: int, n_seeds: int, *, repeat_every: int = 14, spread_seeds: bool = True) -> list[tuple[int, int]]:
     """Every (prompt, seed) of a plan once, as indices: all prompts once, then all with another seed, and so on.
 
-    repeat_every: during the first round, every so many-th picture gives an earlier prompt its second seed (0: none). How much the
-    seeds of a prompt differ decides how soon a finite set of prompts is known; one picture in fourteen tells it well enough, and
-    costs that much where seeds hardly differ, nothing where they differ as prompts do.
-    spread_seeds: prompts begin at different seeds, golden ratio apart, so that what a seed does to all prompts averages out in
-    each round. With one seed for the whole round it would not, and the rule, which does not see it, would stop too early.
+    During the first round a few earlier prompts get their second seed. How much the seeds of a prompt differ decides how soon a
+    finite set of prompts is known, and one picture in fourteen shows it well enough. That is wasted where seeds hardly differ,
+    and costs nothing where they differ as prompts do.
+
+    Args:
+        n_prompts: number of prompts.
+        n_seeds: seeds of each prompt.
+        repeat_every: during the first round, every picture at a multiple of this gives an earlier prompt its second seed. 0 or 1:
+            none.
+        spread_seeds: prompts begin at different seeds, golden ratio apart, so that what a seed does to all prompts averages out
+            in each round. With one seed for the whole round it would not, and the rule, which does not see it, would stop too
+            early.
     """
     begin = [int(n_seeds * (prompt * (math.sqrt(5) - 1) / 2 % 1)) if spread_seeds else 0 for prompt in range(n_prompts)]
     rounds = [[(prompt, (begin[prompt] + k) % n_seeds) for prompt in range(n_prompts)] for k in range(n_seeds)]
@@ -153,7 +173,7 @@ class _Spread:
 
 
 class _Groups:
-    """A division of n pictures by name (None: all are one): labels [n]; counts and first picture of each [size]."""
+    """A division of n pictures by name (None: all in one group). labels: [n]; counts and first picture of each group: [size]."""
 
     def __init__(self, names: Sequence[str] | None, n: int) -> None:
         values = np.zeros(n) if names is None else np.asarray(names)
@@ -172,7 +192,7 @@ class _Groups:
 def _spread(
     diffs: np.ndarray, prompts: Sequence[str], strata: Sequence[str] | None, n_full: int, n_prompts: int
 ) -> _Spread | None:
-    """diffs: [n, D]. None for fewer than three prompts or a mean of zero: nothing to go by."""
+    """What differences [n, D] show. None for fewer than three prompts or a mean of zero, which show nothing."""
     n = len(diffs)
     of_prompt, of_stratum = _Groups(prompts, n), _Groups(strata, n)
     mean = diffs.mean(0)
@@ -227,8 +247,8 @@ def _spread(
 def _effective_dimension(residuals: np.ndarray, trace: float) -> float:
     """tr(C)^2 / tr(C^2) of the covariance C behind residuals [n, D] with variance `trace`; in [1, n - 1].
 
-    Mean over pairs of (r_i . r_j)^2 = tr(C^2) (1 - 2/n + 2/n^2) + trace^2 / n^2; unlike the sample covariance's own square, it
-    holds no term of a picture with itself, which would drown the rest when n < D.
+    Mean over pairs of (r_i . r_j)^2 = tr(C^2) (1 - 2/n + 2/n^2) + trace^2 / n^2. Unlike the square of the sample covariance, it
+    has no term of a picture with itself, which would drown the rest when n < D.
     """
     n, dimension = residuals.shape
     products = residuals @ residuals.T if n <= dimension else residuals.T @ residuals

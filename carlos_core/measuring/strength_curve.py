@@ -1,7 +1,7 @@
-"""The scale sweep: what a LoRA does at other weights than the one it was measured at, and which weight suits it.
+"""The scale sweep: what a LoRA does at weights other than the one it was measured at, and which weight suits it.
 
 The published method measures at weight 1 and leaves the best weight of each LoRA open (arXiv 2512.08826). Here the first
-prompts of the plan are made again at several weights; the pictures without the LoRA and those at the row's own weight are there
+prompts of the plan are made again at several weights. The pictures without the LoRA and those at the row's own weight are there
 already.
 """
 
@@ -21,8 +21,8 @@ from .protocol import Protocol
 from .studio import Shoot, Side, Studio, diff
 
 TARGET_STRENGTH = 6.0
-"""Strength that a suggested weight aims at: the published LoRAs have 5.94 in the mean at weight 1, and break pictures from 9.8
-on."""
+"""Strength that a suggested weight aims at, in raw CLIP units. The published LoRAs have a mean of 5.94 at weight 1, and break
+pictures from 9.8 on."""
 
 FACTORS = (0.25, 0.5, 0.75, 1.0, 1.25)
 """Weights that are always measured, as multiples of the row's own."""
@@ -35,21 +35,27 @@ MAX_SHOTS = 12
 
 NEAR_BEST = 0.9
 """Share of the best alignment that a weight must keep. Twelve prompts know a direction to a cosine of 0.74 at the published
-median consistency; all weights share their noise, so that the ratio of two alignments says more than either. The
-pictures at the row's own weight are among those that its direction is made of, which flatters that weight where the row has few:
-other weights are then left sooner, never later."""
+median consistency. All weights share their noise, so that the ratio of two alignments says more than either alone. The pictures
+at the row's own weight are among those that its direction is made of. Where the row has few pictures this flatters its own
+weight: other weights are then left sooner, never later."""
 
 
 @dataclass(frozen=True)
 class StrengthCurve:
-    """points: by growing distance from 0. model_evaluations: forward passes behind the pictures at weights other than the row's
-    own, also of those kept from an earlier run, and behind those at its own that were no longer there; base_model_evaluations:
-    those that this run spent on the base side."""
+    """What a LoRA does at several weights, and what it cost to find out."""
 
     points: tuple[CurvePoint, ...]
+    """By growing distance of the weight from 0."""
+
     suggested_weight: float | None
+    """See the function `suggested_weight`."""
+
     model_evaluations: int
+    """Forward passes behind the pictures at weights other than the row's own, also of pictures kept from an earlier run. Pictures
+    at the row's own weight count only if they were no longer there."""
+
     base_model_evaluations: int
+    """Forward passes that this run spent on the base side."""
 
 
 def curve_shots(shots: Sequence[Shot]) -> tuple[Shot, ...]:
@@ -75,11 +81,22 @@ def strength_curve(
     *,
     target_strength: float = TARGET_STRENGTH,
 ) -> StrengthCurve:
-    """Measure the strength curve of a LoRA whose row has `direction` [D], by the row's own protocol and plan.
+    """Measure the strength curve of a LoRA, by its row's own protocol and plan.
 
-    Pictures are kept as those of a measurement are, each weight in a store of its own: one that was broken off goes on, and
-    what is there is never made again. The curve ends before a weight at which a picture is broken (NaN). Raises IndexingError
-    for a lora_weight of 0, else as `measure`.
+    Pictures are kept as those of a measurement are, each weight in a store of its own. A sweep that was broken off goes on, and
+    pictures that are there are not made again. The curve ends before a weight at which a picture is broken (NaN).
+
+    Args:
+        studio: where the pictures are made.
+        lora: the LoRA file.
+        direction: the direction of the LoRA's row, [D].
+        protocol: the protocol of the row.
+        plan: the plan that the row was measured by; only its first prompts are used.
+        on_progress: called with the progress within each weight.
+        target_strength: strength that the suggested weight aims at, in raw CLIP units.
+
+    Raises IndexingError for a lora_weight of 0, GenerationError if a picture is broken at the first weight already, and
+    otherwise what `measure` raises.
     """
     if protocol.lora_weight == 0:
         raise IndexingError("A LoRA of weight 0 has no curve.", "Set lora_weight to another value, or scale_sweep off.")
@@ -108,14 +125,17 @@ def strength_curve(
 
 
 def suggested_weight(curve: Sequence[CurvePoint], target_strength: float = TARGET_STRENGTH) -> float | None:
-    """The weight at which a LoRA changes pictures as much as `target_strength` says, as far as it still does the same to them.
+    """The weight at which a LoRA changes pictures as much as `target_strength` says and still does the same to them.
 
-    curve: by growing distance from 0, all of one sign. The answer is where the strength, linear between two weights, first
-    reaches the target. It never leaves the weights that were measured: a LoRA that is stronger at all of them gets the
-    smallest, a weaker one the largest. From the weight of the best alignment on, it ends before the first weight whose
-    alignment is less than `NEAR_BEST` of the best: there the picture breaks, or the LoRA does something else. Below that weight
-    a poor alignment is not a limit: the row of a LoRA that is too strong points to its broken pictures. None if that is not
-    known: no curve, or no weight at which the LoRA moves pictures in the row's direction.
+    curve: by growing distance of the weight from 0, all of one sign. The answer is where the strength, linear between two
+    weights, first reaches the target. It stays within the weights that were measured: a LoRA that is stronger at all of them
+    gets the smallest, a weaker one the largest.
+
+    Beyond the weight of the best alignment, the curve ends before the first weight whose alignment is less than `NEAR_BEST` of
+    the best: there the picture breaks, or the LoRA does something else. Below the weight of the best alignment, a poor alignment
+    is not a limit: the row of a LoRA that is too strong points to its broken pictures.
+
+    None if there is no curve, or no weight at which the LoRA moves pictures in the row's direction.
     """
     end = _aligned_end(curve)
     if end == 0:

@@ -1,4 +1,4 @@
-"""Where pictures are made, batch by batch: each is kept as features as soon as it is made, and none is made twice."""
+"""Where pictures are made, batch by batch. Each is kept as features as soon as it is made, and no picture is made twice."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ class Side:
 
     store: FeatureStore
     loras: tuple[LoraUse, ...]
+    """The LoRA at its weight; empty on the side without one."""
+
     triggers: tuple[str, ...]
+    """Words that are added to each prompt."""
 
     def text(self, shot: Shot) -> str:
         return ", ".join([shot.prompt.text, *self.triggers])
@@ -42,17 +45,17 @@ class Side:
         return entry
 
     def is_missing(self, part: Sequence[Shot]) -> bool:
-        """A batch is made again as a whole if one of its pictures is missing: its companions decide the last bits."""
+        """Whether a batch must be made: as a whole if one picture is missing, since the others in it decide the last bits."""
         return any(self.store.get(self.text(shot), shot.seed) is None for shot in part)
 
     def missing(self, shots: Sequence[Shot], batch: int) -> np.ndarray:
-        """Which pictures are yet to be made. [N] bool."""
+        """Which pictures are still to be made, with batches of this size. [N] bool."""
         parts = [shots[place : place + batch] for place in range(0, len(shots), batch)]
         return np.array([is_missing for part in parts for is_missing in [self.is_missing(part)] * len(part)], dtype=bool)
 
 
 def diff(base: Side, with_lora: Side, shot: Shot) -> np.ndarray:
-    """e(with the LoRA) - e(without it). [D] float64."""
+    """e(with the LoRA) - e(without it). [D] float64, raw CLIP units."""
     return with_lora.entry(shot).features.astype(np.float64) - base.entry(shot).features
 
 
@@ -61,28 +64,31 @@ class Studio:
     """Makes pictures with a generator, looks at them with an encoder, and keeps their features in a folder.
 
     The pictures without a LoRA are shared by all LoRAs of one generator and encoder, and work that was broken off goes on.
-    batch_size: pictures a sampler call, 0 for what memory allows; batches are cut at fixed places of a plan, so that a run that
-    was broken off ends with the same numbers to the bit.
     """
 
     generator: Generator
     encoder: Encoder
     folder: Path
+    """Where features and speeds are kept."""
+
     batch_size: int = 0
+    """Pictures in a sampler call; 0 for what memory allows. Batches are cut at fixed places of a plan, so that a run that was
+    broken off ends with the same numbers to the bit."""
+
     _stores: dict[tuple[str | float, ...], FeatureStore] = field(default_factory=dict, repr=False)
 
     @property
     def batch(self) -> int:
-        """Pictures a sampler call."""
+        """Pictures in a sampler call."""
         return self.batch_size or self.generator.suggest_batch_size()
 
     @property
     def speed(self) -> Speed:
-        """How long a picture takes here, as far as earlier runs tell."""
+        """How long a picture takes on this machine, as far as it is known from earlier runs."""
         return Speed(self.folder, self.generator.fingerprint)
 
     def without_lora(self, triggers: tuple[str, ...] = ()) -> Side:
-        """The side without a LoRA. triggers: words that stand in its prompts all the same."""
+        """The side without a LoRA. triggers: words that are added to its prompts all the same."""
         return Side(self._store("base", self._identity), (), triggers)
 
     def with_lora(self, lora: LoraFile, weight: float) -> Side:
@@ -91,7 +97,7 @@ class Studio:
         return Side(store, (LoraUse(lora.path, weight),), lora.trigger_words)
 
     def contact_sheet(self, base: Side, with_lora: Side, shots: Sequence[Shot]) -> Tensor:
-        """A few pairs of pictures that were made. [1, H, W, 3]; a grey square if they are gone."""
+        """A few pairs of pictures that were made. [1, H, W, 3] float in [0, 1]; a grey square if their thumbnails are gone."""
         pairs = [((base.text(shot), shot.seed), (with_lora.text(shot), shot.seed)) for shot in shots[:PAIRS]]
         return contact_sheet(base.store, with_lora.store, pairs)
 
@@ -100,7 +106,7 @@ class Studio:
         return {"generator": self.generator.fingerprint, "encoder": self.encoder.encoder_id}
 
     def _store(self, folder: str, identity: Mapping[str, str | float]) -> FeatureStore:
-        """A store is read once: the base side's stays open, and those of a LoRA until the next one's is asked for."""
+        """A store, which is read once. The base side's stays open, those of a LoRA only until the next LoRA's is asked for."""
         key = (folder, *identity.values())
         store = self._stores.get(key)
         if store is not None:
@@ -114,11 +120,9 @@ class Studio:
 
 
 class Shoot:
-    """Makes the pictures of some sides, and tells how far it is and how long it will take.
+    """Makes the pictures of some sides, and reports how far it is and how long it will take.
 
-    sides: all that will be made of `shots`. expected: pictures of each side that it is likely to come to, all of them if 0.
-    thumbnails: how many pictures of each side are also kept to be looked at.
-    evaluations: forward passes that were spent on each side here.
+    `evaluations` counts the forward passes that were spent on each side here.
     """
 
     def __init__(
@@ -131,6 +135,16 @@ class Shoot:
         expected: int = 0,
         thumbnails: int = PAIRS,
     ) -> None:
+        """Nothing is made yet; `make` makes pictures.
+
+        Args:
+            studio: what makes and keeps the pictures.
+            sides: all sides that will be made.
+            shots: the pictures of each side, in order.
+            on_progress: called with the progress, in sampler steps of all sides together.
+            expected: how many pictures of each side are likely to be needed; 0 for all.
+            thumbnails: how many pictures of each side are also kept as thumbnails, from the first on.
+        """
         self._studio, self._shots, self._on_progress = studio, shots, on_progress
         self.batch, self._speed, self._steps = studio.batch, studio.speed, studio.generator.steps
         self._missing = {side: side.missing(shots, self.batch) for side in sides}
@@ -141,7 +155,7 @@ class Shoot:
         self.evaluations = dict.fromkeys(sides, 0)
 
     def make(self, side: Side, start: int, end: int) -> None:
-        """Make what is missing of one side's pictures from `start` to `end`, both multiples of the batch."""
+        """Make the missing pictures of one side from `start` up to `end`: multiples of the batch, or the end of all pictures."""
         missing = self._missing[side]
         if missing[start:end].any():
             side.store.begin()
@@ -160,7 +174,10 @@ class Shoot:
             self._tell(0, image, pictures + self._time_left())
 
     def expect(self, images_needed: int | None, alignment: float | None, taken: int) -> None:
-        """Take in how many pictures it will be, and say so."""
+        """Take in how many pictures it will be, and report that.
+
+        images_needed: None if unknown. alignment: expected cosine, None if unknown. taken: pictures so far.
+        """
         self._expected = min(max(images_needed or len(self._shots), taken), len(self._shots))
         self._has_looked = True
         known = "no direction yet" if alignment is None else f"direction known to {alignment:.3f}"
@@ -187,7 +204,7 @@ class Shoot:
         return generated.model_evaluations, generated.images[0]
 
     def _time_left(self) -> str:
-        """By what is missing of the pictures expected; before the first look, also by what is missing of all."""
+        """From what is missing of the expected pictures; before the first look, also from what is missing of all pictures."""
         seconds = self._speed.seconds_per_picture
         expected, most = (sum(int(missing[:end].sum()) for missing in self._missing.values()) for end in (self._expected, None))
         if seconds is None or not expected:

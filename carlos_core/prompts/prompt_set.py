@@ -28,7 +28,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts in file order. `content_hash` names the content: 16 hex digits that do not depend on the set's name."""
+    """Prompts in file order."""
 
     name: str
     prompts: tuple[Prompt, ...]
@@ -42,11 +42,12 @@ class PromptSet:
 
     @cached_property
     def content_hash(self) -> str:
+        """16 hex digits that name the content. They do not depend on the set's name."""
         content = [[prompt.topic, prompt.sub_category, prompt.text] for prompt in self.prompts]
         return short_hash(json.dumps(content, ensure_ascii=False), 16)
 
     def stratified(self) -> tuple[Prompt, ...]:
-        """All prompts, one of each sub-category a round: any beginning of this order covers the topics evenly."""
+        """All prompts, in rounds with one prompt of each sub-category: any beginning of this order covers the topics evenly."""
         groups: dict[tuple[str, str], list[Prompt]] = {}
         for prompt in self.prompts:
             groups.setdefault((prompt.topic, prompt.sub_category), []).append(prompt)
@@ -55,7 +56,10 @@ class PromptSet:
 
 
 def load_prompt_set(path: str | Path) -> PromptSet:
-    """Read a prompt set from a JSON file. Raises PromptSetError if it is missing, no JSON, empty, or holds a prompt twice."""
+    """Read a prompt set from a JSON file.
+
+    Raises PromptSetError if the file is missing, is not JSON, has the wrong form, is empty, or holds a prompt twice.
+    """
     path = Path(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -98,13 +102,13 @@ def _checked_text(text: object) -> str:
 
 @lru_cache(maxsize=1)
 def default_index_prompts() -> PromptSet:
-    """The 280 prompts LoRAs are measured on: ten topics, 35 sub-categories of 8."""
+    """The 280 prompts that LoRAs are measured on: ten topics, 35 sub-categories of 8 prompts."""
     return load_prompt_set(_DATA / "index.json")
 
 
 @lru_cache(maxsize=1)
 def default_signature_prompts() -> PromptSet:
-    """The 280 prompts of query signatures: the same sub-categories, none of the index prompts."""
+    """The 280 prompts of query signatures: the same sub-categories, but other prompts."""
     return load_prompt_set(_DATA / "signature.json")
 
 
@@ -112,7 +116,7 @@ def default_signature_prompts() -> PromptSet:
 def default_effect_bank() -> PromptSet:
     """561 short phrases for effects of every kind: what unrelated queries look like, for `calibration`.
 
-    A prompt set by its form; its texts stand in the place of a query, not of a prompt. The list is fixed: a change of it
-    changes every z-score and p-value.
+    It has the form of a prompt set, but its texts are used as queries, not as prompts. The list is fixed: a change of it changes
+    every z-score and p-value.
     """
     return load_prompt_set(_DATA / "effects.json")

@@ -1,4 +1,4 @@
-"""LoRAs by what they are called, for people who remember a name."""
+"""LoRAs by their names, for people who remember a name."""
 
 from __future__ import annotations
 
@@ -19,12 +19,18 @@ _COLUMNS = ("model_name", "file_name", "lora_id", "trigger_words", "folder_name"
 def find_named(
     db: MetricsDatabase, name: str, *, top_k: int, limits: SearchLimits = PUBLISHED_LIMITS, installed: Mapping[str, str]
 ) -> Matches:
-    """LoRAs whose model name, file name, id, folder or trigger words hold every word of `name`, in any order.
+    """LoRAs whose model name, file name, id, folder or trigger words contain every word of `name`, in any order.
 
-    Case, accents and what stands between words do not matter, and a word may be part of a longer one. The score is the largest
-    part of a single name that was asked for: 1 for all of it. Equal scores are ordered by id. The signature is the mean of the
-    unit directions found, so that a name can be combined with other searches. limits: those on what was measured do not count.
-    installed: lora_id -> file name of the LoRAs at hand.
+    Case, accents and the characters between words do not matter, and a word may be part of a longer one. The score is the
+    largest part of a single name that was asked for: 1 for all of it. Equal scores are ordered by id. The signature is the mean
+    of the unit directions found, so that a name can be combined with other searches.
+
+    Args:
+        db: the database.
+        name: words or parts of words.
+        top_k: how many LoRAs at most, at least 1.
+        limits: which LoRAs may be found; the limits on what was measured do not count.
+        installed: lora_id -> file name of the LoRAs on this machine.
 
     Raises RetrievalError for a name without letters or digits, or top_k < 1.
     """

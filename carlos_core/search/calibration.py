@@ -1,22 +1,22 @@
 """How surprising a match is: z-scores and p-values against a bank of unrelated effects.
 
 A cosine says little by itself. The signatures of all phrases share a part and spread far more in some dimensions than in
-others, so that everything looks alike along these; and the directions of all LoRAs share a part (pictures "with a LoRA"),
-so that some queries seem to fit them all. Both are taken out, and what is left is compared with what phrases that have
-nothing to do with a LoRA reach:
+others, so that everything looks alike along these. And the directions of all LoRAs share a part (pictures "with a LoRA"),
+so that some queries seem to fit them all. Both are taken out. What is left is compared with what is reached by phrases that
+have nothing to do with a LoRA:
 
 1. Signatures are whitened with mean m and covariance C of the bank's signatures (all of length 1; C shrunk as Ledoit and
    Wolf, J. Multivariate Anal. 88, 2004). A query u becomes the probe C^-1 (u - m), of length 1 in the metric of C: the
    linear discriminant between this query and the bank (Hariharan, Malik and Ramanan, ECCV 2012).
-2. Directions are centred: the mean of the library's unit directions is taken off, with one row of zeros counted in, so that
-   a single LoRA, or copies of one, keep their direction.
+2. Directions are centred: the mean of the library's unit directions is subtracted. One row of zeros is counted in, so that a
+   single LoRA, or copies of one, keep their direction.
 3. The product of probe and centred direction is a z-score in units of that LoRA's own background: mean and standard deviation
    of its products with the bank's probes. A bank phrase is probed with m and C of the other nine tenths of the bank, as a
    query is with those of phrases it is not among.
 4. p = 1 - (1 - q)^n with q the normal tail beyond z and n the number of rows that may be chosen (Sidak): how often the BEST
    of this library would look this good for an effect that none of its LoRAs has.
 
-There is no parameter to tune; `studies/calibration.py` compares this with other choices.
+There are no parameters to tune; `studies/calibration.py` compares this with other choices.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from ..vectors import unit, units_of
 from .matches import Confidence
 
 CLEAR, LIKELY, WEAK = 0.001, 0.05, 0.2
-"""The p-values up to which a match is called by these words; beyond the last it is "none". Conventional levels: a match counts
-as one if at most one unrelated query in 20 would bring forth its like."""
+"""The p-values up to which a match is called by these words; beyond the last it is called "none". These are conventional levels:
+a match counts as one if at most one unrelated query in 20 would find one as good."""
 
 MIN_BANK = 100
 _FOLDS = 10
@@ -42,17 +42,21 @@ _Z_DECIMALS = 6
 
 @dataclass(frozen=True, eq=False)
 class Background:
-    """What an encoder makes of unrelated effects. mean [D], precision [D, D] of the bank's unit signatures; probes [B, D] of
-    the bank's phrases, each made without its own tenth of the bank. All float64."""
+    """What an encoder makes of unrelated effects. All tensors are float64."""
 
     mean: Tensor
+    """Mean of the bank's unit signatures, [D]."""
+
     precision: Tensor
+    """Inverse covariance of the bank's unit signatures, [D, D]."""
+
     probes: Tensor
+    """Probes of the bank's phrases, [B, D], each made without its own tenth of the bank."""
 
     def probe(self, signature: Tensor) -> Tensor:
-        """The direction in which a LoRA moves that does this and nothing else. signature: [D]. [D] float64.
+        """The direction in which a LoRA moves pictures that does this and nothing else. signature: [D]. [D] float64.
 
-        Raises RetrievalError for a signature without direction or of another length than the bank's.
+        Raises RetrievalError for a signature without direction or with a length other than the bank's.
         """
         if signature.shape != self.mean.shape:
             raise RetrievalError(
@@ -65,7 +69,7 @@ class Background:
 def fit_background(signatures: Tensor) -> Background:
     """The background of a bank. signatures: [B, D], raw; those without direction are left out.
 
-    Raises RetrievalError for fewer than 100 that are left: their spread would not be known.
+    Raises RetrievalError if fewer than 100 are left: their spread would not be known.
     """
     units = units_of(signatures.double())
     units = units[torch.linalg.vector_norm(units, dim=1) > 0]
@@ -83,16 +87,20 @@ def fit_background(signatures: Tensor) -> Background:
 
 @dataclass(frozen=True, eq=False)
 class CalibratedRows:
-    """A library before a background; the same for every query. centred: [R, D] unit directions less their common part; mean,
-    deviation: [R], of their products with the bank's probes. All float64; NaN means for rows without a direction."""
+    """A library set against a background; the same for every query. All tensors are float64."""
 
     background: Background
     centred: Tensor
+    """Unit directions without their common part, [R, D]."""
+
     mean: Tensor
+    """Mean of each row's products with the bank's probes, [R]; NaN for rows without a direction."""
+
     deviation: Tensor
+    """Standard deviation of each row's products with the bank's probes, [R]; 1 where it would be 0."""
 
     def z_scores(self, signature: Tensor) -> Tensor:
-        """How far each row stands out of its own background. signature: [D]. [R] float64, NaN for rows without a direction.
+        """How far each row stands out from its own background. signature: [D]. [R] float64, NaN for rows without a direction.
 
         Raises RetrievalError as `Background.probe`.
         """
@@ -102,10 +110,10 @@ class CalibratedRows:
 
 
 def calibrated_rows(directions: Tensor, background: Background) -> CalibratedRows:
-    """Set a library before a background. directions: [R, D], any scale, zeros for LoRAs without effect.
+    """Set a library against a background. directions: [R, D], any scale, zeros for LoRAs without effect.
 
     All rows take part in the centring, whether they may be chosen or not, so that a row's z-score does not depend on filters.
-    Raises RetrievalError if the directions are of another length than the bank's signatures.
+    Raises RetrievalError if the directions have a length other than the bank's signatures.
     """
     if directions.shape[1:] != background.mean.shape:
         raise RetrievalError(
@@ -131,7 +139,7 @@ def confidences(z: Tensor, n_rows: int) -> list[Confidence]:
 
 
 def word_for(p_value: float) -> str:
-    """ "clear", "likely", "weak" or "none"."""
+    """The word for a p-value: "clear", "likely", "weak" or "none"."""
     return next((word for limit, word in ((CLEAR, "clear"), (LIKELY, "likely"), (WEAK, "weak")) if p_value <= limit), "none")
 
 

@@ -15,18 +15,21 @@ _ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class Cluster:
-    """LoRAs that do the same. rows: the first is the one that most others are like; cosines: of each with it, 1 for itself."""
+    """LoRAs that do the same."""
 
     rows: tuple[int, ...]
+    """The first is the one that most others are like."""
+
     cosines: tuple[float, ...]
+    """Cosine of each row with the first, 1 for the first itself."""
 
 
 def clusters(directions: Tensor, min_cosine: float, *, ids: Sequence[str]) -> tuple[Cluster, ...]:
     """Groups of rows around one whose cosine with each of them is at least `min_cosine`; the largest group first.
 
-    directions: [R, D] float32; rows without a direction belong nowhere. The row with the most likes takes its likes, then the
-    next of those that are left, equal ones by id: no chain of small steps puts LoRAs together that differ. Memory is [1024, R] at
-    most. Raises RetrievalError for a min_cosine outside (0, 1].
+    directions: [R, D] float32; rows without a direction are in no group. ids: [R]; they decide between equal rows. The row with
+    the most rows like it takes all of these; then comes the next of the rows that are left. So LoRAs that differ are not put
+    together by a chain of small steps. Memory is [1024, R] at most. Raises RetrievalError for a min_cosine outside (0, 1].
     """
     if not 0 < min_cosine <= 1:
         raise RetrievalError(f"min_cosine is {min_cosine:g}.", "Choose a cosine above 0, at most 1: 0.95 means nearly the same.")

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 MAX_STRENGTH = 9.8
 MIN_CONSISTENCY = 0.041
-"""The published limits (arXiv 2512.08826): stronger LoRAs break the picture, less consistent ones do no one thing."""
+"""The published limits (arXiv 2512.08826): stronger LoRAs break the picture, less consistent ones do not do one single thing."""
 
 PUBLISHED, CALIBRATED = "published", "calibrated"
 RANKINGS = (PUBLISHED, CALIBRATED)
-"""By the cosine of the published formula, or by how far a row stands out of its own background (`calibration`)."""
+"""By the cosine of the published formula, or by how far a row stands out from its own background (`calibration`)."""
 
 BEST_ONE, TOP_K_EQUAL, COMPOSED = "best one", "top k equal", "composed"
 MODES = (BEST_ONE, TOP_K_EQUAL, COMPOSED)
@@ -29,7 +29,7 @@ MODES = (BEST_ONE, TOP_K_EQUAL, COMPOSED)
 
 ANY = "any"
 CONFIDENCES = (ANY, *CONFIDENCE_WORDS[1:])
-"""How sure a match must be to be taken; "any" takes the best whatever it is."""
+"""How sure a match must be to be taken; "any" takes the best, however unsure it is."""
 
 NO_NSFW_LIMIT = 32
 """CivitAI's highest level. A model's level is the sum of the levels of its pictures: 1, 2, 4, 8, 16, 32."""
@@ -42,39 +42,50 @@ _ANY_CONSISTENCY = -1.0
 
 @dataclass(frozen=True)
 class ChoiceRules:
-    """How LoRAs are put together for a query. strength_budget: what all weights may add up to. takes_suggested: a LoRA's own
-    weight is what a scale sweep found, where there was one, else 1."""
+    """How LoRAs are put together for a query."""
 
     mode: str = BEST_ONE
+    """One of MODES."""
+
     max_loras: int = 2
     strength_budget: float = 2.0
+    """What all weights may add up to."""
+
     min_confidence: str = "likely"
+    """One of CONFIDENCES."""
+
     takes_suggested: bool = True
+    """A LoRA's own weight is what a scale sweep found, if there was one; otherwise, and if this is False, it is 1."""
 
 
 @dataclass(frozen=True)
 class SearchLimits:
-    """Limits on what was measured, on the files, and on what CivitAI says; rows of which CivitAI says nothing stay.
-
-    max_strength: raw CLIP units. min_consistency: in [-1, 1]; an undefined one is below every limit but -1.
-    min_alignment: leave out rows whose direction is known less well, as their expected cosine with the full protocol's tells; 0
-    for no limit. A row without that figure stays if the full protocol is what it was measured by (as the published ones) or if
-    it does not say; one of fewer pictures goes: it has no figure because they told nothing about its direction.
-    base_model: keep rows that fit this family, or one of these (`loras.family.fits`), and rows whose family is not known.
-    max_nsfw_level: the highest level that a LoRA's own pictures may have. exclude: ids that are not to be found.
-    """
+    """Limits on what was measured, on the files, and on what CivitAI says; rows about which CivitAI says nothing stay."""
 
     max_strength: float = MAX_STRENGTH
+    """Raw CLIP units."""
+
     min_consistency: float = MIN_CONSISTENCY
+    """In [-1, 1]. A consistency that is undefined is below every limit but -1."""
+
     min_alignment: float = 0.0
+    """Least expected cosine of a row's direction with the full protocol's, in [0, 1]; 0 for no limit. A row without that figure
+    stays if it was measured by the full protocol (as the published rows) or does not say on how many pictures. A row of fewer
+    pictures is left out: it has no figure because its pictures say nothing about its direction."""
+
     base_model: str | Collection[str] | None = None
+    """Keep rows that fit this family, or one of these (`loras.family.fits`), and rows whose family is not known."""
+
     installed_only: bool = False
     max_nsfw_level: int = NO_NSFW_LIMIT
+    """The highest level that a LoRA's own pictures may have."""
+
     min_downloads: int = 0
     exclude: Collection[str] = ()
+    """Ids that are not to be found."""
 
     def mask(self, db: MetricsDatabase, installed: Collection[str]) -> Tensor:
-        """The rows within all limits, in ranking order. [R] bool. installed: ids of the LoRAs at hand."""
+        """The rows within all limits, in ranking order. [R] bool. installed: ids of the LoRAs on this machine."""
         arrays = db.ranking_arrays
         mask = self.chosen(db, installed) & self.within(arrays.strength, arrays.consistency)
         if self.min_alignment > 0:
@@ -84,11 +95,11 @@ class SearchLimits:
         return mask
 
     def within(self, strength: Tensor, consistency: Tensor) -> Tensor:
-        """Which values keep the limits. strength, consistency: [R], NaN where the consistency is undefined. [R] bool."""
+        """Which values are within the limits. strength, consistency: [R], NaN where the consistency is undefined. [R] bool."""
         return (strength <= self.max_strength) & (torch.nan_to_num(consistency, nan=_ANY_CONSISTENCY) >= self.min_consistency)
 
     def chosen(self, db: MetricsDatabase, installed: Collection[str]) -> Tensor:
-        """The rows that may be found whatever was measured, in ranking order. [R] bool."""
+        """The rows within the limits on files and CivitAI's facts, whatever was measured, in ranking order. [R] bool."""
         rows = torch.from_numpy(db.ranking_arrays.rows)
         if not self._chooses:
             return torch.ones(len(rows), dtype=torch.bool)
@@ -104,7 +115,7 @@ class SearchLimits:
         return torch.tensor(chosen, dtype=torch.bool)[rows]
 
     def why_nothing(self, db: MetricsDatabase, installed: Collection[str]) -> str:
-        """Why no row was found, and the way out."""
+        """Why no row was found, and what to do about it."""
         n_rows = len(db)
         if n_rows == 0:
             return "The database is empty: index some LoRAs first."

@@ -14,18 +14,21 @@ if TYPE_CHECKING:
     from ..database.database import MetricsDatabase
 
 CONFIDENCE_WORDS = ("none", "weak", "likely", "clear")
-"""From no better than chance to certain; `calibration` says which p-values they stand for."""
+"""From not better than chance to certain; `calibration` says which p-values they stand for."""
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """How sure a match is. z: standard deviations above what unrelated phrases reach with this LoRA. p_value: how often the
-    best of the LoRAs to choose from would look this good for an effect that none of them has, in [0, 1]. word: one of
-    CONFIDENCE_WORDS."""
+    """How sure a match is."""
 
     z: float
+    """Standard deviations above what unrelated phrases reach with this LoRA."""
+
     p_value: float
+    """How often the best of the LoRAs to choose from would look this good for an effect that none of them has, in [0, 1]."""
+
     word: str
+    """One of CONFIDENCE_WORDS."""
 
     def reaches(self, word: str) -> bool:
         """Whether this is at least as sure as `word`."""
@@ -39,18 +42,20 @@ class Confidence:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """One row found for a query: `rank` counts from 1, `score` is the cosine with the query's signature (of a search by name:
-    the part of the name that was asked for, in [0, 1]).
-
-    file: name of the installed LoRA file as in ComfyUI's list, None if not installed. confidence: None if no background was at
-    hand.
-    """
+    """One row found for a query."""
 
     rank: int
+    """From 1."""
+
     score: float
+    """Cosine with the query's signature. In a search by name: the part of the name that was asked for, in [0, 1]."""
+
     record: LoraRecord
     file: str | None = None
+    """Name of the installed LoRA file, in ComfyUI as in its list; None if not installed."""
+
     confidence: Confidence | None = None
+    """None if the search had no background to compare with."""
 
     @property
     def lora_id(self) -> str:
@@ -78,17 +83,18 @@ class Match:
 
 @dataclass(frozen=True)
 class Matches:
-    """Answer to one query, best first; empty when nothing fits, and `reason` then says why.
-
-    signature: [D], what was looked for in the encoder's space, of any length; None where nothing was (a search by name without
-    results).
-    """
+    """Answer to one query."""
 
     query: str
     encoder_id: str
     items: tuple[Match, ...]
+    """Best first; empty when nothing fits."""
+
     reason: str = ""
+    """Why nothing fits; empty if something does."""
+
     signature: Tensor | None = field(default=None, compare=False, repr=False)
+    """[D], what was looked for in the encoder's space, of any length. None for a search by name that found no direction."""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -105,7 +111,15 @@ def matches_at(
     installed: Mapping[str, str],
     sure: Sequence[Confidence] | None = None,
 ) -> tuple[Match, ...]:
-    """Matches for rows in ranking order, best first. sure: the confidence of each, if it is known."""
+    """Matches for rows of a database.
+
+    Args:
+        db: the database.
+        indices: the rows, as places in `db.ranking_arrays`, the best match first.
+        scores: the score of each.
+        installed: lora_id -> file name of the LoRAs on this machine.
+        sure: the confidence of each, if it is known.
+    """
     items = []
     for place, (index, score) in enumerate(zip(indices, scores, strict=True)):
         record = db.row_at(int(db.ranking_arrays.rows[index]))

@@ -1,4 +1,4 @@
-"""Other ways to ask than a sentence: each gives a vector that ranks LoRAs as a sentence's signature does."""
+"""Ways to ask other than by a sentence: each gives a vector that ranks LoRAs as a sentence's signature does."""
 
 from __future__ import annotations
 
@@ -30,9 +30,13 @@ def like_lora(db: MetricsDatabase, lora_id: str) -> Tensor:
 def like_images(encoder: Encoder, images: Tensor, *, without: Tensor | None = None, base_mean: Tensor | None = None) -> Tensor:
     """What sets pictures apart, as a vector to compare directions with. [D] float32.
 
-    images, without: [B, H, W, 3], values in [0, 1]; of several pictures the mean is taken. It is compared with pictures `without`
-    what is looked for, else with `base_mean` [D], the mean feature of many pictures that no LoRA was used for. With neither, the
-    pictures' own features stand for themselves, and what they show counts as much as how they look.
+    Without `without` and `base_mean` it is the pictures' own mean feature: then what they show counts as much as how they look.
+
+    Args:
+        encoder: the encoder of the directions.
+        images: the pictures, [B, H, W, 3], values in [0, 1]; the mean over several pictures is taken.
+        without: pictures without what is looked for, of the same form; their mean feature is subtracted.
+        base_mean: [D], the mean feature of many pictures made without a LoRA; used in the same way if `without` is not given.
     """
     features = encoder.encode_images(images).double().mean(0)
     if without is not None:
@@ -43,8 +47,8 @@ def like_images(encoder: Encoder, images: Tensor, *, without: Tensor | None = No
 def combined(signatures: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """One signature for several searches: the weighted sum of the unit signatures. [D] float32.
 
-    A negative weight takes the search away, as `but_not` does; -1 wholly. Raises RetrievalError unless one weight is positive
-    and something is left.
+    A negative weight takes that search away, as `but_not` does; -1 or less takes it away completely. Raises RetrievalError if no
+    weight is positive or nothing is left.
     """
     units = [unit(signature) for signature in signatures]
     wanted = [weight * towards for towards, weight in zip(units, weights, strict=True) if weight > 0]
@@ -60,7 +64,7 @@ def combined(signatures: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 def but_not(signature: Tensor, negative: Tensor) -> Tensor:
     """`signature` without its part along `negative`. [D] float32.
 
-    LoRAs that do what is unwanted and nothing else then score 0, and not less: "not B" asks for no B, not for its opposite. A
-    signature that points away from the negative stays as it is. Raises RetrievalError if nothing is left.
+    LoRAs that do what is unwanted and nothing else then score 0, not less: "not B" asks for the absence of B, not for its
+    opposite. A signature that points away from the negative stays as it is. Raises RetrievalError if nothing is left.
     """
     return without(signature.double(), unit(negative)).float()

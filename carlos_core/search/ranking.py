@@ -27,9 +27,9 @@ def rank(
 
     Args:
         directions: [R, D] float32.
-        signature: [D].
-        top_k: how many rows at most.
-        norms: [R], the lengths of the directions, if they are at hand.
+        signature: [D], of any length.
+        top_k: how many rows at most, at least 1.
+        norms: [R], the lengths of the directions, if they are known.
         allowed: [R] bool, rows that may be found. Rows without a direction never are.
         z: [R], values to order the rows by instead, highest first; the scores stay cosines.
 

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class Searcher:
-    """Searches a database with its encoder. installed: lora_id -> file name of the LoRAs at hand."""
+    """Searches a database with its encoder."""
 
     def __init__(
         self,
@@ -48,11 +48,17 @@ class Searcher:
         bank: PromptSet | None = None,
         installed: Mapping[str, str] | None = None,
     ) -> None:
-        """encoder: default is the one that the rows were measured with, loaded when it is needed. prompts: of the signatures
-        (default: the built-in set). signatures: what was encoded before (default: in CARLOS_HOME). bank: of effects that queries
-        are compared with (default: the built-in one).
+        """Nothing is loaded or encoded yet.
 
-        Raises EncoderError for another encoder than the rows'.
+        Args:
+            db: the database.
+            encoder: default is the one that the rows were measured with, which is loaded when it is needed.
+            prompts: prompt set of the signatures (default: the built-in one).
+            signatures: what was encoded before (default: in CARLOS_HOME).
+            bank: the effects that queries are compared with (default: the built-in ones).
+            installed: lora_id -> file name of the LoRAs on this machine.
+
+        Raises EncoderError for an encoder other than the rows'.
         """
         if encoder is not None:
             db.check_encoder(encoder.encoder_id)
@@ -66,27 +72,30 @@ class Searcher:
 
     @property
     def encoder(self) -> Encoder:
-        """Raises EncoderError if it is not known which encoder made the rows: those can be searched by a LoRA or by name only."""
+        """Raises EncoderError if it is not known which encoder made the rows: they can be searched by a LoRA or by name only."""
         if self._encoder is None:
             self._encoder = LazyEncoder(self.db.check_encoder(), self.db.dimension)
         return self._encoder
 
     def among(self, installed: Mapping[str, str]) -> Searcher:
-        """The same with other LoRAs at hand; what was computed is shared."""
+        """The same searcher with other LoRAs installed; what was computed is shared."""
         searcher = copy.copy(self)
         searcher.installed = installed
         return searcher
 
     def signature(self, text: str) -> Tensor:
-        """What a text looks for. [D] float32. Raises RetrievalError for an empty text, EncoderError if the encoder is missing."""
+        """What a text asks for. [D] float32. Raises RetrievalError for an empty text, EncoderError if the encoder is missing."""
         text = whole_text(text).strip()
         if not text:
             raise RetrievalError("The query is empty.", 'Say what the LoRA should do, e.g. "snowfall, cold winter scene".')
         return self._signatures.signature(self.encoder, self.prompts, text)
 
     def background(self, on_progress: OnProgress | None = None) -> Background:
-        """What unrelated effects look like to the encoder. The first time, its bank of phrases is encoded and kept; what
-        on_progress raises ends that, and it goes on from there the next time. Raises EncoderError."""
+        """What unrelated effects look like to the encoder.
+
+        The first time, its bank of phrases is encoded and kept. An error raised by on_progress ends that, and the next call goes
+        on from there. Raises EncoderError.
+        """
         if self._known.background is None:
             self._known.background = self._encoded_background(on_progress)
         return self._known.background
@@ -101,11 +110,18 @@ class Searcher:
         ranking: str = PUBLISHED,
         background: Background | None = None,
     ) -> Matches:
-        """The LoRAs whose measured effect fits a signature [D] best.
+        """The LoRAs whose measured effect fits a signature best.
 
-        ranking: "published" by cosine, "calibrated" by z-score. background: with it every match says how sure it is, whatever the
-        ranking; the calibrated one takes the searcher's own if there is none. Raises RetrievalError for top_k < 1, another
-        ranking or a zero signature.
+        Args:
+            signature: what is looked for, [D], of any length.
+            limits: which LoRAs may be found.
+            top_k: how many LoRAs at most, at least 1.
+            query: the query in words, for the answer.
+            ranking: "published" by cosine, "calibrated" by z-score.
+            background: if given, every match says how sure it is, whatever the ranking. The calibrated ranking takes the
+                searcher's own if it is not given.
+
+        Raises RetrievalError for top_k < 1, another ranking, a zero signature or one of another encoder's length, EncoderError.
         """
         check_ranking(ranking)
         if ranking == CALIBRATED and background is None:
@@ -138,7 +154,15 @@ class Searcher:
     ) -> Selection:
         """The LoRAs for a sentence, with weights; none if nothing fits. See `selection.select`.
 
-        negative: what they should not do. Raises RetrievalError for values that make no sense, EncoderError.
+        Args:
+            query: one effect or several, e.g. "snowfall, pencil sketch".
+            negative: what the LoRAs should not do.
+            rules: how many LoRAs, how they are weighed, and how sure a match must be.
+            limits: which LoRAs may be found.
+            ranking: "published" by cosine, "calibrated" by z-score.
+            on_progress: called while the bank of effects is encoded, which happens once.
+
+        Raises RetrievalError for values that make no sense, EncoderError.
         """
         check_ranking(ranking)
         is_sure = ranking == CALIBRATED or rules.min_confidence != ANY
@@ -171,7 +195,7 @@ class Searcher:
         return fit_background(torch.stack([self._signatures.signature(self.encoder, self.prompts, phrase) for phrase in bank]))
 
     def _rows_before(self, background: Background) -> CalibratedRows:
-        """The library before a background, computed once for each state of the database."""
+        """The library set against a background, computed once for each state of the database."""
         arrays, rows = self.db.ranking_arrays, self._known.rows
         if rows is None or self._known.arrays is not arrays or rows.background is not background:
             rows = self._known.rows = calibrated_rows(arrays.directions, background)
@@ -181,7 +205,7 @@ class Searcher:
 
 @dataclass
 class _Known:
-    """What a searcher and those made from it have computed. rows: of the database as `arrays` has it."""
+    """What a searcher and those made from it have computed. rows: those of the database in the state of `arrays`."""
 
     background: Background | None = None
     arrays: RankingArrays | None = None
@@ -221,10 +245,13 @@ def retrieve(
     """The LoRAs of `db` whose measured effect fits `query` best.
 
     Args:
+        db: the database.
+        query: what the LoRAs should do.
+        top_k: how many LoRAs at most, at least 1.
         ranking: "published" by cosine, "calibrated" by z-score, where every match also says how sure it is.
         prompts: prompt set of the signature (default: the built-in one).
-        encoder: default is the one the rows were measured with; it stays loaded as long as `db` is there.
-        installed: lora_id -> file name of the LoRAs at hand.
+        encoder: default is the one that the rows were measured with; it stays loaded as long as `db` is there.
+        installed: lora_id -> file name of the LoRAs on this machine.
         limits: see `SearchLimits`.
 
     Raises RetrievalError for an empty query, top_k < 1 or another ranking, EncoderError when the encoder is missing or is not the
@@ -249,13 +276,19 @@ def choose(
 ) -> Selection:
     """The LoRAs to apply for a sentence, with their weights: what the node Auto LoRA does. Nothing if nothing fits.
 
-    Args:
-        query: one effect or several, e.g. "snowfall, pencil sketch".
-        negative: what they should not do.
-        rules: how many, and how they are weighed.
-        prompts, encoder, installed, limits: as of `retrieve`.
+    If a LoRA does not load, `Selection.without` gives the next best choice.
 
-    If a LoRA will not load, `Selection.without` gives the next best choice. Raises RetrievalError and EncoderError as `retrieve`.
+    Args:
+        db: the database.
+        query: one effect or several, e.g. "snowfall, pencil sketch".
+        negative: what the LoRAs should not do.
+        rules: how many LoRAs, how they are weighed, and how sure a match must be.
+        prompts: prompt set of the signatures (default: the built-in one).
+        encoder: default is the one that the rows were measured with; it stays loaded as long as `db` is there.
+        installed: lora_id -> file name of the LoRAs on this machine.
+        limits: see `SearchLimits`.
+
+    Raises RetrievalError for values that make no sense, EncoderError as `retrieve`.
     """
     searcher = searcher_of(db, encoder, prompts).among(installed or {})
     return searcher.choose(query, negative=negative, rules=rules, limits=SearchLimits(**limits))

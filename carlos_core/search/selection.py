@@ -15,11 +15,11 @@ from .matches import Match, Matches
 from .weights import Candidates, WeightLimits, compose, unlike, weighed
 
 CANDIDATES = 12
-"""How many matches of a search are looked at."""
+"""How many matches of a search are considered."""
 
 _BLANKS = re.compile(r"\s+")
 _SEPARATORS = re.compile(r"\s?[,;+&\n]\s?|\s(?:and|with|plus)\s", re.IGNORECASE)
-"""Between single blanks."""
+"""What separates the parts of a query in which all blanks are single."""
 
 Search = Callable[[str], Matches]
 """Text -> its best matches, with `signature` and, unless everything is taken, with confidences."""
@@ -27,33 +27,42 @@ Search = Callable[[str], Matches]
 
 @dataclass(frozen=True, eq=False)
 class Pick:
-    """A LoRA to apply. weight: for model and CLIP. score: cosine of its direction with the signature of the whole query.
-    part: of the query, that it was taken for."""
+    """A LoRA to apply."""
 
     match: Match
     weight: float
+    """For model and CLIP."""
+
     score: float
+    """Cosine of its direction with the signature of the whole query."""
+
     part: str
+    """The part of the query that it was taken for, or the whole query."""
 
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What to apply for a query. Empty when nothing fits; reason says why, or how it was chosen."""
+    """What to apply for a query."""
 
     query: str
     picks: tuple[Pick, ...]
+    """Empty when nothing fits."""
+
     reason: str
+    """Why nothing fits, or how the picks were chosen."""
+
     alternative: Callable[[Collection[str]], Selection] | None = field(default=None, repr=False)
+    """Ids of LoRAs that cannot be used -> the choice without them."""
 
     def without(self, lora_ids: Collection[str]) -> Selection:
-        """The choice if these LoRAs cannot be had: because they will not load, say. lora_ids: also those left out before."""
+        """The choice if these LoRAs cannot be used, e.g. because they do not load. lora_ids: also those left out before."""
         if self.alternative is None:
             return Selection(self.query, (), "The LoRAs that were chosen cannot be used.")
         return self.alternative(lora_ids)
 
 
 def parts_of(query: str) -> tuple[str, ...]:
-    """The effects that a query asks for: what stands between commas, "and" and "with"."""
+    """The effects that a query asks for: it is split at , ; + & and line breaks, and at "and", "with" and "plus"."""
     # Runs of blanks first, so that the time does not grow with their square.
     single = _BLANKS.sub(lambda run: "\n" if "\n" in run[0] else " ", query.strip())
     return tuple(part.strip() for part in _SEPARATORS.split(single) if part.strip())
@@ -63,13 +72,22 @@ def select(query: str, search: Search, rules: ChoiceRules, max_strength: float =
     """The LoRAs for a query.
 
     A query of several parts fits if all of its parts do, or if it does as a whole: the signature of two effects at once looks
-    less sure than either. mode "best one": the best LoRA for the whole; if none fits it, that of the surest part. "composed":
-    the best LoRA of each part, with weights whose predicted joint direction comes closest to the signature of the whole; of a
-    query of one part `weights.compose` of the LoRAs that fit. "top k equal": the same LoRAs and then the next best, all at
-    their own weight.
+    less sure than either. The modes:
+
+    - "best one": the best LoRA for the whole query; if none fits it, the LoRA of the surest part.
+    - "composed": the best LoRA of each part, with weights whose predicted joint direction comes closest to the signature of the
+      whole query. If the query has only one part, or some part has no LoRA: `weights.compose` of the LoRAs that fit the whole.
+    - "top k equal": the same LoRAs and then the next best for the whole (the best for the whole, where there is no LoRA for each
+      part), in proportion to their own weights.
 
     Near-duplicates (cosine above weights.MAX_LIKENESS) are not put together. Equal inputs give equal answers.
-    max_strength: as of the search, in raw CLIP units.
+
+    Args:
+        query: one effect or several.
+        search: text -> its best matches.
+        rules: how many LoRAs, how they are weighed, and how sure a match must be.
+        max_strength: the most that one LoRA may change pictures, as in the search, in raw CLIP units.
+
     Raises RetrievalError for values that make no sense, and what `search` raises.
     """
     _check(rules)
@@ -115,7 +133,7 @@ def _check(rules: ChoiceRules) -> None:
 
 
 def _of_parts(leaders: Sequence[tuple[Matches, Match]], fitting: Sequence[Match], n: int, rules: ChoiceRules) -> list[Match]:
-    """The best LoRA of each part. If these are more than may be used, the surest are, in the order of the query."""
+    """The best LoRA of each part. If these are more than may be used, only the surest are taken, in the order of the query."""
     chosen = _unlike([match for _, match in leaders], len(leaders))
     surest = sorted(chosen, key=_p_value)[:n]
     chosen = [match for match in chosen if match in surest]
@@ -130,20 +148,20 @@ def _composed(fitting: Sequence[Match], whole: Matches, max_loras: int, limits: 
 
 
 def _fitting(matches: Matches, rules: ChoiceRules) -> list[Match]:
-    """Those that are sure enough, best first."""
+    """The matches that are sure enough, best first."""
     if rules.min_confidence == ANY:
         return list(matches.items)
     return [match for match in matches.items if match.confidence is not None and match.confidence.reaches(rules.min_confidence)]
 
 
 def _leaders(parts: Sequence[Matches], rules: ChoiceRules) -> list[tuple[Matches, Match]]:
-    """The parts that something fits, each with the best that is sure enough."""
+    """The parts that some LoRA fits, each with its best match that is sure enough."""
     found = [(part, _fitting(part, rules)) for part in parts]
     return [(part, fitting[0]) for part, fitting in found if fitting]
 
 
 def _unlike(matches: Sequence[Match], n: int) -> list[Match]:
-    """The first `n` of which none does the same as an earlier one."""
+    """The first `n` matches, without those that do the same as an earlier one."""
     if not matches:
         return []
     directions = _directions(matches)
@@ -158,7 +176,7 @@ def _lacking(parts: Sequence[Matches], leaders: Sequence[tuple[Matches, Match]])
 
 
 def _why_not(whole: Matches, lacking: Sequence[str], min_confidence: str) -> str:
-    """lacking: some of the query's parts that nothing fits; empty if that is all of them, or if it has but one."""
+    """Why nothing fits. lacking: the query's parts that nothing fits; empty if that is all of them, or if it has only one."""
     best = whole.items[0]
     if lacking:
         return f"Nothing fits {' nor '.join(lacking)} of {whole.query!r}: ask for the rest alone, or lower min_confidence."
@@ -167,7 +185,7 @@ def _why_not(whole: Matches, lacking: Sequence[str], min_confidence: str) -> str
 
 
 def _why(best: Match, lacking: Sequence[str]) -> str:
-    """Of a query that fits as a whole. lacking: its parts that nothing fits alone."""
+    """The reason for a query that fits as a whole. lacking: its parts that nothing fits alone."""
     known = "" if best.confidence is None else f"The best match is {best.confidence.word}. "
     return f"{known}Nothing fits {' nor '.join(lacking)} alone.".strip() if lacking else known.strip()
 
@@ -192,7 +210,7 @@ def _candidates(matches: Sequence[Match], rules: ChoiceRules) -> Candidates:
 
 
 def _signature(matches: Matches) -> np.ndarray:
-    """[D] float64"""
+    """The signature behind matches, [D] float64. Raises RetrievalError if there is none."""
     if matches.signature is None:
         raise RetrievalError(f"The search for {matches.query!r} has no signature.", "Search by an effect, not by a name.")
     return matches.signature.double().numpy()

@@ -1,7 +1,7 @@
 """Which LoRAs to put together for a query, and with which weights: pure functions over arrays.
 
-The prediction is the first-order one: LoRAs with weights w_i move pictures by sum(w_i * direction_i). Weights that bring this sum
-closest to the signature in cosine are the non-negative least squares solution, whose residual is at a right angle to it.
+The prediction is first-order: LoRAs with weights w_i move pictures by sum(w_i * direction_i). The weights that bring this sum
+closest to the signature in cosine are the non-negative least squares solution, whose residual is at a right angle to the sum.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_OVERDRIVE = 1.5
 """Highest weight of a LoRA in a composition, in units of the weight it has alone: effects are not measured beyond that."""
 
 LEAST_SHARE = 0.5
-"""Least part of an equal share that a LoRA gets which is to be applied in any case."""
+"""A LoRA that is to be applied in any case gets at least this part of an equal share."""
 
 _POOL = 12
 _EXACT_SIZE = 3
@@ -35,47 +35,58 @@ _EXACT_SIZE = 3
 
 @dataclass(frozen=True)
 class Chosen:
-    """A LoRA of a composition. index: its row among the candidates. weight: for model and CLIP, > 0."""
+    """A LoRA of a composition."""
 
     index: int
+    """Its row among the candidates."""
+
     weight: float
+    """For model and CLIP, > 0."""
 
 
 @dataclass(frozen=True)
 class Composition:
-    """LoRAs that go together, the one nearest to the query first. cosine: of the predicted joint direction with the signature.
-
-    Empty, with a cosine of 0, when no candidate points towards the signature.
-    """
+    """LoRAs that go together. Empty, with a cosine of 0, when no candidate points towards the signature."""
 
     chosen: tuple[Chosen, ...]
+    """The one nearest to the query first."""
+
     cosine: float
+    """Cosine of the predicted joint direction with the signature."""
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """LoRAs that may be put together. ids: [R], they order what is equal. directions: [R, D] at weight 1. strength: [R], raw CLIP
-    units at weight 1. base_weights: [R] > 0, the weight at which each is used alone."""
+    """LoRAs that may be put together."""
 
     ids: Sequence[str]
+    """[R]. They decide the order of equal candidates."""
+
     directions: np.ndarray
+    """[R, D], at weight 1."""
+
     strength: np.ndarray
+    """[R], raw CLIP units, at weight 1."""
+
     base_weights: np.ndarray
+    """[R] > 0, the weight at which each LoRA is used alone."""
 
 
 @dataclass(frozen=True)
 class WeightLimits:
-    """strength_budget: what all weights may add up to. max_strength: the most that one LoRA may change pictures, in raw CLIP
-    units."""
+    """How large weights may be."""
 
     strength_budget: float = 2.0
+    """What all weights may add up to."""
+
     max_strength: float = MAX_STRENGTH
+    """The most that one LoRA may change pictures, in raw CLIP units."""
 
     def weights(self, candidates: Candidates, rows: Sequence[int], shares: np.ndarray) -> np.ndarray:
         """Weights of some rows in proportion to their shares. [K] > 0.
 
-        They add up to the smaller of the budget and the base weights' sum. None is above MAX_OVERDRIVE times the base weight, or
-        above max_strength / strength; what is cut off goes to the other rows, as far as their limits allow.
+        They add up to the budget or to the sum of the base weights, whichever is smaller. No weight is above MAX_OVERDRIVE times
+        its base weight, or above max_strength / strength. What is cut off goes to the other rows, as far as their limits allow.
         """
         base = candidates.base_weights[list(rows)]
         tops = np.minimum(MAX_OVERDRIVE * base, self.max_strength / np.maximum(candidates.strength[list(rows)], 1e-12))
@@ -85,10 +96,18 @@ class WeightLimits:
 def compose(candidates: Candidates, signature: np.ndarray, limits: WeightLimits, max_loras: int) -> Composition:
     """Up to `max_loras` of the candidates, with weights, whose predicted joint direction comes closest to the signature.
 
-    The best rows are found exactly for up to three among the nearest and those that best fill what the first one leaves, then
-    row by row; a row that adds less than MIN_GAIN is left out. Rows with a cosine above MAX_LIKENESS never go together.
-    signature: [D]; it and the directions may have been taken through the same linear map. Raises RetrievalError for max_loras
-    < 1, a budget that is not positive, a zero signature, or shapes that do not fit.
+    The search is among the rows nearest to the signature and those that best fill what the nearest one leaves. The best set of up
+    to three rows is found exactly; further rows are added one by one. A row that adds less than MIN_GAIN is left out. Rows with a
+    cosine above MAX_LIKENESS are not put together.
+
+    Args:
+        candidates: the LoRAs to choose from.
+        signature: what is looked for, [D]. It and the directions may both have been transformed by the same linear map.
+        limits: how large the weights may be.
+        max_loras: how many LoRAs at most, at least 1.
+
+    Raises RetrievalError for max_loras < 1, a budget that is not positive, a signature that is zero or not finite, or shapes that
+    do not fit.
     """
     _check(candidates, signature, limits, max_loras)
     directions, ids = np.asarray(candidates.directions, np.float64), candidates.ids
@@ -113,8 +132,14 @@ def compose(candidates: Candidates, signature: np.ndarray, limits: WeightLimits,
 def weighed(candidates: Candidates, signature: np.ndarray, limits: WeightLimits, *, is_equal: bool = False) -> np.ndarray:
     """Weights for LoRAs that are all to be applied. [K] > 0, limited as in `WeightLimits.weights`.
 
-    They are the least squares ones for the signature, but each gets at least LEAST_SHARE of an equal share: what was asked for
-    is not left out because another LoRA points the same way. is_equal: in proportion to the base weights instead.
+    They are the least squares weights for the signature, but each LoRA gets at least LEAST_SHARE of an equal share: what was
+    asked for is not left out because another LoRA points the same way.
+
+    Args:
+        candidates: the LoRAs, K of them.
+        signature: what is looked for, [D], not zero.
+        limits: how large the weights may be.
+        is_equal: weights in proportion to the base weights instead.
     """
     shares = candidates.base_weights
     if not is_equal and len(shares) > 1:
@@ -159,7 +184,7 @@ def _check(candidates: Candidates, signature: np.ndarray, limits: WeightLimits, 
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """What the search for the closest composition goes by. units: [R, D], aim: [D], both of length 1."""
+    """What the search for the closest composition needs. units: [R, D], aim: [D], both of length 1."""
 
     candidates: Candidates
     limits: WeightLimits
@@ -199,7 +224,7 @@ def _closest(search: _Search, towards: list[int], max_loras: int) -> tuple[list[
 
 
 def _subsets(size: int, n: int, smaller: list[int]) -> Iterable[list[int]]:
-    """All subsets of a size; beyond three rows those that add one row to the best smaller one."""
+    """All subsets of a size; beyond three rows only those that add one row to the best smaller subset."""
     if size <= _EXACT_SIZE:
         return map(list, combinations(range(n), size))
     return (sorted([*smaller, place]) for place in range(n) if place not in smaller)
@@ -211,7 +236,7 @@ def _by_value(values: np.ndarray, ids: Sequence[str], allowed: np.ndarray) -> li
 
 
 def unlike(rows: Iterable[int], units: np.ndarray, n: int) -> list[int]:
-    """The first `n` of the rows of which none does the same as an earlier one. units: [R, D], directions of length 1."""
+    """The first `n` rows, without those that do the same as an earlier one. units: [R, D], directions of length 1."""
     kept: list[int] = []
     for row in rows:
         if len(kept) == n:

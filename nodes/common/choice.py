@@ -19,10 +19,10 @@ def facts_of(lora: AppliedLora) -> dict[str, Any]:
 
 
 def read_choice(text: str, database: Any) -> list[AppliedLora]:
-    """LoRAs of a choice: a JSON array of {"lora_id", "file", "weight"}, or a whole report's last line.
+    """The LoRAs of a choice: a JSON array of {"lora_id", "file", "weight"}, or a whole report's last line.
 
-    A LoRA is found by its row, wherever its file is by now; without a row by the file's name. Raises LoraError for text that is
-    no choice and for a LoRA that is not at hand.
+    A LoRA is found by its row, wherever its file is now; without a row by the file's name. Raises LoraError for text that is
+    not a choice and for a LoRA that is not installed.
     """
     files = lora_folder.installed(lora_folder.resolved(database))
     return [_locked(entry, database, files) for entry in _entries(text)]
@@ -51,7 +51,7 @@ def _is_entry(entry: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether this is a number and no absurd one. NaN is not, nor are the endless whole numbers that JSON may hold."""
+    """Whether this is a number of a sensible size. NaN is not, and neither are the huge whole numbers that JSON may hold."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 

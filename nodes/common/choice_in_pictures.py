@@ -1,8 +1,8 @@
 """Auto LoRA's choice in the metadata of pictures, also of those made when the node itself does not run.
 
-A node can write into the metadata of the pictures of its own run. With a new seed only the sampler runs and the node is served
-from ComfyUI's cache; then what it chose is added when the prompt arrives, if nothing that it depends on has changed. A prompt
-that waits in the queue while the node runs for another one gets what was chosen there.
+A node can write into the metadata of the pictures of its own run. With a new seed only the sampler runs, and the node's result
+comes from ComfyUI's cache. Then what it chose is added when the prompt arrives, if nothing that it depends on has changed. A
+prompt that waits in the queue while the node runs for another one gets what was chosen there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _InPictures(dict[str, Any]):
 
 _choices: OrderedDict[str, dict[str, Any]] = OrderedDict()
 _open: weakref.WeakValueDictionary[int, _InPictures] = weakref.WeakValueDictionary()
-"""Those of the prompts that ComfyUI still holds: waiting or running."""
+"""The entries of the prompts that ComfyUI still holds: waiting or running."""
 
 
 def keep(hidden: Any, query: str, choice: list[dict[str, Any]]) -> None:
@@ -74,7 +74,7 @@ def add_known(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def register() -> None:
-    """Be called with each prompt, where there is a server."""
+    """Have `add_known` called with each prompt, if there is a server."""
     server = prompt_server.running()
     if server is not None and add_known not in server.on_prompt_handlers:
         server.add_on_prompt_handler(add_known)
@@ -85,9 +85,10 @@ def _is_ours(node: Any) -> bool:
 
 
 def _keys(prompt: dict[str, Any], node_ids: Iterable[str]) -> dict[str, str]:
-    """For each node its id, and a hash of it and of all that it depends on. Every node is looked at once, whatever depends on it.
+    """For each node its id with a hash of it and of all that it depends on.
 
-    Nodes that cannot be described are left out: those that depend on themselves, and values of endless depth.
+    Every node is visited once, however many nodes depend on it. Nodes that cannot be described are left out: those that depend on
+    themselves, and those with values of endless depth.
     """
     nodes = {node_id: node for node_id, node in prompt.items() if isinstance(node, dict)}
     found: dict[str, str | None] = {}
@@ -102,14 +103,14 @@ def _keys(prompt: dict[str, Any], node_ids: Iterable[str]) -> dict[str, str]:
             found[current] = _description(nodes[current], sources[current], found)
         else:
             sources[current] = {value[0] for value in _inputs(nodes[current]).values() if _is_link(value) and value[0] in nodes}
-            # One that was begun and is not found yet depends on this one: a circle, which has no description.
+            # A source that was begun and is not found yet depends on this node: a circle, which has no description.
             open_ids += sources[current] - sources.keys()
     described = ((node_id, found[node_id]) for node_id in wanted)
     return {node_id: f"{node_id} {description}" for node_id, description in described if description is not None}
 
 
 def _description(node: dict[str, Any], sources: set[str], found: Mapping[str, str | None]) -> str | None:
-    """Hash of a node, with the descriptions of its sources in the place of links to them. None if it has none."""
+    """Hash of a node, with the descriptions of its sources in place of the links to them. None if it cannot be described."""
     if any(found.get(source) is None for source in sources):
         return None
     inputs = {

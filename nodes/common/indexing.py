@@ -33,10 +33,10 @@ _PRESETS = (*PRESETS, CUSTOM)
 
 
 def model_inputs() -> list[io.Input]:
-    """What is measured with, and where the rows go."""
+    """The inputs for the model that pictures are made with, and for the database that rows are added to."""
     return [
-        io.Model.Input("model", tooltip="Of the LoRA's family, with no LoRA on it: its effect is measured against this."),
-        io.Clip.Input("clip", tooltip="As the checkpoint loader gives it."),
+        io.Model.Input("model", tooltip="A model of the LoRA's family, with no LoRA on it. The LoRA is compared with it."),
+        io.Clip.Input("clip", tooltip="From the checkpoint loader, with no LoRA on it."),
         io.Vae.Input("vae"),
         CarlosDb.Input("database", tooltip="A database of your own: Metrics DB Loader with create_as."),
     ]
@@ -50,48 +50,66 @@ def settings_inputs(default_preset: str) -> list[io.Input]:
             "preset",
             options=list(_PRESETS),
             default=default_preset,
-            tooltip="quick: at most 900 model evaluations a LoRA. standard: until the direction is known. "
+            tooltip="quick: at most 900 model evaluations for each LoRA. standard: until the direction is known. "
             "paper: the published protocol, 224,000. custom: all prompts x seeds with the settings below.",
         ),
         io.Combo.Input(
             "prompts",
             options=[folders.DEFAULT_PROMPTS, *folders.prompt_set_names()],
             default=folders.DEFAULT_PROMPTS,
-            tooltip="Prompts to measure on: built in (280), or a file in models/carlos/prompts.",
+            tooltip="The prompts to measure on: 280 built in, or a file in models/carlos/prompts.",
         ),
-        io.Int.Input("seeds", default=1, min=1, max=1024, tooltip="custom: pictures for each prompt."),
-        io.Int.Input("first_seed", default=0, min=0, max=2**53, tooltip="custom: seed of the first; the next ones count up."),
+        io.Int.Input("seeds", default=1, min=1, max=1024, tooltip="custom: how many pictures to make for each prompt."),
         io.Int.Input(
-            "max_prompts", default=0, min=0, max=100_000, tooltip="custom: only so many prompts, spread over all topics. 0: all."
+            "first_seed", default=0, min=0, max=2**53, tooltip="custom: the first seed. The next ones count up from it."
+        ),
+        io.Int.Input(
+            "max_prompts",
+            default=0,
+            min=0,
+            max=100_000,
+            tooltip="custom: use only this many prompts, spread over all topics. 0: all.",
         ),
         io.Int.Input("steps", default=25, min=1, max=1000, tooltip="custom: sampler steps."),
         io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="custom: guidance."),
         io.Combo.Input("sampler_name", options=list(samplers), default="euler", tooltip="custom: sampler."),
         io.Combo.Input("scheduler", options=list(schedulers), default="normal", tooltip="custom: scheduler."),
-        io.Int.Input("width", default=0, min=0, max=8192, step=8, tooltip="0: native size of the model."),
-        io.Int.Input("height", default=0, min=0, max=8192, step=8, tooltip="0: native size of the model."),
-        io.Int.Input("batch_size", default=0, min=0, max=256, tooltip="Pictures at a time. 0: what memory allows."),
-        io.Float.Input("lora_weight", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip="Weight the LoRA is measured at."),
-        io.Boolean.Input("overwrite", default=False, tooltip="Measure again what is in the database already."),
+        io.Int.Input("width", default=0, min=0, max=8192, step=8, tooltip="0: the native size of the model."),
+        io.Int.Input("height", default=0, min=0, max=8192, step=8, tooltip="0: the native size of the model."),
+        io.Int.Input(
+            "batch_size", default=0, min=0, max=256, tooltip="How many pictures to make at a time. 0: as many as memory allows."
+        ),
+        io.Float.Input("lora_weight", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip="The weight to measure the LoRA at."),
+        io.Boolean.Input("overwrite", default=False, tooltip="Measures again what is already in the database."),
         io.Combo.Input(
             "triggers",
             options=list(TRIGGER_RULES),
             default=TRIGGER_RULES[0],
             optional=True,
-            tooltip="Where trigger words stand. lora side: as published, their own effect counts as the LoRA's. "
-            "both sides: only the LoRA's own effect is left.",
+            tooltip="Where trigger words are used. lora side: only with the LoRA, as published; their effect counts as the "
+            "LoRA's. both sides: also without the LoRA, so only the LoRA's own effect counts.",
         ),
         io.Boolean.Input(
             "scale_sweep",
             default=False,
             optional=True,
-            tooltip="Also measure 12 prompts at other weights, for a weight that Apply Retrieved LoRAs can use.",
+            tooltip="Also measures 12 prompts at other weights, and suggests a weight for Apply Retrieved LoRAs and Auto LoRA.",
         ),
     ]
 
 
 def indexer_of(*, model: Any, clip: Any, vae: Any, database: Any, **settings: Any) -> Indexer:
-    """An indexer for the settings of an indexing node, by widget. Raises CarlosError for values that its widgets do not offer."""
+    """An indexer for the settings of an indexing node.
+
+    Args:
+        model: ComfyUI's model, without a LoRA.
+        clip: ComfyUI's text encoder.
+        vae: ComfyUI's VAE.
+        database: a database of the user's own.
+        settings: the values of `settings_inputs`, by widget.
+
+    Raises CarlosError for values that the widgets do not offer, an input that is empty, or a database that cannot be written.
+    """
     settings = {"triggers": TRIGGER_RULES[0], "scale_sweep": False, **settings}
     folders.check_choice(settings["preset"], _PRESETS, "preset")
     folders.check_choice(settings["sampler_name"], comfy.samplers.KSampler.SAMPLERS, "sampler")
@@ -115,7 +133,7 @@ def indexer_of(*, model: Any, clip: Any, vae: Any, database: Any, **settings: An
 
 
 def _sampling(model: Any, settings: dict[str, Any]) -> Sampling:
-    """How pictures are sampled: as the preset says, as far as it says anything, else as given."""
+    """How pictures are sampled: as the preset says, and otherwise as given."""
     width, height = settings["width"], settings["height"]
     preset = PRESETS.get(settings["preset"])
     if preset is None:
@@ -137,7 +155,7 @@ def _plan(prompts: PromptSet, generator: ComfyGenerator, settings: dict[str, Any
 
 
 def _check_whole(clip: Any, vae: Any) -> None:
-    """Load Checkpoint gives nothing, or a VAE without a model, for a part that its file lacks. Raises GenerationError then."""
+    """Raises GenerationError for a part that is missing: Load Checkpoint then gives nothing, or a VAE without a model."""
     vae = getattr(vae, "first_stage_model", vae)
     for name, value, what, loader in (("clip", clip, "text encoder", "Load CLIP"), ("vae", vae, "VAE", "Load VAE")):
         if value is None:
@@ -162,13 +180,13 @@ def plan_lines(indexer: Indexer) -> list[str]:
 
 
 def index(indexer: Indexer, lora: LoraFile, progress: NodeProgress) -> Outcome:
-    """Say what it will take, then measure a LoRA."""
+    """Show how long it will take, then measure a LoRA."""
     progress.say(f"{plan_lines(indexer)[0]}; {carlos.estimate_lora(indexer, lora)}")
     return indexer.index(lora, progress)
 
 
 class LibraryProgress:
-    """Progress of a library run: each LoRA's, with its place among `names` and the time that is left for all of them."""
+    """Progress of a library run: that of each LoRA, with its place among `names` and the time left for all of them."""
 
     def __init__(self, node_id: str | None, indexer: Indexer, names: list[str]) -> None:
         self._node_id, self._names = node_id, names

@@ -21,21 +21,31 @@ _DOUBT = "Probably nothing fits: for an effect that none of these LoRAs has, the
 def outputs() -> list[io.Output]:
     return [
         CarlosMatches.Output(display_name="matches"),
-        io.AnyType.Output(display_name="lora_name", tooltip="Best installed match: wire it into Load LoRA."),
-        io.Float.Output(display_name="score", tooltip="Its score; 0 if none is installed."),
+        io.AnyType.Output(display_name="lora_name", tooltip="The best installed match. Connect it to Load LoRA."),
+        io.Float.Output(display_name="score", tooltip="Its score, or 0 if no match is installed."),
         io.String.Output(display_name="report"),
     ]
 
 
 def fingerprint() -> str:
-    """A LoRA or a sidecar that came, went or changed since changes the answer, though no input does."""
+    """Changes when a LoRA or a sidecar was added, removed or changed: that changes the answer, though no input does."""
     return str(hash(lora_folder.lora_survey()))
 
 
 def found(
     database: Any, query: str, signature: Any, *notes: str, top_k: int, exclude: frozenset[str] = frozenset(), **limits: Any
 ) -> io.NodeOutput:
-    """The outputs of a search for a signature. notes: lines that the report begins with. limits: by widget."""
+    """The outputs of a search for a signature.
+
+    Args:
+        database: the database to search.
+        query: the query in words, for the report.
+        signature: what is looked for, [D].
+        notes: lines that the report begins with.
+        top_k: how many LoRAs at most.
+        exclude: ids that are not to be found.
+        limits: the values of `search_widgets.optional_limits`, by widget.
+    """
     files = lora_folder.resolved(database)
     searcher = runtime.searcher(database).among(lora_folder.installed(files))
     matches = searcher.find(signature, limits_of(exclude=exclude, **limits), top_k, query=query)
@@ -86,7 +96,7 @@ def _cells(match: Match) -> tuple[str, ...]:
 
 
 def _notes(matches: Matches, files: Mapping[str, Resolved]) -> list[str]:
-    """What is ambiguous about the files of the matches, and of how many others that are for this reason not installed."""
+    """What is ambiguous about the files of the matches, and how many other LoRAs do not count as installed for that reason."""
     listed = {match.lora_id for match in matches.items}
     notes = [
         f"{match.name}: {files[match.lora_id].note}"

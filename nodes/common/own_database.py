@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def own_database(database: MetricsDatabase) -> DatabaseFile:
-    """The file of a database that can be written. Raises DatabaseError, with what to do in ComfyUI, for another."""
+    """The file of a database that can be written. Otherwise raises DatabaseError, with what to do in ComfyUI."""
     try:
         return carlos.DatabaseFile.of(database)
     except DatabaseError as error:

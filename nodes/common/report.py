@@ -14,7 +14,7 @@ def report(lines: Sequence[str], facts: Mapping[str, Any]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table in columns of equal width; numbers stand right, words left."""
+    """Lines of a table in columns of equal width; numbers are aligned right, words left."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:

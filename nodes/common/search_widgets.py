@@ -23,7 +23,7 @@ def prompts_input() -> io.Input:
         "prompts",
         options=[folders.DEFAULT_PROMPTS, *folders.prompt_set_names()],
         default=folders.DEFAULT_PROMPTS,
-        tooltip="Prompt set behind the query's signature: built in, or a file in models/carlos/prompts.",
+        tooltip="The prompts that the query is tried on: built in, or a file in models/carlos/prompts.",
     )
 
 
@@ -37,7 +37,7 @@ def effect_inputs(*, optional: bool) -> list[io.Input]:
             max=100.0,
             step=0.1,
             optional=optional,
-            tooltip="Leave out LoRAs that change pictures more than this: they tend to break them.",
+            tooltip="Leaves out LoRAs that change pictures more than this. Such LoRAs tend to break pictures.",
         ),
         io.Float.Input(
             "min_consistency",
@@ -46,20 +46,20 @@ def effect_inputs(*, optional: bool) -> list[io.Input]:
             max=1.0,
             step=0.001,
             optional=optional,
-            tooltip="Leave out LoRAs whose effect differs more than this from picture to picture.",
+            tooltip="Leaves out LoRAs whose effect is less consistent than this from picture to picture.",
         ),
     ]
 
 
 def file_inputs(*, optional: bool) -> list[io.Input]:
-    """Limits on the files: their family, and whether they are at hand."""
+    """Limits on the files: their family, and whether they are installed."""
     return [
         io.Combo.Input(
             "base_model",
             options=[ANY_BASE_MODEL, *FAMILIES],
             default=ANY_BASE_MODEL,
             optional=optional,
-            tooltip="Only LoRAs for this family of models; those of unknown family stay in the list.",
+            tooltip="Only LoRAs for this family of models. LoRAs of an unknown family stay in the list.",
         ),
         io.Boolean.Input("installed_only", default=False, optional=optional, tooltip="Only LoRAs whose file is in models/loras."),
     ]
@@ -72,22 +72,23 @@ def nsfw_input(*, optional: bool) -> io.Input:
         min=1,
         max=limits.NO_NSFW_LIMIT,
         optional=optional,
-        tooltip="Highest level of the LoRA's pictures on CivitAI: 1 for all ages, 2 PG-13, 4 R, 8 X, 16 XXX, 32 no limit.",
+        tooltip="Highest level that the LoRA's pictures on CivitAI may have: "
+        "1 for all ages, 2 PG-13, 4 R, 8 X, 16 XXX, 32 no limit.",
     )
 
 
 def civitai_inputs() -> list[io.Input]:
-    """Limits on what CivitAI says; LoRAs of which it says nothing stay."""
+    """Limits on what CivitAI says; LoRAs about which it says nothing stay."""
     return [
         nsfw_input(optional=True),
         io.Int.Input(
-            "min_downloads", default=0, min=0, max=100_000_000, optional=True, tooltip="Least number of downloads on CivitAI."
+            "min_downloads", default=0, min=0, max=100_000_000, optional=True, tooltip="Smallest number of downloads on CivitAI."
         ),
     ]
 
 
 def optional_limits() -> list[io.Input]:
-    """All limits, for nodes that work without any of them being given."""
+    """All limits, for nodes that work without any of them."""
     return [*effect_inputs(optional=True), *file_inputs(optional=True), *civitai_inputs()]
 
 
@@ -102,5 +103,5 @@ def base_model_of(choice: str) -> str | None:
 
 
 def limits_of(*, base_model: str = ANY_BASE_MODEL, **settings: Any) -> SearchLimits:
-    """Limits as the widgets say; one that is not offered keeps its default. Raises CarlosError for another family."""
+    """Limits as the widgets say; a limit without a widget keeps its default. Raises CarlosError for an unknown family."""
     return SearchLimits(base_model=base_model_of(base_model), **settings)

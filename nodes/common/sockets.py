@@ -3,10 +3,10 @@
 from comfy_api.latest import io
 
 CarlosDb = io.Custom("CARLOS_DB")
-"""A `carlos_core.database.MetricsDatabase`."""
+"""A `carlos_core.database.database.MetricsDatabase`."""
 
 CarlosMatches = io.Custom("CARLOS_MATCHES")
-"""A `carlos_core.records.Matches`."""
+"""A `carlos_core.search.matches.Matches`."""
 
 LoraStack = io.Custom("LORA_STACK")
 """A list of (LoRA name as in ComfyUI's list, weight for the model, weight for CLIP)."""

@@ -23,12 +23,12 @@ def client(progress: NodeProgress) -> CivitaiClient:
 
 
 def wanted(model_id: str | int | None, version_id: str | int | None, progress: NodeProgress) -> CivitaiLora:
-    """A LoRA by its ids. Raises CivitaiError for ids that are none."""
+    """A LoRA by its ids. Raises CivitaiError if neither is given, or one is not a number."""
     return CivitaiLora(model_id, version_id, lambda: client(progress))
 
 
 def fetched(lora: CivitaiLora, progress: NodeProgress) -> tuple[Path, str]:
-    """Fetch a LoRA into ComfyUI's first folder of LoRAs, unless it is at hand. Returns its path and its name in the list."""
+    """Fetch a LoRA into ComfyUI's first folder of LoRAs, unless it is installed. Returns its path and its name in the list."""
     listed = lora_folder.listed_loras()
     path = lora.fetch(lora_folder.loras_folder(), at_hand=listed, on_progress=progress)
     lora_folder.refresh_loras()

@@ -1,6 +1,6 @@
 """The folders of ComfyUI that CARLoS reads and writes, and the choices they make.
 
-Names from a workflow are looked up in the lists that the folders give; a name that is not listed opens nothing.
+Names from a workflow are looked up in the lists of the folders' files; a name that is not listed opens nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def cache_folder() -> Path:
 
 
 def database_names() -> list[str]:
-    """The database files, as they are listed."""
+    """The database files, by their names in ComfyUI's list."""
     return [name for name in folder_paths.get_filename_list(FOLDER) if name.endswith(DATABASE_SUFFIX)]
 
 
@@ -89,7 +89,7 @@ def civitai_key_file() -> Path:
 
 
 def check_choice(value: str, choices: Iterable[str], noun: str) -> None:
-    """Combo values arrive unchecked: raises CarlosError for one that the combo does not offer."""
+    """Raises CarlosError for a value that its combo does not offer: ComfyUI may pass combo values unchecked."""
     if value not in choices:
         raise unlisted(noun, value, CarlosError)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ...carlos_core.database.database import MetricsDatabase
 
 _SURVEY_SHARE = 0.05
-"""Part of the time that may go into looking whether LoRA files have changed: on a slow drive that is done less often."""
+"""Part of the time that may be spent on checking whether LoRA files have changed: on a slow drive this is done less often."""
 
 
 def lora_names() -> list[str]:
@@ -40,12 +40,12 @@ def lora_path(name: str) -> Path:
 
 
 def lora_survey() -> tuple[FileState, ...]:
-    """The state of every listed LoRA file; it is looked at again when the list changes and, at most, 5% of the time."""
+    """The state of every listed LoRA file. They are checked again when the list changes, and otherwise at most 5% of the time."""
     names = lora_names()
     last, start = _memory.survey, time.monotonic()
     if last is not None and last.names == names and start < last.good_until:
         return last.states
-    # A name stays with its path while the file is there; finding paths takes longer than looking at them.
+    # A name keeps its path while the file is there; finding paths takes longer than checking the files.
     files = last.files if last is not None and last.names == names else _paths_of(names)
     states = survey(files)
     if {state.name for state in states if state.size < 0} - (last.missing if last is not None else set()):
@@ -57,7 +57,7 @@ def lora_survey() -> tuple[FileState, ...]:
 
 
 def lora_library() -> LoraLibrary:
-    """All listed LoRA files, known as far as that goes without reading them whole. The first time, a bar shows the progress."""
+    """All listed LoRA files, with what is known without reading them whole. The first time, a bar shows the progress."""
     states = lora_survey()
     if _memory.library is None or _memory.library[0] != states:
         _memory.library = (states, scan_surveyed(states, library_file(), bar(), hash_files=False))
@@ -65,13 +65,13 @@ def lora_library() -> LoraLibrary:
 
 
 def read_lora(path: Path, name: str) -> LoraFile:
-    """A LoRA with its hash, which is kept: the file is read whole once. Raises LoraError for a file that is none."""
+    """A LoRA with its hash, which is kept: the file is read whole once. Raises LoraError for a file that is not a LoRA."""
     _memory.library = None
     return scan([(name, path)], library_file()).entries[0].as_lora_file()
 
 
 def lora_at_hand(name: str) -> LoraFile | None:
-    """The LoRA that is listed under a row's `file_name` ("/" between folders); None if there is none."""
+    """The LoRA that is listed under a row's `file_name` ("/" between folders); None if there is no such LoRA."""
     listed = next((listed for listed in lora_names() if listed.replace("\\", "/") == name), None)
     try:
         return None if listed is None else read_lora(lora_path(listed), listed)
@@ -100,17 +100,17 @@ def refresh_loras() -> None:
 
 
 def resolved(database: MetricsDatabase) -> dict[str, Resolved]:
-    """lora_id -> its file, or why none can be taken, of the rows of which there is something to say."""
+    """lora_id -> its file, or why no file can be used, for the rows about which there is something to say."""
     return lora_library().resolve(database.identities)
 
 
 def installed(files: Mapping[str, Resolved]) -> dict[str, str]:
-    """lora_id -> name in ComfyUI's list, of the rows whose file is at hand. files: what `resolved` gave."""
+    """lora_id -> name in ComfyUI's list, for the rows whose file is installed. files: what `resolved` gave."""
     return {lora_id: where.name for lora_id, where in files.items() if where.name is not None}
 
 
 def trigger_words(file: str, row: LoraRecord | None) -> tuple[str, ...]:
-    """Those that the row knows, or the file's own if it does not say, as the published rows do not."""
+    """The trigger words in the row, or the file's own if the row does not say, as the published rows do not."""
     if row is not None and row.metadata.trigger_words is not None:
         return row.metadata.trigger_words
     entry = lora_library().entry(file)
@@ -128,13 +128,13 @@ class ListedLoras:
 
 
 def _paths_of(names: list[str]) -> list[tuple[str, Path]]:
-    """(name, path) of listed LoRAs; those that are gone since they were listed are left out."""
+    """(name, path) of listed LoRAs; those that were removed since they were listed are left out."""
     paths = ((name, _place_of(name)) for name in names)
     return [(name, path) for name, path in paths if path is not None]
 
 
 def _place_of(name: str) -> Path | None:
-    """Where a listed LoRA is; None if there is nothing. ComfyUI also lists links that lead nowhere, without a path."""
+    """Where a listed LoRA is; None if nothing is there. ComfyUI also lists links that lead nowhere, without a path."""
     path = folder_paths.get_full_path("loras", name)
     places = [path] if path is not None else [os.path.join(root, name) for root in folder_paths.get_folder_paths("loras")]
     return next((Path(place) for place in places if os.path.lexists(place)), None)

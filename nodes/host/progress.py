@@ -29,7 +29,7 @@ class NodeProgress:
         self._title = title
 
     def say(self, text: str) -> None:
-        """Show a line of text on the node, where somebody looks at it."""
+        """Show a line of text on the node, if there is a server with a client to show it to."""
         running = server.running()
         if running is not None and self._node_id and hasattr(running, "send_progress_text"):
             running.send_progress_text(printable(f"{self._title()}{text}"), self._node_id)

@@ -28,7 +28,7 @@ def load_encoder(encoder_id: str) -> ComfyEncoder:
 
 
 def encoder(database: MetricsDatabase) -> LazyEncoder:
-    """The encoder of a database, loaded when something must be encoded. Raises EncoderError if the database does not name it."""
+    """The encoder of a database, loaded when it is needed. Raises EncoderError if the database does not name its encoder."""
     return LazyEncoder(database.check_encoder(), database.dimension, load_encoder)
 
 

@@ -2,7 +2,7 @@
 
 usage: PYTHONPATH=COMFYUI:. python tests/comfyui/matrix_run.py WORK  (with ComfyUI's Python)
 
-The models are ComfyUI's own classes with few and narrow layers and random weights; widths of families differ as they do in reality.
+The models are ComfyUI's own classes with few and narrow layers and random weights; widths of families differ as in reality.
 Writes what it found to WORK/matrix.json.
 """
 
@@ -165,7 +165,7 @@ def _spelling(name: str) -> str:
 
 
 def changed_by_comfyui(model: Any, tensors: Mapping[str, Tensor]) -> set[str]:
-    """Weights that are other ones after ComfyUI's own Load LoRA and its own arithmetic; a weight at which it stops stays as it is."""
+    """Weights that ComfyUI's own Load LoRA and its own arithmetic change; one at which it stops stays as it is."""
     patched, _ = comfy.sd.load_lora_for_models(model, None, dict(tensors), 1.0, 0.0)
     weights = model.model.state_dict()
     found = set()
