@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .measuring.estimate import LibraryEstimate as LibraryEstimate
     from .measuring.estimate import estimate_lora as estimate_lora
     from .measuring.index_lora import index_lora
-    from .measuring.indexer import Indexer, Outcome
+    from .measuring.indexer import Failure, Indexer, Outcome
     from .measuring.plan import Plan
     from .measuring.protocol import Protocol
     from .measuring.strength_curve import most_pictures as most_pictures
@@ -42,6 +42,7 @@ __all__ = [
     "CarlosError",
     "ChoiceRules",
     "DatabaseFile",
+    "Failure",
     "Indexer",
     "IndexingResult",
     "LoraMetadata",
@@ -67,6 +68,7 @@ __all__ = [
     "load_prompt_set",
     "refresh_metadata",
     "retrieve",
+    "Failure",
 ]
 
 _HOMES = {
@@ -81,6 +83,7 @@ _HOMES = {
     "LoraVector": ".records",
     "Match": ".search.matches",
     "MetricsDatabase": ".database.database",
+    "Failure": ".measuring.indexer",
     "Outcome": ".measuring.indexer",
     "Plan": ".measuring.plan",
     "Protocol": ".measuring.protocol",

@@ -46,7 +46,13 @@ class LayerFit:
     """How many of a LoRA's layers a model has, in the LoRA's shape."""
 
     layers: int
+    """Layers of the file that fit."""
+
     of: int
+    """Layers of the file."""
+
+    of_other_shape: int = 0
+    """Layers that have the name of one of the model's, but another shape."""
 
     @property
     def fits(self) -> bool:

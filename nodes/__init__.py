@@ -6,7 +6,7 @@ from . import apply_loras, auto_lora, combine_searches, duplicate_loras, find_lo
 from .common import choice_in_pictures
 from .host.folders import register_folders
 
-_FAMILIES = (
+_MODULES = (
     load_database,
     auto_lora,
     find_loras,
@@ -23,4 +23,4 @@ class CarlosExtension(ComfyExtension):
         # Not in on_load, which ComfyUI 0.3 never calls; and before any node lists the folders' files.
         register_folders()
         choice_in_pictures.register()
-        return [node for family in _FAMILIES for node in family.NODES]
+        return [node for module in _MODULES for node in module.NODES]

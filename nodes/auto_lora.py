@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 
-from ..carlos_core.comfy.families import model_family
-from ..carlos_core.loras.family import FAMILIES, families_alike
+from ..carlos_core.loras.family import FAMILIES
 from ..carlos_core.prompts.prompt_set import default_signature_prompts
 from ..carlos_core.records import AppliedLora
 from ..carlos_core.search import limits
@@ -15,6 +14,7 @@ from ..carlos_core.search.limits import ChoiceRules, SearchLimits
 from . import apply_loras as apply
 from .common import choice_in_pictures, matches, search_widgets
 from .common.choice import facts_of, posix, read_choice
+from .common.model_fit import ForModel, for_model
 from .common.report import number, report, table
 from .common.sockets import CarlosDb
 from .host import civitai, folders, lora_folder, runtime
@@ -111,28 +111,42 @@ class CarlosAutoLora(io.ComfyNode):
             loras = read_choice(choice, database)
             applied = apply.applied(model, clip, loras)
             lines = [f"A choice made before is applied as it is ({len(loras)} LoRAs); the query is not looked at."]
-            reason, notes = "chosen before", applied.warnings
+            reason, notes, left_out = "chosen before", applied.warnings, {}
         else:
-            selection = _selection(model, database, query, **settings)
-            selection, applied, left_out = _applied(model, clip, selection, cls.hidden.unique_id)
-            lines, reason, notes = _lines(selection, applied.loras), selection.reason, [*left_out, *applied.warnings]
+            selection, allowed = _selection(model, clip, database, query, **settings)
+            selection, applied, not_applied = _applied(model, clip, selection, cls.hidden.unique_id)
+            lines, reason = _lines(selection, applied.loras), selection.reason
+            notes, left_out = [*allowed.notes, *not_applied, *applied.warnings], allowed.facts
         facts = [facts_of(lora) for lora in applied.loras]
         choice_in_pictures.keep(cls.hidden, query, facts)
-        text = report([*lines, *notes], {"query": query.strip(), "choice": facts, "reason": reason, "notes": notes})
+        said = {"query": query.strip(), "choice": facts, "reason": reason, "notes": notes, "left_out": left_out}
+        text = report([*lines, *notes], said)
         return io.NodeOutput(*applied.outputs, text, ui=ui.PreviewText(text))
 
 
 def _selection(
-    model: Any, database: Any, query: str, *, negative_query: str, prompts: str, ranking: str = limits.CALIBRATED, **settings: Any
-) -> Selection:
-    """What to apply, by the node's settings."""
+    model: Any,
+    clip: Any,
+    database: Any,
+    query: str,
+    *,
+    negative_query: str,
+    prompts: str,
+    ranking: str = limits.CALIBRATED,
+    **settings: Any,
+) -> tuple[Selection, ForModel]:
+    """What to apply, by the node's settings, and among which LoRAs it was chosen."""
     folders.check_choice(ranking, limits.RANKINGS, "ranking")
     rules = _rules(settings)
     files = lora_folder.installed(lora_folder.resolved(database))
-    allowed = _limits(model, database, files, settings)
+    by_label = settings["base_model"] == AUTO
+    allowed = for_model(_limits(database, files, settings), model, clip, files, by_label=by_label)
     signature_prompts = folders.prompt_set(prompts, default_signature_prompts())
     searcher = runtime.searcher(database, signature_prompts).among(files)
-    return searcher.choose(query, negative=negative_query, rules=rules, limits=allowed, ranking=ranking, on_progress=bar())
+    selection = searcher.choose(
+        query, negative=negative_query, rules=rules, limits=allowed.limits, ranking=ranking, on_progress=bar()
+    )
+    return selection, allowed
 
 
 def _rules(settings: dict[str, Any]) -> ChoiceRules:
@@ -148,29 +162,22 @@ def _rules(settings: dict[str, Any]) -> ChoiceRules:
     )
 
 
-def _limits(model: Any, database: Any, files: dict[str, str], settings: dict[str, Any]) -> SearchLimits:
-    """What may be chosen: LoRAs of the model's family that are installed or, if that is allowed, can be fetched."""
+def _limits(database: Any, files: dict[str, str], settings: dict[str, Any]) -> SearchLimits:
+    """What may be chosen: LoRAs that are installed or, if that is allowed, can be fetched; of a family that the user says."""
     versions = zip(database.column("lora_id"), database.column("version_id"), strict=True)
     out_of_reach = {
         lora_id
         for lora_id, version in versions
         if lora_id not in files and not (settings["allow_download"] and version is not None)
     }
+    base_model = settings["base_model"]
     return SearchLimits(
         settings["max_strength"],
         settings["min_consistency"],
-        base_model=_families(model, settings["base_model"]),
+        base_model=None if base_model == AUTO else search_widgets.base_model_of(base_model),
         max_nsfw_level=settings["max_nsfw_level"],
         exclude=out_of_reach,
     )
-
-
-def _families(model: Any, base_model: str) -> frozenset[str] | str | None:
-    """The families that LoRAs must fit: from the model's shapes, or as the user says. None for any."""
-    if base_model != AUTO:
-        return search_widgets.base_model_of(base_model)
-    family = model_family(model)
-    return None if family is None else families_alike(family)
 
 
 def _applied(model: Any, clip: Any, selection: Selection, node_id: str | None) -> tuple[Selection, apply.Applied, list[str]]:

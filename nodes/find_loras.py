@@ -14,6 +14,7 @@ from ..carlos_core.prompts.prompt_set import default_signature_prompts
 from ..carlos_core.search import limits, queries
 from ..carlos_core.search.by_name import find_named
 from .common import matches, search_widgets
+from .common.model_fit import for_model
 from .common.sockets import CarlosDb
 from .host import folders, lora_folder, runtime
 from .host.progress import bar
@@ -58,6 +59,7 @@ class CarlosLoraRetriever(io.ComfyNode):
                     "than it fits unrelated effects, with a word for how sure each match is.",
                 ),
                 *search_widgets.civitai_inputs(),
+                search_widgets.model_input(),
             ],
             outputs=matches.outputs(),
         )
@@ -70,15 +72,16 @@ class CarlosLoraRetriever(io.ComfyNode):
     def execute(
         cls, database: MetricsDatabase, query: str, prompts: str, top_k: int, ranking: str = limits.PUBLISHED, **settings: Any
     ) -> io.NodeOutput:
-        allowed = search_widgets.limits_of(**settings)
+        model = settings.pop("model", None)
         folders.check_choice(ranking, limits.RANKINGS, "ranking")
         files = lora_folder.resolved(database)
+        allowed = for_model(search_widgets.limits_of(**settings), model, None, lora_folder.installed(files))
         signature_prompts = folders.prompt_set(prompts, default_signature_prompts())
         searcher = runtime.searcher(database, signature_prompts).among(lora_folder.installed(files))
         signature = searcher.signature(query)
         background = searcher.background(bar()) if ranking == limits.CALIBRATED else None
-        found = searcher.find(signature, allowed, top_k, query=query, ranking=ranking, background=background)
-        return matches.output_of(files, found)
+        found = searcher.find(signature, allowed.limits, top_k, query=query, ranking=ranking, background=background)
+        return matches.output_of(files, found, allowed)
 
 
 class CarlosSimilarLoras(io.ComfyNode):
@@ -101,6 +104,7 @@ class CarlosSimilarLoras(io.ComfyNode):
                     tooltip="The LoRA to compare with, from your list, instead of its id.",
                 ),
                 *search_widgets.optional_limits(),
+                search_widgets.model_input(),
             ],
             outputs=matches.outputs(),
         )
@@ -133,6 +137,7 @@ class CarlosLorasLikeImage(io.ComfyNode):
                     "image_without", optional=True, tooltip="The same picture without that look. Then only the difference counts."
                 ),
                 *search_widgets.optional_limits(),
+                search_widgets.model_input(),
             ],
             outputs=matches.outputs(),
         )
@@ -180,6 +185,7 @@ class CarlosLorasByName(io.ComfyNode):
                 ),
                 search_widgets.top_k_input(),
                 *search_widgets.file_inputs(optional=True),
+                search_widgets.model_input(),
             ],
             outputs=matches.outputs(),
         )
@@ -190,10 +196,12 @@ class CarlosLorasByName(io.ComfyNode):
 
     @classmethod
     def execute(cls, database: MetricsDatabase, name: str, top_k: int, **settings: Any) -> io.NodeOutput:
+        model = settings.pop("model", None)
         files = lora_folder.resolved(database)
-        limits = search_widgets.limits_of(**settings)
-        found = find_named(database, name, top_k=top_k, limits=limits, installed=lora_folder.installed(files))
-        return matches.output_of(files, found)
+        installed = lora_folder.installed(files)
+        allowed = for_model(search_widgets.limits_of(**settings), model, None, installed)
+        found = find_named(database, name, top_k=top_k, limits=allowed.limits, installed=installed)
+        return matches.output_of(files, found, allowed)
 
 
 def _id_of(database: Any, lora_name: str) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy_api.latest import io, ui
 
 from .. import carlos_core as carlos
+from ..carlos_core.comfy.families import class_of_model
 from ..carlos_core.errors import IndexingError
 from .common import indexing
 from .common.report import number, report, table
@@ -18,6 +21,7 @@ from .host.progress import NodeProgress
 
 if TYPE_CHECKING:
     from ..carlos_core.measuring.indexer import Failure, Indexer, Outcome
+    from ..carlos_core.records import LayerFit
 
 CIVITAI = "CivitAI"
 
@@ -103,8 +107,11 @@ class CarlosIndexLibrary(io.ComfyNode):
         if not names:
             raise IndexingError(f"No LoRA's name fits {name_filter!r}.", "Empty name_filter to take all of models/loras.")
         plan = indexing.plan_lines(indexer)
-        progress_of = indexing.LibraryProgress(cls.hidden.unique_id, indexer, names)
-        results = list(indexer.index_all([(name, lora_folder.lora_path(name)) for name in names], progress_of))
+        places = dict(lora_folder.paths_of(names))
+        left_out = _gone(names, places) | _unfit(names, settings["model"], settings["clip"])
+        files = [(name, path) for name, path in places.items() if name not in left_out]
+        progress_of = indexing.LibraryProgress(cls.hidden.unique_id, indexer, [name for name, _ in files])
+        results = [*indexer.index_all(files, progress_of), *left_out.values()]
         outcomes = _outcomes(results)
         new = [outcome for outcome in outcomes if outcome.is_new]
         facts = {
@@ -125,6 +132,25 @@ def _of_version(indexer: Indexer, model_id: str, version_id: str, progress: Node
         return known
     path, name = civitai.fetched(wanted, progress)
     return indexing.index(indexer, lora_folder.read_lora(path, name), progress)
+
+
+def _gone(names: list[str], places: Mapping[str, Path]) -> dict[str, Failure]:
+    """The LoRAs that were deleted since ComfyUI listed them."""
+    reason = "The LoRA is not there. Check that it was not moved or deleted."
+    return {name: carlos.Failure(name.replace("\\", "/"), reason) for name in names if name not in places}
+
+
+def _unfit(names: list[str], model: Any, clip: Any) -> dict[str, Failure]:
+    """The LoRAs that are for other models, as their headers say: they are not read whole only to find that out."""
+    # A file of no layers makes no sense, and measuring it says why.
+    unfit = {name: fit for name, fit in lora_folder.lora_fits(model, clip).items() if fit.of and not fit.fits}
+    return {name: _misfit(name, unfit[name], class_of_model(model)) for name in names if name in unfit}
+
+
+def _misfit(name: str, fit: LayerFit, model: str) -> Failure:
+    shapes = f"; {fit.of_other_shape} have its names and other shapes" if fit.of_other_shape else ""
+    reason = f"LoRA does not fit: {fit.layers} of {fit.of} layers match this {model} model{shapes}."
+    return carlos.Failure(name.replace("\\", "/"), reason)
 
 
 def _fits(name: str, name_filter: str) -> bool:

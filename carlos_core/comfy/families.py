@@ -10,8 +10,19 @@ _T = TypeVar("_T")
 _NATIVE_SIZES = {"SD15": 512, "SD20": 768, "SD21UnclipL": 768, "SD21UnclipH": 768, "SDXL": 1024, "SD3": 1024, "Flux": 1024}
 _DEFAULT_NATIVE_SIZE = 1024
 
-_FAMILIES = {"SD15": "SD 1.5", "SD20": "SD 2", "SDXL": "SDXL", "SD3": "SD 3", "Flux": "Flux"}
-"""ComfyUI's class of a model's configuration -> our name (`loras.family.FAMILIES`)."""
+_FAMILIES = {
+    **{"SD15": "SD 1.5", "SD20": "SD 2", "SD21UnclipL": "SD 2", "SD21UnclipH": "SD 2", "SD3": "SD 3", "AuraFlow": "AuraFlow"},
+    **dict.fromkeys(("SDXL", "SSD1B", "Segmind_Vega", "KOALA_700M", "KOALA_1B", "SDXL_instructpix2pix"), "SDXL"),
+    **dict.fromkeys(("Flux", "FluxInpaint", "FluxSchnell"), "Flux"),
+    **{"Flux2": "Flux.2", "ZImage": "Z-Image", "Lumina2": "Lumina 2", "Anima": "Anima", "Krea2": "Krea 2", "HiDream": "HiDream"},
+    **dict.fromkeys(("Chroma", "ChromaRadiance"), "Chroma"),
+    **{"QwenImage": "Qwen-Image", "ErnieImage": "Ernie-Image", "LTXV": "LTXV", "LTXAV": "LTXV", "Kandinsky5": "Kandinsky 5"},
+    **dict.fromkeys(("PixArtAlpha", "PixArtSigma"), "PixArt"),
+}
+"""ComfyUI's class of a model's configuration -> our name (`loras.family.FAMILIES`). A class by its own name: ComfyUI derives
+Flux.2's from Flux's, and Z-Image's from Lumina's."""
+
+_FAMILIES_BY_BEGINNING = {"WAN21": "Wan", "WAN22": "Wan", "HunyuanVideo": "Hunyuan Video", "HunyuanImage": "Hunyuan Video"}
 
 
 def native_size(model: Any) -> int:
@@ -29,7 +40,9 @@ def model_family(model: Any) -> str | None:
 
     Pony and Illustrious have SDXL's shapes and count as SDXL: nothing in the model tells them apart.
     """
-    return _of_class(model, _FAMILIES)
+    name = class_of_model(model)
+    by_beginning = (family for beginning, family in _FAMILIES_BY_BEGINNING.items() if name.startswith(beginning))
+    return _FAMILIES.get(name) or next(by_beginning, None)
 
 
 def is_guidance_distilled(model: Any) -> bool:

@@ -132,10 +132,33 @@ def model_fingerprint(model: Any, clip: Any, vae: Any, sigmas: Tensor) -> str:
         fingerprint.add(f"{name} patches", _described_patches(patcher))
         fingerprint.add(f"{name} options", patcher.model_options)
         fingerprint.add(f"{name} object patches", patcher.object_patches)
+        if attached := _attached(patcher):
+            fingerprint.add(f"{name} attached", attached)
     fingerprint.add("clip layer", clip.layer_idx)
     fingerprint.add("tokenizer", clip.tokenizer_options)
     fingerprint.add("sampling", sigmas)
     return fingerprint.hexdigest()
+
+
+_ATTACHED = ("injections", "attachments", "additional_models", "hook_patches", "forced_hooks", "weight_wrapper_patches")
+_ATTACHED_IN_GROUPS = ("wrappers", "callbacks")
+
+
+def _attached(patcher: Any) -> dict[str, Any]:
+    """What else changes a model's pictures: LoRAs in bypass mode (injections), hooks, wrappers, further models.
+
+    Empty for a model as a loader gives it, which keeps the fingerprint that it always had.
+    """
+    found = {name: value for name in _ATTACHED if (value := getattr(patcher, name, None))}
+    for name in _ATTACHED_IN_GROUPS:
+        groups = {kind: group for kind, of_kind in getattr(patcher, name, {}).items() if (group := _full(of_kind))}
+        if groups:
+            found[name] = groups
+    return found
+
+
+def _full(of_kind: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {key: entries for key, entries in of_kind.items() if entries}
 
 
 def _unpatched_weights(patcher: Any) -> Iterator[tuple[str, Tensor]]:

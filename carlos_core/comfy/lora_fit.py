@@ -69,7 +69,8 @@ class FittingPatches:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             raise LoraError(f"The tensors of {file_name} make no sense ({layer}: {reason}).", "Download it again.") from error
         self.matched, self.of_other_shape, self.total = len(self._fitting), len(self._named - self._fitting), len(read)
-        self.layers = LayerFit(sum(self._stems.values()), n_layers)
+        n_fitting = sum(self._stems.values())
+        self.layers = LayerFit(n_fitting, n_layers, len(self._stems) - n_fitting)
 
     def _take(self, read: _ReadKeys, layer: str) -> None:
         """Take in one layer of the file. One at a time, so that it is known which tensors are whose."""

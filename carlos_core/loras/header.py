@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..errors import LoraError
 from ..foreign import printable, whole_text
+from ..storage import short_hash
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,11 @@ class Header:
 
     metadata: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def layout(self) -> str:
+        """16 hex digits for the names and shapes of the tensors: what decides which models the LoRA fits."""
+        return short_hash(repr(sorted(self.shapes.items())), 16)
 
 
 def read_header(path: Path) -> Header:

@@ -29,7 +29,7 @@ from ..progress import OnProgress, Progress
 from ..records import LoraIdentity, LoraMetadata
 from ..storage import sha256_of
 from .library_index import KnownFile, LibraryIndex
-from .lora_file import LoraFile, read_facts
+from .lora_file import FileFacts, LoraFile, read_facts
 from .matching import Files, Resolved, resolve
 from .metadata import SIDECAR_SUFFIXES
 
@@ -58,6 +58,8 @@ class LibraryEntry:
     """What is wrong with the file or with the facts beside it; empty if nothing is wrong."""
     is_usable: bool = True
     """Whether it is a LoRA that can be read, with or without a problem."""
+    layout: str = ""
+    """`Header.layout`: files of one layout fit the same models."""
 
     def as_lora_file(self) -> LoraFile:
         """The same as `read_lora_file` returns. Raises LoraError for a file that cannot be read or was not hashed."""
@@ -171,7 +173,7 @@ def scan_surveyed(
         was_hashed = before is not None and before.sha256 is not None
         to_hash = not is_hashed and (hash_files or was_hashed or state.size in sizes_of_renamed)
         if now is not None and now.sidecars == state.sidecars and not to_hash:
-            found[state.name] = _usable(state, now.sha256, now.metadata, now.problem)
+            found[state.name] = _usable(state, now.sha256, FileFacts(now.metadata, now.layout, now.problem))
         else:
             to_read.append((state, now, to_hash))
     found.update(_read_all(to_read, index, on_progress))
@@ -195,9 +197,7 @@ def _read_all(
         entry = _read(state, now, to_hash)
         # A file that cannot be read is looked at again the next time.
         if entry.is_usable:
-            unsaved.append(
-                KnownFile(state.path, state.size, state.mtime_ns, state.sidecars, entry.sha256, entry.metadata, entry.problem)
-            )
+            unsaved.append(_known(state, entry))
         return entry
 
     def save() -> None:
@@ -228,15 +228,15 @@ def _read(state: FileState, now: KnownFile | None, to_hash: bool) -> LibraryEntr
         return _unusable(state, f"The LoRA {printable(path.name)} {_why_no_file(path)}")
     try:
         if now is not None and now.sidecars == state.sidecars:
-            metadata, problem = now.metadata, now.problem
+            facts = FileFacts(now.metadata, now.layout, now.problem)
         else:
-            metadata, problem = read_facts(path)
+            facts = read_facts(path)
         sha256 = sha256_of(path) if to_hash else now.sha256 if now is not None else None
     except LoraError as error:
         return _unusable(state, str(error))
     except OSError as error:
         return _unusable(state, f"The LoRA {printable(path.name)} cannot be read: {error.strerror or error}.")
-    return _usable(state, sha256, metadata, problem)
+    return _usable(state, sha256, facts)
 
 
 def _why_no_file(path: Path) -> str:
@@ -250,8 +250,31 @@ def _why_no_file(path: Path) -> str:
     return "is not there. Check that it was not moved or deleted."
 
 
-def _usable(state: FileState, sha256: str | None, metadata: LoraMetadata, problem: str) -> LibraryEntry:
-    return LibraryEntry(state.name, Path(state.path), state.size, state.mtime_ns, sha256, metadata, problem)
+def _usable(state: FileState, sha256: str | None, facts: FileFacts) -> LibraryEntry:
+    return LibraryEntry(
+        state.name,
+        Path(state.path),
+        state.size,
+        state.mtime_ns,
+        sha256,
+        facts.metadata,
+        facts.problem,
+        layout=facts.layout,
+    )
+
+
+def _known(state: FileState, entry: LibraryEntry) -> KnownFile:
+    """An entry as the index keeps it."""
+    return KnownFile(
+        path=state.path,
+        size=state.size,
+        mtime_ns=state.mtime_ns,
+        sidecars=state.sidecars,
+        sha256=entry.sha256,
+        metadata=entry.metadata,
+        problem=entry.problem,
+        layout=entry.layout,
+    )
 
 
 def _unusable(state: FileState, problem: str) -> LibraryEntry:

@@ -10,18 +10,21 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ..records import LoraMetadata
+from ..records import LayerFit, LoraMetadata
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2
 """Version of the table and of what is read from a file. An index of another version is made again."""
+
+_OUTDATED = "read by an older version"
+"""In place of the sidecars' state: header and sidecars are then read again."""
 
 _TIMEOUT_S = 10.0
 _SINGLE_LOOKUPS = 200
@@ -57,6 +60,8 @@ class KnownFile:
     """What header and sidecar say."""
     problem: str = ""
     """What cannot be read of them; empty if nothing is wrong."""
+    layout: str = ""
+    """`Header.layout`."""
 
 
 class LibraryIndex:
@@ -94,6 +99,21 @@ class LibraryIndex:
             rows = [_row_of(file) for file in files]
             self._run(lambda connection: connection.executemany(_UPSERT, rows), None)
 
+    def fits(self, model: str) -> dict[str, LayerFit]:
+        """What was found out about a model, by layout. model: `ModelLayers.identity`."""
+
+        def read(connection: sqlite3.Connection) -> dict[str, LayerFit]:
+            rows = connection.execute("SELECT layout, layers, of_layers, of_other_shape FROM fits WHERE model = ?", (model,))
+            return {layout: LayerFit(*counts) for layout, *counts in rows}
+
+        return self._run(read, {})
+
+    def save_fits(self, model: str, fits: Mapping[str, LayerFit]) -> None:
+        """Add what was found out about a model, by layout."""
+        if fits:
+            rows = [(model, layout, fit.layers, fit.of, fit.of_other_shape) for layout, fit in fits.items()]
+            self._run(lambda connection: connection.executemany("INSERT OR REPLACE INTO fits VALUES (?, ?, ?, ?, ?)", rows), None)
+
     def _run(self, work: Callable[[sqlite3.Connection], _T], otherwise: _T) -> _T:
         for _attempt in range(2):
             try:
@@ -124,11 +144,21 @@ def _prepare(connection: sqlite3.Connection) -> None:
         return
     connection.execute("BEGIN IMMEDIATE")
     # Another process may have been quicker.
-    if _version(connection) != _VERSION:
-        connection.execute("DROP TABLE IF EXISTS files")
+    version = _version(connection)
+    if version != _VERSION:
+        if version == 1:
+            # Hashes took hours and stay true; headers and sidecars are read again.
+            connection.execute("UPDATE files SET sidecars = ?", (_OUTDATED,))
+        else:
+            connection.execute("DROP TABLE IF EXISTS files")
+            connection.execute(
+                "CREATE TABLE files (path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, "
+                "sidecars TEXT NOT NULL, sha256 TEXT, facts TEXT NOT NULL) WITHOUT ROWID"
+            )
+        connection.execute("DROP TABLE IF EXISTS fits")
         connection.execute(
-            "CREATE TABLE files (path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, "
-            "sidecars TEXT NOT NULL, sha256 TEXT, facts TEXT NOT NULL) WITHOUT ROWID"
+            "CREATE TABLE fits (model TEXT NOT NULL, layout TEXT NOT NULL, layers INTEGER NOT NULL, of_layers INTEGER NOT NULL, "
+            "of_other_shape INTEGER NOT NULL, PRIMARY KEY (model, layout)) WITHOUT ROWID"
         )
         connection.execute(f"PRAGMA user_version = {_VERSION}")
     connection.commit()
@@ -155,7 +185,8 @@ def _path(key: bytes) -> str:
 def _row_of(file: KnownFile) -> tuple[object, ...]:
     said = asdict(file.metadata)
     facts = json.dumps(
-        {"base_model": said["base_model"], "trigger_words": said["trigger_words"], "sidecar": said, "problem": file.problem},
+        {"base_model": said["base_model"], "trigger_words": said["trigger_words"], "sidecar": said}
+        | {"problem": file.problem, "layout": file.layout},
         separators=(",", ":"),
     )
     return (_key(file.path), file.size, file.mtime_ns, file.sidecars, file.sha256, facts)
@@ -176,6 +207,7 @@ def _file_of(row: tuple[object, ...]) -> KnownFile | None:
                 **{**facts["sidecar"], "base_model": facts["base_model"], "trigger_words": tuple(facts["trigger_words"])}
             ),
             facts.get("problem", ""),
+            facts.get("layout", ""),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from ..foreign import printable, whole_text
 from ..records import LoraMetadata
@@ -46,8 +47,19 @@ class LoraFile:
         return self.metadata.trigger_words or ()
 
 
-def read_facts(path: Path) -> tuple[LoraMetadata, str]:
-    """What sidecar and header of a LoRA say, and a sentence about what cannot be read of them (otherwise empty).
+class FileFacts(NamedTuple):
+    """What a LoRA file says without being hashed."""
+
+    metadata: LoraMetadata
+    """What header and sidecar say."""
+    layout: str
+    """`Header.layout`."""
+    problem: str
+    """A sentence about what cannot be read of them; empty if nothing is wrong."""
+
+
+def read_facts(path: Path) -> FileFacts:
+    """What sidecar and header of a LoRA say.
 
     Raises LoraError if the file is missing or is not a safetensors file.
     """
@@ -62,7 +74,7 @@ def read_facts(path: Path) -> tuple[LoraMetadata, str]:
     problem = f"{printable(path.name)}: {'; '.join(problems)}." if problems else ""
     if problem:
         logger.warning("carlos: %s", problem)
-    return metadata, problem
+    return FileFacts(metadata, header.layout, problem)
 
 
 def read_lora_file(path: str | Path, name: str | None = None) -> LoraFile:
@@ -71,8 +83,8 @@ def read_lora_file(path: str | Path, name: str | None = None) -> LoraFile:
     Raises LoraError if the file is missing or is not a safetensors file.
     """
     path = Path(path)
-    metadata, _ = read_facts(path)
-    return LoraFile(path, (name or path.name).replace("\\", "/"), sha256_of(path), metadata)
+    facts = read_facts(path)
+    return LoraFile(path, (name or path.name).replace("\\", "/"), sha256_of(path), facts.metadata)
 
 
 def trigger_words_of(metadata: Mapping[str, str], problems: list[str]) -> tuple[str, ...]:

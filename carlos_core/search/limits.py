@@ -84,6 +84,9 @@ class SearchLimits:
     exclude: Collection[str] = ()
     """Ids that are not to be found."""
 
+    fitting: Collection[str] = ()
+    """Ids of rows whose file is known to fit the model: `base_model` does not limit them."""
+
     def mask(self, db: MetricsDatabase, installed: Collection[str]) -> Tensor:
         """The rows within all limits, in ranking order. [R] bool. installed: ids of the LoRAs on this machine."""
         arrays = db.ranking_arrays
@@ -107,7 +110,7 @@ class SearchLimits:
         chosen = [
             lora_id not in self.exclude
             and (not self.installed_only or lora_id in installed)
-            and (self.base_model is None or fits(family, self.base_model))
+            and (self.base_model is None or lora_id in self.fitting or fits(family, self.base_model))
             and (self.max_nsfw_level >= NO_NSFW_LIMIT or _highest_level(level or 0) <= self.max_nsfw_level)
             and (downloads is None or downloads >= self.min_downloads)
             for lora_id, family, level, downloads in zip(*map(db.column, names), strict=True)

@@ -11,6 +11,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from ...carlos_core.loras.matching import Resolved
 from ...carlos_core.search.matches import Match, Matches
 from ..host import lora_folder, runtime
+from .model_fit import ForModel, for_model
 from .report import number, report, table
 from .search_widgets import limits_of
 from .sockets import CarlosMatches
@@ -46,15 +47,18 @@ def found(
         exclude: ids that are not to be found.
         limits: the values of `search_widgets.optional_limits`, by widget.
     """
+    model = limits.pop("model", None)
     files = lora_folder.resolved(database)
-    searcher = runtime.searcher(database).among(lora_folder.installed(files))
-    matches = searcher.find(signature, limits_of(exclude=exclude, **limits), top_k, query=query)
-    return output_of(files, matches, *notes)
+    installed = lora_folder.installed(files)
+    allowed = for_model(limits_of(exclude=exclude, **limits), model, None, installed)
+    matches = runtime.searcher(database).among(installed).find(signature, allowed.limits, top_k, query=query)
+    return output_of(files, matches, allowed, *notes)
 
 
-def output_of(files: Mapping[str, Resolved], matches: Matches, *notes: str) -> io.NodeOutput:
+def output_of(files: Mapping[str, Resolved], matches: Matches, allowed: ForModel, *notes: str) -> io.NodeOutput:
     """The outputs for matches. files: what `lora_folder.resolved` gave."""
-    text = report([*notes, *_table(matches), *_notes(matches, files)], _facts(matches, files))
+    facts = _facts(matches, files) | ({"left_out": allowed.facts} if allowed.facts else {})
+    text = report([*notes, *_table(matches), *_notes(matches, files), *allowed.notes], facts)
     if not matches.installed:
         reason = matches.reason or "None of the matches is installed: put one of them into models/loras."
         return io.NodeOutput(matches, ExecutionBlocker(reason), 0.0, text, ui=ui.PreviewText(text))

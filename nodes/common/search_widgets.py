@@ -92,6 +92,12 @@ def optional_limits() -> list[io.Input]:
     return [*effect_inputs(optional=True), *file_inputs(optional=True), *civitai_inputs()]
 
 
+def model_input() -> io.Input:
+    return io.Model.Input(
+        "model", optional=True, tooltip="Only LoRAs that fit this model, as their files say. Without it, their labels decide."
+    )
+
+
 def ranking_input(default: str, tooltip: str) -> io.Input:
     return io.Combo.Input("ranking", options=list(limits.RANKINGS), default=default, optional=True, tooltip=tooltip)
 

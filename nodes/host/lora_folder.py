@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import folder_paths
 
+from ...carlos_core.comfy.layers import ModelLayers
+from ...carlos_core.comfy.lora_fit import fit_of_file
 from ...carlos_core.errors import LoraError
+from ...carlos_core.loras.fits import fits_of
 from ...carlos_core.loras.library import FileState, LoraLibrary, scan, scan_surveyed, survey
 from ...carlos_core.loras.lora_file import LoraFile
 from ...carlos_core.loras.matching import Resolved
-from ...carlos_core.records import LoraRecord
+from ...carlos_core.records import LayerFit, LoraRecord
 from .folders import unlisted
 from .progress import bar
 
@@ -46,10 +50,10 @@ def lora_survey() -> tuple[FileState, ...]:
     if last is not None and last.names == names and start < last.good_until:
         return last.states
     # A name keeps its path while the file is there; finding paths takes longer than checking the files.
-    files = last.files if last is not None and last.names == names else _paths_of(names)
+    files = last.files if last is not None and last.names == names else paths_of(names)
     states = survey(files)
     if {state.name for state in states if state.size < 0} - (last.missing if last is not None else set()):
-        files = _paths_of(names)
+        files = paths_of(names)
         states = survey(files)
     end = time.monotonic()
     _memory.survey = _Survey(names, files, states, end + (end - start) / _SURVEY_SHARE)
@@ -62,6 +66,24 @@ def lora_library() -> LoraLibrary:
     if _memory.library is None or _memory.library[0] != states:
         _memory.library = (states, scan_surveyed(states, library_file(), bar(), hash_files=False))
     return _memory.library[1]
+
+
+def lora_fits(model: Any, clip: Any) -> dict[str, LayerFit]:
+    """How many layers of each listed LoRA a MODEL and its CLIP (None: not known) have, by name as listed.
+
+    Looked at once for each layout of files and kind of model, from the files' headers, and kept. The first time, a bar shows the
+    progress.
+    """
+    library = lora_library()
+    last = _memory.fits
+    weights = model.model, None if clip is None else clip.cond_stage_model
+    if last is None or last.library is not library or last.model() is not weights[0] or last.clip() is not weights[1]:
+        layers = ModelLayers(model, clip)
+        found = fits_of(library.entries, library_file(), layers.identity, lambda path: fit_of_file(path, layers), bar())
+        # Held weakly: a model must not be kept in memory for this.
+        model_part, clip_part = (weakref.ref(part) if part is not None else _nothing for part in weights)
+        last = _memory.fits = _Fits(library, model_part, clip_part, found)
+    return last.found
 
 
 def read_lora(path: Path, name: str) -> LoraFile:
@@ -91,7 +113,7 @@ def loras_folder() -> Path:
 
 def listed_loras() -> dict[Path, str]:
     """Path of each listed LoRA -> its name in the list."""
-    return {path: name for name, path in _paths_of(lora_names())}
+    return {path: name for name, path in paths_of(lora_names())}
 
 
 def refresh_loras() -> None:
@@ -127,7 +149,7 @@ class ListedLoras:
         return lora_at_hand(name)
 
 
-def _paths_of(names: list[str]) -> list[tuple[str, Path]]:
+def paths_of(names: list[str]) -> list[tuple[str, Path]]:
     """(name, path) of listed LoRAs; those that were removed since they were listed are left out."""
     paths = ((name, _place_of(name)) for name in names)
     return [(name, path) for name, path in paths if path is not None]
@@ -152,12 +174,25 @@ class _Survey:
         return {state.name for state in self.states if state.size < 0}
 
 
+@dataclass(frozen=True, eq=False)
+class _Fits:
+    library: LoraLibrary
+    model: Callable[[], Any]
+    clip: Callable[[], Any]
+    found: dict[str, LayerFit]
+
+
+def _nothing() -> None:
+    """In place of a reference to a text encoder."""
+
+
 @dataclass
 class _Memory:
     """What this process knows of the LoRA files."""
 
     survey: _Survey | None = None
     library: tuple[tuple[FileState, ...], LoraLibrary] | None = None
+    fits: _Fits | None = None
 
 
 _memory = _Memory()

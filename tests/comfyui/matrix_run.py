@@ -151,8 +151,7 @@ def layouts(model: Any) -> dict[str, dict[str, Tensor]]:
             rows, columns = shapes[key]
             size = (part[2], columns) if part is not None and part[0] == 0 else (rows, columns)
             spellings.setdefault(_spelling(name), {})[name] = size
-    made = {f"{spelling} kohya": lora(names, "kohya") for spelling, names in spellings.items()}
-    made |= {f"{spelling} peft": lora(names, "peft") for spelling, names in spellings.items() if "." in next(iter(names))}
+    made = {spelling: lora(names, "peft" if "." in next(iter(names)) else "kohya") for spelling, names in spellings.items()}
     plain = {name: size for name, size in spellings["lora_unet"].items() if not size[0] % 2 and not size[1] % 2}
     return made | {kind: lora(plain, kind) for kind in ("loha", "lokr", "dora", "diff", "oft")}
 
@@ -165,17 +164,18 @@ def _spelling(name: str) -> str:
 
 
 def changed_by_comfyui(model: Any, tensors: Mapping[str, Tensor]) -> set[str]:
-    """Weights that ComfyUI's own Load LoRA and its own arithmetic change; one at which it stops stays as it is."""
+    """Weights that ComfyUI's own Load LoRA and its own arithmetic change, patch by patch; one at which it stops does nothing."""
     patched, _ = comfy.sd.load_lora_for_models(model, None, dict(tensors), 1.0, 0.0)
     weights = model.model.state_dict()
     found = set()
     for key, patches in patched.patches.items():
-        try:
-            after = comfy.lora.calculate_weight(patches, weights[key].clone(), key)
-        except RuntimeError:
-            continue
-        if not torch.equal(after, weights[key]):
-            found.add(key)
+        for patch in patches:
+            try:
+                after = comfy.lora.calculate_weight([patch], weights[key].clone(), key)
+            except (RuntimeError, IndexError):
+                continue
+            if not torch.equal(after, weights[key]):
+                found.add(key)
     return found
 
 
@@ -188,14 +188,7 @@ def cell(model: Any, layers: ModelLayers, path: Path) -> dict[str, Any]:
     except LoraError:
         patched = set()
     changed = changed_by_comfyui(model, tensors)
-    return {
-        "layers": fit.layers,
-        "of": fit.of,
-        "fits": fit.fits,
-        "same weights are patched and changed": patched == changed,
-        "patched": len(patched),
-        "changed": len(changed),
-    }
+    return {"layers": fit.layers, "of": fit.of, "fits": fit.fits, "patched": sorted(patched), "changed": sorted(changed)}
 
 
 @torch.inference_mode()

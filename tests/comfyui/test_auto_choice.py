@@ -134,7 +134,7 @@ def test_no_stale_choice_gets_into_a_picture(host: Host, base: Path, rows: Metri
     other = run(host, rendered("drawn in pencil", seed=3))
     assert other.known == {"auto": {"query": "drawn in pencil", "choice": other.facts["choice"]}}
     assert files(other.facts["choice"]) == [PENCIL]
-    rows.set_value(lora_id(rows, SNOW), "base_model", "SDXL 1.0")
+    rows.set_value(lora_id(rows, SNOW), "strength", 99.0)
     rows.save_parquet(base / "models" / "carlos" / DATABASE)
     waiting = [host.submit(rendered(seed=seed)) for seed in (8, 9)]
     for each in (Run(host, host.wait(prompt_id)) for prompt_id in waiting):

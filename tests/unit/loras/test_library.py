@@ -212,7 +212,7 @@ def test_a_file_that_is_no_lora_has_a_problem_and_the_rest_is_known(library: Lib
         problems = {entry.name: entry.problem for entry in found.entries if entry.problem}
         assert problems.keys() == {name for name, _ in files} - {"good.safetensors"}
         assert "a part of it is missing" in problems["cut.safetensors"]
-        assert "no safetensors file" in problems["nested.safetensors"]
+        assert "not a safetensors file" in problems["nested.safetensors"]
     entry = found.entry("pickle.safetensors")
     assert entry is not None
     with pytest.raises(LoraError, match=r"pickle\.safetensors is not a safetensors file"):

@@ -1,0 +1,51 @@
+"""Which of the LoRA files fit a model: looked at once for each layout and model, and kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from ..errors import LoraError
+from ..progress import OnProgress, Progress
+from ..records import LayerFit
+from .library import LibraryEntry
+from .library_index import LibraryIndex
+
+logger = logging.getLogger(__name__)
+
+
+def fits_of(
+    entries: Iterable[LibraryEntry],
+    index_file: Path,
+    model: str,
+    look: Callable[[Path], LayerFit],
+    on_progress: OnProgress | None = None,
+) -> dict[str, LayerFit]:
+    """How many layers of each LoRA file a model has, by name; files that cannot be read are left out.
+
+    Args:
+        entries: the files.
+        index_file: where findings are kept between runs (`LibraryIndex`).
+        model: stands for all that decides what fits: `ModelLayers.identity`.
+        look: path -> fit, told from the file's header. It raises LoraError for a file that makes no sense: it fits nothing.
+        on_progress: called after each layout that had to be looked at.
+    """
+    usable = [entry for entry in entries if entry.is_usable]
+    index = LibraryIndex(index_file)
+    known = index.fits(model)
+    missing = {entry.layout: entry.path for entry in usable if entry.layout not in known}
+    found: dict[str, LayerFit] = {}
+    try:
+        for done, (layout, path) in enumerate(missing.items(), start=1):
+            try:
+                found[layout] = look(path)
+            except LoraError as error:
+                logger.info("carlos: %s", error)
+                found[layout] = LayerFit(0, 0)
+            if on_progress is not None:
+                on_progress(Progress(done, len(missing)))
+    finally:
+        index.save_fits(model, found)
+    known |= found
+    return {entry.name: known[entry.layout] for entry in usable}

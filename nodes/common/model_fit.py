@@ -1,0 +1,57 @@
+"""What a loaded model can take of a database's LoRAs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...carlos_core.comfy.families import class_of_model, model_family
+from ...carlos_core.loras.family import families_alike
+from ...carlos_core.search.limits import SearchLimits
+from ..host import lora_folder
+
+DOES_NOT_FIT = "does not fit"
+
+
+@dataclass(frozen=True)
+class ForModel:
+    """Limits for a model, and how many LoRAs they leave out for its sake."""
+
+    limits: SearchLimits
+    n_unfit: int = 0
+    model: str = ""
+    """ComfyUI's class of the model; empty if there is none."""
+
+    @property
+    def notes(self) -> list[str]:
+        """Of what was left out, for the report."""
+        if not self.n_unfit:
+            return []
+        return [f"{self.n_unfit} LoRAs of the database are left out: their layers do not fit this {self.model} model."]
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """The same for scripts: reason -> how many."""
+        return {DOES_NOT_FIT: self.n_unfit} if self.n_unfit else {}
+
+
+def for_model(limits: SearchLimits, model: Any, clip: Any, installed: Mapping[str, str], *, by_label: bool = True) -> ForModel:
+    """Limits narrowed to what fits a MODEL, as the files themselves say; for rows without a file their labels decide.
+
+    Args:
+        limits: those of the user; a base model that is chosen there stays a limit for all.
+        model: a MODEL; None: the limits stay as they are.
+        clip: its CLIP, None if it is not known.
+        installed: lora_id -> name in ComfyUI's list.
+        by_label: whether rows without a file must be labelled for the model's family, or not be labelled at all.
+    """
+    if model is None:
+        return ForModel(limits)
+    fits = lora_folder.lora_fits(model, clip)
+    unfit = {lora_id for lora_id, name in installed.items() if name in fits and not fits[name].fits}
+    family = model_family(model)
+    if by_label and limits.base_model is None and family is not None:
+        fitting = frozenset(lora_id for lora_id, name in installed.items() if name in fits) - unfit
+        limits = replace(limits, base_model=families_alike(family), fitting=fitting)
+    return ForModel(replace(limits, exclude=frozenset(limits.exclude) | unfit), len(unfit), class_of_model(model))
