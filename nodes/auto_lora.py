@@ -140,7 +140,7 @@ def _selection(
     rules = _rules(settings)
     files = lora_folder.installed(lora_folder.resolved(database))
     by_label = settings["base_model"] == AUTO
-    allowed = for_model(_limits(database, files, settings), model, clip, files, by_label=by_label)
+    allowed = for_model(_limits(database, files, settings), database, model, clip, files, by_label=by_label)
     signature_prompts = folders.prompt_set(prompts, default_signature_prompts())
     searcher = runtime.searcher(database, signature_prompts).among(files)
     selection = searcher.choose(

@@ -75,7 +75,7 @@ class CarlosLoraRetriever(io.ComfyNode):
         model = settings.pop("model", None)
         folders.check_choice(ranking, limits.RANKINGS, "ranking")
         files = lora_folder.resolved(database)
-        allowed = for_model(search_widgets.limits_of(**settings), model, None, lora_folder.installed(files))
+        allowed = for_model(search_widgets.limits_of(**settings), database, model, None, lora_folder.installed(files))
         signature_prompts = folders.prompt_set(prompts, default_signature_prompts())
         searcher = runtime.searcher(database, signature_prompts).among(lora_folder.installed(files))
         signature = searcher.signature(query)
@@ -199,7 +199,7 @@ class CarlosLorasByName(io.ComfyNode):
         model = settings.pop("model", None)
         files = lora_folder.resolved(database)
         installed = lora_folder.installed(files)
-        allowed = for_model(search_widgets.limits_of(**settings), model, None, installed)
+        allowed = for_model(search_widgets.limits_of(**settings), database, model, None, installed)
         found = find_named(database, name, top_k=top_k, limits=allowed.limits, installed=installed)
         return matches.output_of(files, found, allowed)
 

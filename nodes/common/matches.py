@@ -50,7 +50,7 @@ def found(
     model = limits.pop("model", None)
     files = lora_folder.resolved(database)
     installed = lora_folder.installed(files)
-    allowed = for_model(limits_of(exclude=exclude, **limits), model, None, installed)
+    allowed = for_model(limits_of(exclude=exclude, **limits), database, model, None, installed)
     matches = runtime.searcher(database).among(installed).find(signature, allowed.limits, top_k, query=query)
     return output_of(files, matches, allowed, *notes)
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...carlos_core.comfy.families import class_of_model, model_family
 from ...carlos_core.loras.family import families_alike
+from ...carlos_core.loras.family import fits as is_labelled_for
+from ...carlos_core.records import LayerFit
 from ...carlos_core.search.limits import SearchLimits
 from ..host import lora_folder
+
+if TYPE_CHECKING:
+    from ...carlos_core.database.database import MetricsDatabase
 
 DOES_NOT_FIT = "does not fit"
 
@@ -36,22 +41,40 @@ class ForModel:
         return {DOES_NOT_FIT: self.n_unfit} if self.n_unfit else {}
 
 
-def for_model(limits: SearchLimits, model: Any, clip: Any, installed: Mapping[str, str], *, by_label: bool = True) -> ForModel:
+def for_model(
+    limits: SearchLimits,
+    database: MetricsDatabase,
+    model: Any,
+    clip: Any,
+    installed: Mapping[str, str],
+    *,
+    by_label: bool = True,
+) -> ForModel:
     """Limits narrowed to what fits a MODEL, as the files themselves say; for rows without a file their labels decide.
+
+    A file that fits only in part, and is labelled for another family, is left out: families share names and some shapes.
 
     Args:
         limits: those of the user; a base model that is chosen there stays a limit for all.
+        database: the rows that are searched.
         model: a MODEL; None: the limits stay as they are.
         clip: its CLIP, None if it is not known.
         installed: lora_id -> name in ComfyUI's list.
-        by_label: whether rows without a file must be labelled for the model's family, or not be labelled at all.
+        by_label: whether labels count.
     """
     if model is None:
         return ForModel(limits)
-    fits = lora_folder.lora_fits(model, clip)
-    unfit = {lora_id for lora_id, name in installed.items() if name in fits and not fits[name].fits}
-    family = model_family(model)
-    if by_label and limits.base_model is None and family is not None:
-        fitting = frozenset(lora_id for lora_id, name in installed.items() if name in fits) - unfit
-        limits = replace(limits, base_model=families_alike(family), fitting=fitting)
+    family = model_family(model) if by_label and limits.base_model is None else None
+    alike = None if family is None else families_alike(family)
+    labels = dict(zip(database.column("lora_id"), database.column("base_model"), strict=True))
+    found = lora_folder.lora_fits(model, clip)
+    fits = {lora_id: found[name] for lora_id, name in installed.items() if name in found}
+    fitting = frozenset(lora_id for lora_id, fit in fits.items() if _is_for(fit, labels.get(lora_id), alike))
+    unfit = frozenset(fits) - fitting
+    if alike is not None:
+        limits = replace(limits, base_model=alike, fitting=fitting)
     return ForModel(replace(limits, exclude=frozenset(limits.exclude) | unfit), len(unfit), class_of_model(model))
+
+
+def _is_for(fit: LayerFit, label: str | None, alike: frozenset[str] | None) -> bool:
+    return fit.fits and (fit.layers == fit.of or alike is None or is_labelled_for(label, alike))

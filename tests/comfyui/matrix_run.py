@@ -9,8 +9,10 @@ Writes what it found to WORK/matrix.json.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,6 @@ sys.argv = [sys.argv[0], "--cpu"]
 import comfy.options
 
 comfy.options.enable_args_parsing()
-import comfy.ldm.flux.model
 import comfy.lora
 import comfy.model_patcher
 import comfy.sd
@@ -35,6 +36,7 @@ from carlos_core.comfy.patching import apply_lora
 from carlos_core.errors import LoraError
 
 RANK = 2
+LARGEST = 1 << 18
 UNET: dict[str, Any] = {"image_size": 32, "in_channels": 4, "out_channels": 4, "use_spatial_transformer": True, "legacy": False}
 UNET |= {"use_temporal_attention": False, "num_heads": -1}
 FLUX: dict[str, Any] = {
@@ -96,17 +98,26 @@ def build(family: str) -> Any:
     kind = getattr(comfy.supported_models, family, None)
     if kind is None:
         return None
-    settings = CONFIGS[family]
-    if "txt_ids_dims" in settings and "txt_ids_dims" not in comfy.ldm.flux.model.FluxParams.__dataclass_fields__:
-        settings = {name: value for name, value in settings.items() if name != "txt_ids_dims"}
-    config = kind(settings)
-    config.set_inference_dtype(torch.float32, None)
-    model = config.get_model({}, "", device=torch.device("cpu"))
+    model = made(kind, dict(CONFIGS[family]))
     generator = torch.Generator().manual_seed(len(family))
     for parameter in model.parameters():
         parameter.data.normal_(0, 0.1, generator=generator)
     cpu = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
+
+
+def made(kind: Any, settings: dict[str, Any]) -> Any:
+    """ComfyUI's model for settings, of which older versions do not know all."""
+    while True:
+        config = kind(dict(settings))
+        config.set_inference_dtype(torch.float32, None)
+        try:
+            return config.get_model({}, "", device=torch.device("cpu"))
+        except TypeError as error:
+            unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            if unknown is None:
+                raise
+            del settings[unknown[1]]
 
 
 def lora(names: Mapping[str, tuple[int, int]], kind: str) -> dict[str, Tensor]:
@@ -147,7 +158,8 @@ def layouts(model: Any) -> dict[str, dict[str, Tensor]]:
     spellings: dict[str, dict[str, tuple[int, int]]] = {}
     for name, target in keys.items():
         key, part = (target, None) if isinstance(target, str) else (target[0], target[1])
-        if key.endswith(".weight") and len(shapes.get(key, ())) == 2:
+        # The largest layers, such as those of text adapters that cannot be narrowed, would take most of the time.
+        if key.endswith(".weight") and len(shapes.get(key, ())) == 2 and prod(shapes[key]) <= LARGEST:
             rows, columns = shapes[key]
             size = (part[2], columns) if part is not None and part[0] == 0 else (rows, columns)
             spellings.setdefault(_spelling(name), {})[name] = size

@@ -127,11 +127,11 @@ def test_a_lora_whose_layers_do_not_fit_is_not_chosen(host: Host, base: Path, ro
         # The other is the mini-world's own misfit. LoRA Retriever leaves them out, too, if it is given the model.
         listed = workflows.retrieve("sepia toned", DATABASE)
         listed["checkpoint"] = workflow["checkpoint"]
-        assert facts_of(host.run(listed), "report")["matches"][0]["file"] == first
+        assert first in {match["file"] for match in facts_of(host.run(listed), "report")["matches"]}
         listed["find"]["inputs"]["model"] = ["checkpoint", 0]
         found = facts_of(host.run(listed), "report")
         assert found["left_out"] == {"does not fit": 2}
-        assert (found["matches"][0]["file"], first in [match["file"] for match in found["matches"]]) == (second, False)
+        assert (found["matches"][0]["file"], first in {match["file"] for match in found["matches"]}) == (second, False)
         # Where there is no other, nothing fits.
         (base / "models" / "loras" / second).rename(base / "kept too")
         facts = facts_of(host.run(workflow), "report")
