@@ -23,18 +23,18 @@ _PLACES = """() => app.graph.nodes.map(node => {
 _DRAWN = "() => document.querySelectorAll('[data-node-id]').length"
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("is_new", [False, True], ids=["canvas", "Nodes 2.0"])
-def test_no_node_of_an_example_covers_another(frontend: Frontend, name: str, is_new: bool) -> None:
+def test_no_node_of_an_example_covers_another(frontend: Frontend, is_new: bool) -> None:
     frontend.set_renderer(is_new=is_new)
-    frontend.load(saved(name))
-    # Nodes 2.0 are measured when they are drawn.
-    frontend.page.wait_for_timeout(1500)
-    if is_new and not frontend.page.evaluate(_DRAWN):
-        pytest.skip("this frontend has no Nodes 2.0")
-    places = frontend.page.evaluate(_PLACES)
-    assert len(places) == len(saved(name)["nodes"])
-    assert [f"{a[0]} and {b[0]}" for a, b in combinations(places, 2) if _cover(a, b)] == []
+    for name in NAMES:
+        frontend.load(saved(name))
+        # Nodes 2.0 are measured when they are drawn.
+        frontend.page.wait_for_timeout(1500)
+        if is_new and not frontend.page.evaluate(_DRAWN):
+            pytest.skip("this frontend has no Nodes 2.0")
+        places = frontend.page.evaluate(_PLACES)
+        assert len(places) == len(saved(name)["nodes"])
+        assert [f"{name}: {a[0]} and {b[0]}" for a, b in combinations(places, 2) if _cover(a, b)] == []
 
 
 def _cover(a: list[Any], b: list[Any]) -> bool:
