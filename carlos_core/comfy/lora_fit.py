@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
@@ -121,16 +122,20 @@ def _without_values(path: Path) -> dict[str, Tensor]:
 
 
 def _layers_named(read: _ReadKeys, key_map: Mapping[str, Any]) -> list[str]:
-    """The layers of the key map that the file may have something for, in the key map's order: each tensor's name begins with
-    its layer's, up to a dot."""
-    beginnings = {beginning for name in read for beginning in _beginnings(name)}
-    return [layer for layer in key_map if layer in beginnings]
+    """The layers of the key map that the file may have something for, in the key map's order: those that a tensor's name begins
+    with. How the name goes on is ComfyUI's business."""
+    names = sorted(read)
+    places = ((layer, bisect_left(names, layer)) for layer in key_map)
+    return [layer for layer, place in places if place < len(names) and names[place].startswith(layer)]
 
 
-def _beginnings(name: str) -> list[str]:
-    """Of "a.b.c": "a.b", "a" and, as some names have no suffix, "a.b.c"."""
+def _beginnings(name: str) -> Iterator[str]:
+    """What may be the name of a tensor's layer, longest first: of "a.b_c.d" "a.b_c", "a.b" and "a"."""
     parts = name.split(".")
-    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+    for end in range(len(parts) - 1, 0, -1):
+        yield ".".join(parts[:end])
+        if "_" in parts[end - 1]:
+            yield ".".join([*parts[: end - 1], parts[end - 1].rpartition("_")[0]])
 
 
 def _other_layers(read: _ReadKeys, named: set[str]) -> set[str]:
@@ -139,7 +144,7 @@ def _other_layers(read: _ReadKeys, named: set[str]) -> set[str]:
     rest = {name: None for name in read if name not in named}
     while rest:
         name = next(iter(rest))
-        for layer in _beginnings(name)[1:]:
+        for layer in _beginnings(name):
             read.taken = set()
             comfy.lora.load_lora(read, {layer: f"{layer}.weight"}, log_missing=False)
             if name in read.taken:

@@ -70,7 +70,9 @@ def as_kind(kind: str, width: int, dora: bool = False) -> Callable[[Tensors], Te
             up, down = tensors[f"{layer}.lora_up.weight"], tensors[f"{layer}.lora_down.weight"]
             up, down = up.reshape(up.shape[0], -1), torch.cat([down.reshape(down.shape[0], -1)] * width, dim=1)
             rows, columns = up.shape[0], down.shape[1]
-            if kind == "lora":
+            if kind == "old diffusers":
+                found |= {f"{layer}_lora.up.weight": up, f"{layer}_lora.down.weight": down}
+            elif kind == "lora":
                 found |= {f"{layer}.lora_up.weight": up, f"{layer}.lora_down.weight": down}
             elif kind == "loha":
                 found |= {f"{layer}.hada_w1_a": up, f"{layer}.hada_w1_b": down}
@@ -114,7 +116,7 @@ def main() -> None:
     cases: dict[str, Tensors] = {"as it is": sketch}
     for change in (down_twice_as_wide, up_twice_as_high, other_ranks, every_second_layer, without_downs, alpha_of_two_values):
         cases[change.__name__.replace("_", " ")] = change(sketch)
-    for kind in ("lora", "loha", "lokr", "diff", "oft"):
+    for kind in ("lora", "old diffusers", "loha", "lokr", "diff", "oft"):
         cases[kind] = as_kind(kind, 1)(flat)
         cases[f"{kind}, too wide"] = as_kind(kind, 2)(flat)
     cases["dora"] = as_kind("lora", 1, dora=True)(flat)

@@ -37,6 +37,7 @@ from carlos_core.errors import LoraError
 
 RANK = 2
 LARGEST = 1 << 18
+KINDS = ("old diffusers", "loha", "lokr", "dora", "diff", "oft")
 UNET: dict[str, Any] = {"image_size": 32, "in_channels": 4, "out_channels": 4, "use_spatial_transformer": True, "legacy": False}
 UNET |= {"use_temporal_attention": False, "num_heads": -1}
 FLUX: dict[str, Any] = {
@@ -129,6 +130,8 @@ def lora(names: Mapping[str, tuple[int, int]], kind: str) -> dict[str, Tensor]:
             found |= {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(1.0)}
         elif kind == "peft":
             found |= {f"{name}.lora_B.weight": up, f"{name}.lora_A.weight": down}
+        elif kind == "old diffusers":
+            found |= {f"{name}_lora.up.weight": up, f"{name}_lora.down.weight": down}
         elif kind == "loha":
             found |= {
                 f"{name}.hada_w1_a": up,
@@ -165,7 +168,7 @@ def layouts(model: Any) -> dict[str, dict[str, Tensor]]:
             spellings.setdefault(_spelling(name), {})[name] = size
     made = {spelling: lora(names, "peft" if "." in next(iter(names)) else "kohya") for spelling, names in spellings.items()}
     plain = {name: size for name, size in spellings["lora_unet"].items() if not size[0] % 2 and not size[1] % 2}
-    return made | {kind: lora(plain, kind) for kind in ("loha", "lokr", "dora", "diff", "oft")}
+    return made | {kind: lora(plain, kind) for kind in KINDS}
 
 
 def _spelling(name: str) -> str:

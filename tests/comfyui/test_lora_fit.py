@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import comfyui_host as hosts
 
-KINDS = ("lora", "loha", "lokr", "diff", "oft", "dora")
+KINDS = ("lora", "old diffusers", "loha", "lokr", "diff", "oft", "dora")
 
 
 @pytest.fixture(scope="module")
