@@ -81,7 +81,7 @@ def lora_file_of(version: Version, file_id: int | None = None) -> VersionFile:
     """
     noun = f"Version {version.version_id}"
     if version.model_type is not None and version.model_type not in LORA_TYPES:
-        raise CivitaiError(f"{noun} is a {version.model_type}, no LoRA.", "Choose a LoRA.")
+        raise CivitaiError(f"{noun} is a {version.model_type}, not a LoRA.", "Choose a LoRA.")
     if version.model_mode in ("Archived", "TakenDown"):
         raise CivitaiNotFound(f"{noun} was taken off CivitAI ({version.model_mode}).", "Choose another LoRA.")
     if version.usage_control not in (None, "Download"):
@@ -110,7 +110,7 @@ def _id_of(text: str | int | None, noun: str) -> int | None:
     if not digits:
         return None
     if not (digits.isascii() and digits.isdigit() and len(digits) <= _MAX_DIGITS):
-        raise CivitaiError(f"{digits!r} is no {noun}.", "It is the number in the model page's address, such as 12345.")
+        raise CivitaiError(f"{digits!r} is not a {noun}.", "It is the number in the model page's address, such as 12345.")
     return int(digits)
 
 

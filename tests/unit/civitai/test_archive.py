@@ -175,7 +175,12 @@ def test_damaged_encrypted_and_false_zips_are_refused(civitai: CivitaiServer, lo
     encrypted = bytearray(good)
     for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         encrypted[encrypted.index(mark) + offset] |= 1
-    for content, what in ((bytes(damaged), "damaged"), (bytes(encrypted), "encrypted"), (LORA, "none"), (good[:-30], "none")):
+    for content, what in (
+        (bytes(damaged), "damaged"),
+        (bytes(encrypted), "encrypted"),
+        (LORA, "not one"),
+        (good[:-30], "not one"),
+    ):
         with pytest.raises(CivitaiError, match=what) as caught:
             fetch(civitai, loras, content)
         assert caught.value.hint

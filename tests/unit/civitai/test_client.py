@@ -99,7 +99,7 @@ def test_a_version_is_found_by_its_hash_and_an_unknown_hash_is_none(civitai: Civ
     found = [client.version_by_hash(sha256) for sha256 in (SHA256, SHA256.upper(), hashlib.sha256(b"hidden").hexdigest())]
     assert [version and version.version_id for version in found] == [5, 5, 6]
     assert client.version_by_hash("0" * 64) is None
-    with pytest.raises(CivitaiError, match="no sha256"):
+    with pytest.raises(CivitaiError, match="not a sha256"):
         client.version_by_hash("../models/7")
 
 
@@ -203,7 +203,7 @@ def test_being_sent_to_the_login_page_is_a_wish_for_a_key(civitai: CivitaiServer
 )
 def test_an_answer_of_another_shape_is_a_clear_error(civitai: CivitaiServer, body: bytes) -> None:
     civitai.faults.append(Fault("model-versions/5", 200, body=body))
-    with pytest.raises(CivitaiError, match="no JSON|another shape than documented") as caught:
+    with pytest.raises(CivitaiError, match="not JSON|another shape than documented") as caught:
         client_of(civitai).version(5)
     assert caught.value.hint
 

@@ -110,7 +110,7 @@ def test_a_model_without_a_version_to_take_says_why(civitai: CivitaiServer, cont
 @pytest.mark.parametrize(
     ("facts", "what"),
     [
-        ({"model": {"name": "Big", "type": "Checkpoint"}}, "is a Checkpoint, no LoRA"),
+        ({"model": {"name": "Big", "type": "Checkpoint"}}, "is a Checkpoint, not a LoRA"),
         ({"model": {"type": "LORA", "mode": "TakenDown"}, "files": []}, "was taken off CivitAI"),
         ({"model": {"type": "LORA", "mode": "Archived"}, "files": []}, "was taken off CivitAI"),
         ({"usageControl": "Generation"}, "on the site only"),

@@ -161,7 +161,7 @@ def test_a_file_of_another_identity_at_its_place_is_refused(tmp_path: Path) -> N
     other.begin()
     place = opened(tmp_path).path
     place.write_bytes(other.path.read_bytes())
-    with pytest.raises(IndexingError, match="no journal of this version") as caught:
+    with pytest.raises(IndexingError, match="not a journal of this version") as caught:
         opened(tmp_path)
     assert str(place) in caught.value.what
     assert "Delete it" in caught.value.hint
@@ -174,7 +174,7 @@ def test_a_damaged_header_is_refused_and_the_file_left_alone(tmp_path: Path) -> 
     for place in (0, 7, 8, 20):
         damaged = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
         journal.path.write_bytes(damaged)
-        with pytest.raises(IndexingError, match="no journal of this version"):
+        with pytest.raises(IndexingError, match="not a journal of this version"):
             opened(tmp_path)
         assert journal.path.read_bytes() == damaged
 
