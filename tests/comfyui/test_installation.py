@@ -68,7 +68,7 @@ def test_the_pack_loads_without_heavy_imports_and_without_a_network(comfyui: Pat
     pack = tmp_path / "a-pack with-hyphens"
     pack.symlink_to(hosts.ROOT)
     base = hosts.make_base_folder(tmp_path / "base", with_pack=False)
-    command = [hosts.comfyui_python(comfyui), "-c", _LOAD_AS_COMFYUI_DOES, comfyui, pack, base]
+    command = [hosts.comfyui_python(comfyui), "-c", _LOAD_AS_COMFYUI_DOES, pack, base]
     done = subprocess.run(list(map(str, command)), check=True, timeout=300, capture_output=True, text=True, cwd=comfyui)
     loaded = json.loads(done.stdout.splitlines()[-1])
     assert set(loaded["nodes"]) == NODES
