@@ -26,7 +26,10 @@ _LOCK_TIMEOUT_S = 5
 _MEGABYTE = 1_000_000
 _OK, _PARTIAL, _RANGE_NOT_SATISFIABLE = 200, 206, 416
 
-HAS_CONTENT = (_OK, _PARTIAL, _RANGE_NOT_SATISFIABLE)
+CONTENT = (_OK, _PARTIAL)
+"""Statuses of answers that carry the file, or a part of it."""
+
+USABLE = (*CONTENT, _RANGE_NOT_SATISFIABLE)
 """Statuses of answers that `PartialFile.fetch` can use."""
 
 
@@ -89,14 +92,13 @@ class PartialFile:
 
     def fetch(
         self, ask: Callable[[dict[str, str]], requests.Response], attempts: int, wait: Callable[[Broken, int], None]
-    ) -> requests.Response | None:
+    ) -> None:
         """Fetch what is missing. A connection that breaks off is made again, at most `attempts` times without any progress.
 
-        Returns the answer that completed the file; None if all of it was there. Raises the last Broken, TooLong, OSError
-        (ENOSPC before the disk is full), and what `ask` raises; what has arrived stays.
+        Raises the last Broken, TooLong, OSError (ENOSPC before the disk is full), and what `ask` raises; what has arrived stays.
 
         Args:
-            ask: request headers -> a streamed answer with a status of `HAS_CONTENT`. It raises Broken if there is no
+            ask: request headers -> a streamed answer with a status of `USABLE`. It raises Broken if there is no
                 connection, and an error of its own for other answers.
             attempts: connections in a row that may bring nothing, >= 1.
             wait: called before another try with what broke, and how often in a row.
@@ -105,9 +107,8 @@ class PartialFile:
         while True:
             have = self.size
             try:
-                is_complete, response = self._fetch_rest(ask, have)
-                if is_complete:
-                    return response
+                if self._fetch_rest(ask, have):
+                    return
                 broken = Broken("the connection broke off")
             except Broken as caught:
                 broken = caught
@@ -116,17 +117,17 @@ class PartialFile:
                 raise broken
             wait(broken, failures)
 
-    def _fetch_rest(self, ask: Callable[[dict[str, str]], requests.Response], have: int) -> tuple[bool, requests.Response | None]:
-        """Fetch over one connection. Returns whether the file is complete, and the answer. Raises Broken if it breaks off."""
+    def _fetch_rest(self, ask: Callable[[dict[str, str]], requests.Response], have: int) -> bool:
+        """Fetch over one connection. Returns whether the file is complete. Raises Broken if it breaks off."""
         headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
         if have and (etag := self._etag()):
             headers["If-Range"] = etag
         with contextlib.closing(ask(headers)) as response:
             if response.status_code == _RANGE_NOT_SATISFIABLE:
                 if have and response.headers.get("Content-Range") == f"bytes */{have}":
-                    return True, None
+                    return True
                 self.clear()
-                return False, None
+                return False
             start, total = _extent(response)
             if start not in (0, have):
                 self.clear()
@@ -146,7 +147,7 @@ class PartialFile:
                 file.flush()
                 os.fsync(file.fileno())
         meter.show(done, is_last=True)
-        return done == total if total else True, response
+        return done == total if total else True
 
     def _check_size(self, size: int) -> None:
         """Refuse early a file that is longer than it should be. Raises TooLong."""

@@ -12,7 +12,7 @@ import requests
 
 from ..errors import CivitaiError, CivitaiNotFound, LoraError
 from ..loras.header import read_header
-from ..partial_file import HAS_CONTENT, Broken, Busy, PartialFile, TooLong
+from ..partial_file import CONTENT, USABLE, Broken, Busy, PartialFile, TooLong
 from ..progress import OnProgress
 from ..storage import sha256_of
 from . import archive
@@ -27,7 +27,6 @@ SIZE_TOLERANCE = 1024
 """Bytes by which sizes may differ: the API gives them in KB with a few decimals."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_RANGE_NOT_SATISFIABLE = 416
 
 
 class _WrongContent(CivitaiError):
@@ -145,10 +144,10 @@ class Download:
             else:
                 status = response.status_code
                 is_page = response.headers.get("Content-Type", "").lower().startswith("text/html")
-                if status in HAS_CONTENT and not is_page:
+                if status in USABLE and not is_page:
                     return response
                 response.close()
-                if status in HAS_CONTENT and status != _RANGE_NOT_SATISFIABLE:
+                if status in CONTENT:
                     raise CivitaiError(
                         f"CivitAI sends a web page in place of {self._name}.", "Look at the model's page on the site."
                     )

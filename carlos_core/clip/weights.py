@@ -15,7 +15,7 @@ import requests
 from safetensors import SafetensorError, safe_open
 
 from ..errors import EncoderError
-from ..partial_file import HAS_CONTENT, Broken, Busy, PartialFile, TooLong, words_for
+from ..partial_file import USABLE, Broken, Busy, PartialFile, TooLong, words_for
 from ..progress import OnProgress
 from ..storage import sha256_of, target_of
 
@@ -157,7 +157,7 @@ def _fetch(part: PartialFile, url: str, target: Path) -> str | None:
         except requests.RequestException as error:
             raise Broken(words_for(error)) from error
         announced.append(_announced_sha256(response))
-        if response.status_code not in HAS_CONTENT:
+        if response.status_code not in USABLE:
             response.close()
             raise _not_fetched(url, target, f"HTTP {response.status_code}")
         return response
