@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .progress import OnProgress
-from .records import LayerFit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,8 +79,6 @@ class LoraFit:
     """The model's name for people; empty if there is only a text encoder."""
     of_other_shape: int = 0
     """Tensors that have the name of one of the model's layers, but do not fit its shape."""
-    layers: LayerFit | None = None
-    """The same, counted by layer; None if it was not."""
 
     @property
     def warning(self) -> str:

@@ -59,7 +59,7 @@ def shapes_of(module: Any, keys: Iterable[str]) -> dict[str, Shape]:
 
 
 def model_key(model: Any) -> str:
-    """What a LoRA must fit, as rows keep it: ComfyUI's exact class of the model, and 8 hex digits for the shapes of its layers.
+    """What a LoRA must fit, in one name: ComfyUI's exact class of the model, and 8 hex digits for the shapes of its layers.
 
     The same for every checkpoint of one architecture and size, in whatever precision and quantisation: "SDXL-1a2b3c4d".
     """

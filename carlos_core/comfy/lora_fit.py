@@ -6,7 +6,7 @@ import logging
 import threading
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class FittingPatches:
     """What of a LoRA ComfyUI can add to a model's weights.
 
     patches: key -> patch, those that fit. matched, of_other_shape, total: tensors of the file that fit, that have the name of a
-    layer but not its shape, and that there are. layers: the same, counted by layer of the file.
+    layer but not its shape, and that there are.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], file_name: str, layers: ModelLayers) -> None:
@@ -59,19 +59,22 @@ class FittingPatches:
         self._layers = layers
         layer = ""
         try:
-            read = _ReadKeys(comfy.lora_convert.convert_lora(dict(tensors)))
+            self._read = read = _ReadKeys(comfy.lora_convert.convert_lora(dict(tensors)))
             with _shapes_only():
                 for layer in _layers_named(read, layers.key_map):
                     self._take(read, layer)
-            n_layers = len(self._stems) + len(_other_layers(read, self._named))
         except KeyError as error:
             raise LoraError(f"{file_name} is incomplete: it has no {error.args[0]}.", "Download it again.") from error
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             raise LoraError(f"The tensors of {file_name} make no sense ({layer}: {reason}).", "Download it again.") from error
         self.matched, self.of_other_shape, self.total = len(self._fitting), len(self._named - self._fitting), len(read)
-        n_fitting = sum(self._stems.values())
-        self.layers = LayerFit(n_fitting, n_layers, len(self._stems) - n_fitting)
+
+    @property
+    def layers(self) -> LayerFit:
+        """The same counts by layer of the file, those that the model lacks among them."""
+        n_fitting, n_named = sum(self._stems.values()), len(self._stems)
+        return LayerFit(n_fitting, n_named + len(_other_layers(self._read, self._named)), n_named - n_fitting)
 
     def _take(self, read: _ReadKeys, layer: str) -> None:
         """Take in one layer of the file. One at a time, so that it is known which tensors are whose."""
@@ -146,7 +149,9 @@ def _other_layers(read: _ReadKeys, named: set[str]) -> set[str]:
         name = next(iter(rest))
         for layer in _beginnings(name):
             read.taken = set()
-            comfy.lora.load_lora(read, {layer: f"{layer}.weight"}, log_missing=False)
+            # A layer that is not whole is a layer all the same: what ComfyUI has looked at before it stopped is its own.
+            with suppress(KeyError, RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+                comfy.lora.load_lora(read, {layer: f"{layer}.weight"}, log_missing=False)
             if name in read.taken:
                 break
         else:

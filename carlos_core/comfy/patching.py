@@ -47,7 +47,6 @@ def apply_lora(
         total=fitting.total,
         model=class_of_model(model) if model is not None else "",
         of_other_shape=fitting.of_other_shape,
-        layers=fitting.layers,
     )
     if not fitting.patches:
         shapes = f"; {fit.of_other_shape} have its names and other shapes" if fit.of_other_shape else ""

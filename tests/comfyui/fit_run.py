@@ -28,6 +28,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from carlos_core.comfy.generator import ComfyGenerator
+from carlos_core.comfy.layers import ModelLayers
+from carlos_core.comfy.lora_fit import fit_of_file
 from carlos_core.errors import LoraError
 from carlos_core.generator import Job, LoraUse, Sampling
 
@@ -116,6 +118,8 @@ def main() -> None:
     cases: dict[str, Tensors] = {"as it is": sketch}
     for change in (down_twice_as_wide, up_twice_as_high, other_ranks, every_second_layer, without_downs, alpha_of_two_values):
         cases[change.__name__.replace("_", " ")] = change(sketch)
+    whole = {key: value for key, value in sketch.items() if key.startswith("lora_unet_joint_blocks_0")}
+    cases["half a layer that the model lacks"] = {**whole, "lora_unet_elsewhere.lora_up.weight": torch.ones(8, 2)}
     for kind in ("lora", "old diffusers", "loha", "lokr", "diff", "oft"):
         cases[kind] = as_kind(kind, 1)(flat)
         cases[f"{kind}, too wide"] = as_kind(kind, 2)(flat)
@@ -127,18 +131,21 @@ def main() -> None:
     generator = ComfyGenerator(model, clip, vae, Sampling(1, 3.0, "euler", "simple", 64, 64))
     job = ("a red house", 1)
     without = generator.generate([Job(*job)]).images
+    layers = ModelLayers(model, clip)
     found: dict[str, Any] = {}
     for name, tensors in cases.items():
         path = Path(WORK) / f"{name}.safetensors"
         save_file({key: value.clone().contiguous() for key, value in tensors.items()}, path)
         try:
             fit = generator.check_lora(LoraUse(path, 1.0))
+            by_layer = fit_of_file(path, layers)
             picture = generator.generate([Job(*job, (LoraUse(path, 1.0),))]).images
             found[name] = {
                 "matched": fit.matched,
                 "total": fit.total,
                 "of_other_shape": fit.of_other_shape,
                 "warning": fit.warning,
+                "layers": [by_layer.layers, by_layer.of, by_layer.of_other_shape],
                 "changes the picture": not torch.equal(picture, without),
             }
         except LoraError as error:

@@ -45,6 +45,19 @@ def test_a_lora_that_fits_in_part_is_applied_and_says_so(found: dict[str, Any]) 
     assert facts["warning"].startswith("24 of 51 keys do not match this SD3 model (24 have its names and other shapes)")
 
 
+def test_half_a_layer_that_the_model_lacks_stops_nothing(found: dict[str, Any]) -> None:
+    facts = found["half a layer that the model lacks"]
+    assert facts["changes the picture"]
+    assert facts["warning"].startswith(f"1 of {facts['total']} keys do not match this SD3 model and are without effect")
+    fitting, of, of_other_shape = facts["layers"]
+    assert (fitting, of_other_shape) == (of - 1, 0)
+
+
+def test_layers_are_counted_from_the_header(found: dict[str, Any]) -> None:
+    assert found["as it is"]["layers"] == [17, 17, 0]
+    assert found["every second layer"]["layers"] == [9, 17, 8]
+
+
 def test_layers_that_do_not_fit_are_not_an_error_line_each_in_the_log(found: dict[str, Any]) -> None:
     assert "ERROR lora" not in found["log"]
     assert "SHAPE MISMATCH" not in found["log"]
