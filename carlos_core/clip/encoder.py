@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import EncoderError
+from ..memory import in_parts, is_out_of_memory
 from .pixels import PixelFormat, pixels_of
 from .text_tower import TextTower
 
@@ -54,16 +55,22 @@ class OpenClipEncoder:
     def encode_images(self, images: Tensor) -> Tensor:
         """Features of pictures: [B, D] float32 on the CPU, not normalised. images: [B, H, W, C >= 3], values in [0, 1].
 
-        Raises EncoderError for another shape.
+        Raises EncoderError for another shape, and if there is too little memory for one picture.
         """
         if images.ndim != 4 or images.shape[-1] < 3:
             raise EncoderError(f"Pictures have shape {list(images.shape)}.", "Pass [B, H, W, 3] with values in [0, 1].")
         device = self._ready()
-        parts = []
-        for part in torch.split(images, _IMAGE_BATCH):
-            pixels = pixels_of(part.to(device), self._pixel_format)
-            parts.append(self._model.encode_image(pixels).float().cpu())
-        return torch.cat(parts)
+
+        def features_of(part: Tensor) -> Tensor:
+            features: Tensor = self._model.encode_image(pixels_of(part.to(device), self._pixel_format)).float()
+            return features
+
+        try:
+            return in_parts(features_of, images, _IMAGE_BATCH)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise EncoderError("There is too little memory for CLIP to look at a picture.", "Close other programs.") from error
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:

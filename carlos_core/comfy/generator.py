@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import GenerationError
 from ..generator import LEADING, Generated, Job, LoraFit, LoraUse, Sampling
+from ..memory import is_out_of_memory
 from ..progress import OnProgress, Progress
 from .conditioning import Conditioning, form_of, joined, size_of, text_of, zeroed
 from .families import native_size
@@ -239,7 +240,7 @@ class ComfyGenerator:
         try:
             return self._sampled_together(jobs, report)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if len(jobs) == 1:
                 raise GenerationError(
@@ -356,17 +357,6 @@ def _evictable_memory(device: torch.device) -> int:
     """Bytes of a device that loaded models hold, which ComfyUI frees when another model needs them."""
     loaded = comfy.model_management.current_loaded_models
     return sum(int(model.model_loaded_memory()) for model in loaded if model.device == device)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that there is too little memory, on a GPU or on the CPU.
-
-    For the CPU torch has no error of its own: its allocator says it in words. oneDNN, which allocates by itself, says that it
-    could not create a primitive.
-    """
-    if isinstance(error, (comfy.model_management.OOM_EXCEPTION, MemoryError)):
-        return True
-    return any(words in str(error) for words in ("DefaultCPUAllocator", "could not create a primitive"))
 
 
 def _leading_sigmas(sampling: Any, steps: int) -> Tensor:

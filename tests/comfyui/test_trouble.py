@@ -237,19 +237,19 @@ def _little_memory(host: Host, megabytes: int) -> Iterator[None]:
 
 
 def test_too_little_memory_for_a_batch_halves_it_and_the_numbers_stay(poor: Host) -> None:
-    settings = {**FEW_STEPS, "max_prompts": 32, "first_seed": 20}
+    settings = {**FEW_STEPS, "max_prompts": 64, "first_seed": 20}
     log_before = len(poor.log.read_text(errors="replace"))
-    with _little_memory(poor, megabytes=200):
-        halved = facts_of(poor.run(workflows.index(NAME, "halved", **settings, batch_size=32)), "index")
+    with _little_memory(poor, megabytes=400):
+        halved = facts_of(poor.run(workflows.index(NAME, "halved", **settings, batch_size=64)), "index")
     log = poor.log.read_text(errors="replace")[log_before:]
     steps = [
         tuple(map(int, step)) for step in re.findall(r"out of memory with (\d+) pictures at a time, going on with (\d+)", log)
     ]
-    assert steps[0] == (32, 16)
+    assert steps[0] == (64, 32)
     assert all(half == batch // 2 for batch, half in steps)
     # What was too much once is not tried again.
     assert [batch for batch, _ in steps] == sorted({batch for batch, _ in steps}, reverse=True)
-    assert halved["n_images"] == 32
+    assert halved["n_images"] == 64
 
     shutil.rmtree(_seen_by(poor) / "user" / "carlos" / "cache")
     free = facts_of(poor.run(workflows.index(NAME, "free", **settings, batch_size=4)), "index")

@@ -1,0 +1,46 @@
+"""When memory runs out: how that is recognised, and work done in smaller parts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+_WORDS = ("defaultcpuallocator", "could not create a primitive", "out of memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that there is too little memory, on a GPU or on the CPU.
+
+    Only CUDA has an error of its own in torch. Other devices, and the CPU's allocator, say it in words; oneDNN, which allocates
+    by itself, says that it could not create a primitive.
+    """
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
+
+
+def in_parts(compute: Callable[[Tensor], Tensor], items: Tensor, limit: int) -> Tensor:
+    """Compute something for each of the items, [N, ...] -> [N, ...], and keep it on the CPU.
+
+    At most `limit` items are computed at a time; half as many from where memory ran out. The error passes through if there is
+    too little for a single one.
+    """
+    parts: list[Tensor] = []
+    place = 0
+    while place < len(items):
+        part = items[place : place + limit]
+        try:
+            parts.append(compute(part).cpu())
+        except (RuntimeError, MemoryError) as error:
+            if len(part) == 1 or not is_out_of_memory(error):
+                raise
+            limit = (len(part) + 1) // 2
+            logger.warning("carlos: out of memory with %d items at a time, going on with %d", len(part), limit)
+            continue
+        place += len(part)
+    return torch.cat(parts)
