@@ -94,7 +94,9 @@ class Generator(Protocol):
     """Makes pictures. The same jobs give the same pictures, whatever shares a batch: a picture's noise depends only on its seed.
 
     fingerprint: a name for everything that decides the base side's pictures (weights, text encoder, VAE, sampler, steps, cfg,
-    size), so that their features can be kept and used again. settings: the same facts in readable form, for the protocol.
+    size), so that their features can be kept and used again. settings: the same facts in readable form, for the protocol; what
+    stands for the weights is its "model". model_key: what a LoRA must fit, the same for every checkpoint of one architecture and
+    size; empty if that is not known.
     """
 
     @property
@@ -102,6 +104,9 @@ class Generator(Protocol):
 
     @property
     def settings(self) -> dict[str, Any]: ...
+
+    @property
+    def model_key(self) -> str: ...
 
     @property
     def steps(self) -> int: ...

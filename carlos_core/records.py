@@ -115,6 +115,8 @@ class LoraRecord:
     suggested_weight: float | None = None
     """From the same sweep; None if there was none."""
     protocol_id: str | None = None
+    model_key: str | None = None
+    """What kind of model it was measured on: equal for every checkpoint of one architecture and size."""
     encoder_id: str | None = None
     indexed_at: str | None = None
     """ISO 8601, UTC."""
@@ -128,8 +130,16 @@ class LoraRecord:
 
     @property
     def measured(self) -> MeasuredRow:
-        has_curve = bool(self.strength_curve)
-        return MeasuredRow(self.lora_id, self.file_name, self.protocol_id, self.n_images, self.strength, self.notes, has_curve)
+        return MeasuredRow(
+            self.lora_id,
+            self.file_name,
+            self.protocol_id,
+            self.model_key,
+            self.n_images,
+            self.strength,
+            self.notes,
+            has_curve=bool(self.strength_curve),
+        )
 
     @property
     def name(self) -> str:
@@ -143,6 +153,7 @@ class MeasuredRow(NamedTuple):
     lora_id: str
     file_name: str | None
     protocol_id: str | None
+    model_key: str | None
     n_images: int | None
     strength: float
     notes: tuple[str, ...]

@@ -76,7 +76,8 @@ class CarlosLoraIndexer(io.ComfyNode):
         else:
             lora = lora_folder.read_lora(lora_folder.lora_path(lora_name), lora_name)
             outcome = indexing.index(indexer, lora, progress)
-        text = report([*_lines(outcome), *indexing.plan_lines(indexer)], indexing.facts_of(outcome))
+        fit = lora_folder.lora_fit(outcome.lora.path, settings["model"], settings["clip"])
+        text = report([*_lines(outcome), *indexing.plan_lines(indexer)], indexing.facts_of(outcome, fit))
         return io.NodeOutput(indexer.target.read(), text, outcome.contact_sheet, ui=ui.PreviewText(text))
 
 
@@ -108,14 +109,15 @@ class CarlosIndexLibrary(io.ComfyNode):
             raise IndexingError(f"No LoRA's name fits {name_filter!r}.", "Empty name_filter to take all of models/loras.")
         plan = indexing.plan_lines(indexer)
         places = dict(lora_folder.paths_of(names))
-        left_out = _gone(names, places) | _unfit(names, settings["model"], settings["clip"])
+        fits = _fits_of(settings["model"], settings["clip"])
+        left_out = _gone(names, places) | _unfit(names, fits, class_of_model(settings["model"]))
         files = [(name, path) for name, path in places.items() if name not in left_out]
         progress_of = indexing.LibraryProgress(cls.hidden.unique_id, indexer, [name for name, _ in files])
         results = [*indexer.index_all(files, progress_of), *left_out.values()]
         outcomes = _outcomes(results)
         new = [outcome for outcome in outcomes if outcome.is_new]
         facts = {
-            "indexed": [indexing.facts_of(outcome) for outcome in new],
+            "indexed": [indexing.facts_of(outcome, fits.get(outcome.lora.name)) for outcome in new],
             "skipped": [outcome.lora.name for outcome in outcomes if not outcome.is_new],
             "failed": [vars(failure) for failure in _failures(results)],
         }
@@ -140,11 +142,16 @@ def _gone(names: list[str], places: Mapping[str, Path]) -> dict[str, Failure]:
     return {name: carlos.Failure(name.replace("\\", "/"), reason) for name in names if name not in places}
 
 
-def _unfit(names: list[str], model: Any, clip: Any) -> dict[str, Failure]:
+def _fits_of(model: Any, clip: Any) -> dict[str, LayerFit]:
+    """How many layers of each LoRA fit the model, by name with "/" between folders."""
+    return {name.replace("\\", "/"): fit for name, fit in lora_folder.lora_fits(model, clip).items()}
+
+
+def _unfit(names: list[str], fits: Mapping[str, LayerFit], model: str) -> dict[str, Failure]:
     """The LoRAs that are for other models, as their headers say: they are not read whole only to find that out."""
+    found = ((name, fits.get(name.replace("\\", "/"))) for name in names)
     # A file of no layers makes no sense, and measuring it says why.
-    unfit = {name: fit for name, fit in lora_folder.lora_fits(model, clip).items() if fit.of and not fit.fits}
-    return {name: _misfit(name, unfit[name], class_of_model(model)) for name in names if name in unfit}
+    return {name: _misfit(name, fit, model) for name, fit in found if fit is not None and fit.of and not fit.fits}
 
 
 def _misfit(name: str, fit: LayerFit, model: str) -> Failure:

@@ -25,6 +25,7 @@ from ..progress import OnProgress, Progress
 from .conditioning import Conditioning, form_of, joined, size_of, text_of, zeroed
 from .families import native_size
 from .fingerprint import Fingerprint, model_fingerprint
+from .layers import model_key
 from .patching import apply_lora, load_lora
 
 logger = logging.getLogger(__name__)
@@ -148,6 +149,11 @@ class ComfyGenerator:
     def model_fingerprint(self) -> str:
         """16 hex digits for MODEL, CLIP and VAE with everything attached to them."""
         return model_fingerprint(self._model, self._clip, self._vae, self._sigmas)
+
+    @cached_property
+    def model_key(self) -> str:
+        """What a LoRA must fit: the class of the MODEL and the shapes of its layers."""
+        return model_key(self._model)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -25,7 +25,8 @@ _PREFIX = b"carlos."
 _REQUIRED = ("direction", "strength", "consistency")
 _PLAIN = (
     *("lora_id", "file_name", "sha256", "direction", "strength", "consistency", "n_images", "n_prompts", "alignment"),
-    *("strength_se", "consistency_se", "suggested_weight", "protocol_id", "encoder_id", "indexed_at", "notes"),
+    *("strength_se", "consistency_se", "suggested_weight", "protocol_id", "model_key", "encoder_id", "indexed_at"),
+    "notes",
 )
 """Columns that are fields of a record without any change."""
 
@@ -65,6 +66,7 @@ def column_types(dimension: int) -> dict[str, pa.DataType]:
         "encoder_id": pa.string(),
         "indexed_at": pa.string(),
         "notes": pa.list_(pa.string()),
+        "model_key": pa.string(),
     }
 
 
@@ -238,7 +240,7 @@ def record_of(table: pa.Table, index: int) -> LoraRecord:
 
 def measured_rows(table: pa.Table) -> list[MeasuredRow]:
     """How every row was measured, in table order."""
-    names = ("lora_id", "file_name", "protocol_id", "n_images", "strength")
+    names = ("lora_id", "file_name", "protocol_id", "model_key", "n_images", "strength")
     notes = (tuple(notes or ()) for notes in table["notes"].to_pylist())
     has_curve = (bool(weights) for weights in table["curve_weights"].to_pylist())
     return list(map(MeasuredRow, *(table[name].to_pylist() for name in names), notes, has_curve))

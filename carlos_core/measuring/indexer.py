@@ -19,8 +19,7 @@ from ..progress import OnProgress
 from ..records import LoraMetadata, LoraRecord, MeasuredRow
 from .measure import measure, sides_of
 from .plan import Plan
-from .protocol import Protocol
-from .stopping import NO_EFFECT
+from .protocol import Covering, Protocol, has_effect
 from .strength_curve import strength_curve
 from .studio import Studio
 
@@ -109,6 +108,9 @@ class Indexer:
     folder: LoraFolder = AnyFolder()
     """Where the LoRAs are."""
 
+    any_checkpoint: bool = True
+    """Do not measure again what was measured on another checkpoint of the same shape."""
+
     def index(self, lora: LoraFile, on_progress: OnProgress | None = None) -> Outcome:
         """Measure a LoRA and keep its row, unless the database has it by the same protocol or a fuller one.
 
@@ -158,13 +160,12 @@ class Indexer:
 
     def is_covered(self, row: MeasuredRow, database: MetricsDatabase) -> bool:
         """Whether a row makes measuring its LoRA unnecessary."""
-        return not self.overwrite and self._covering_preset(row, database) is not None
+        return not self.overwrite and self._covering_of(row, database) is not None
 
     def wants_sweep(self, row: MeasuredRow) -> bool:
         """Whether a row lacks a strength curve that this run can add. A LoRA without measurable effect gets none."""
-        has_effect = bool(row.strength) and NO_EFFECT not in row.notes
         is_own = row.protocol_id == self.protocol.protocol_id and self.protocol.lora_weight != 0
-        return self.scale_sweep and is_own and has_effect and not row.has_curve
+        return self.scale_sweep and is_own and has_effect(row) and not row.has_curve
 
     def _swept(self, outcome: Outcome, on_progress: OnProgress | None) -> Outcome:
         """The outcome with its row's strength curve, which is measured if it is wanted and missing."""
@@ -185,21 +186,23 @@ class Indexer:
             sweep_evaluations=curve.model_evaluations,
         )
 
-    def _covering(self, database: MetricsDatabase, lora_id: str) -> tuple[LoraRecord | None, str | None]:
-        """A LoRA's row, and the preset that makes measuring it again unnecessary; None if there is none."""
+    def _covering(self, database: MetricsDatabase, lora_id: str) -> tuple[LoraRecord | None, Covering | None]:
+        """A LoRA's row, and what makes measuring it again unnecessary; None if there is none."""
         row = database.row(lora_id)
         if row is None or self.overwrite:
             return row, None
-        return row, self._covering_preset(row.measured, database)
+        return row, self._covering_of(row.measured, database)
 
-    def _covering_preset(self, row: MeasuredRow, database: MetricsDatabase) -> str | None:
-        return self.protocol.covering(row, database.protocols, len(self.plan.shots))
+    def _covering_of(self, row: MeasuredRow, database: MetricsDatabase) -> Covering | None:
+        model_key = self.studio.generator.model_key if self.any_checkpoint else ""
+        return self.protocol.covering(row, database.protocols, len(self.plan.shots), model_key=model_key)
 
-    def _known(self, database: MetricsDatabase, lora: LoraFile, row: LoraRecord, covering: str) -> Outcome:
+    def _known(self, database: MetricsDatabase, lora: LoraFile, row: LoraRecord, covering: Covering) -> Outcome:
         if row.file_name != lora.name and not self._is_still_at(row.file_name, lora):
             self.target.change(lambda changed: changed.set_value(lora.lora_id, "file_name", lora.name))
         sheet = self.studio.contact_sheet(*sides_of(self.studio, lora, self.protocol), self.plan.shots)
-        note = f"measured with the preset {covering!r} on {row.indexed_at}"
+        where = f", on another checkpoint of the same shape ({row.model_key})" if covering.is_other_checkpoint else ""
+        note = f"measured with the preset {covering.preset!r} on {row.indexed_at}{where}"
         return Outcome(lora, ALREADY_INDEXED, row, 0, 0, (note, *row.notes), sheet)
 
     def _is_still_at(self, name: str | None, lora: LoraFile) -> bool:

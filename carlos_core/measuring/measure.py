@@ -114,6 +114,7 @@ def measure(
         consistency_se=metrics.consistency_se,
         topics=topics,
         protocol_id=protocol.protocol_id,
+        model_key=studio.generator.model_key or None,
         encoder_id=studio.encoder.encoder_id,
         indexed_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         notes=tuple(_notes(metrics, fit, decision)),

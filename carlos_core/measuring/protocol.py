@@ -10,6 +10,7 @@ from typing import Any
 from ..records import MeasuredRow
 from ..storage import short_hash
 from .presets import CUSTOM, PRESETS, TRIGGERS_ON_BOTH_SIDES
+from .stopping import NO_EFFECT
 
 
 @dataclass(frozen=True)
@@ -53,19 +54,52 @@ class Protocol:
         """The trigger words of a LoRA that also stand in the prompts without it."""
         return trigger_words if self.trigger_rule == TRIGGERS_ON_BOTH_SIDES else ()
 
-    def covering(self, row: MeasuredRow, protocols: Mapping[str, Any], n_images: int) -> str | None:
-        """Whether a row makes measuring its LoRA by this protocol with `n_images` pictures unnecessary.
+    def covering(self, row: MeasuredRow, protocols: Mapping[str, Any], n_images: int, *, model_key: str = "") -> Covering | None:
+        """What makes measuring a LoRA by this protocol unnecessary, given its row; None if it must be measured.
 
-        protocols: those of the row's database, by id. Returns the name of the covering preset (the same or a fuller one), or None
-        if the LoRA must be measured. A custom row of the same protocol covers as many pictures as it has. For presets the number
-        does not matter: `quick` < `standard` < `paper`.
+        A row covers what is measured by its own protocol (custom: with as many pictures as it has), and by a lesser preset:
+        `quick` < `standard` < `paper`. It does so for every checkpoint of its shape if it found an effect: a LoRA for one
+        checkpoint may do nothing on another of the same shape.
+
+        Args:
+            row: the LoRA's row.
+            protocols: those of the row's database, by id.
+            n_images: how many pictures are wanted; for presets the number does not matter.
+            model_key: shape of the model that pictures are made with; empty: a row of another checkpoint does not count.
         """
-        if row.protocol_id == self.protocol_id:
-            return self.preset if self.preset != CUSTOM or (row.n_images or 0) >= n_images else None
-        found = protocols.get(row.protocol_id or "") or {}
-        preset, order = found.get("preset"), list(PRESETS)
-        if preset not in order or self.preset not in order:
-            return None
+        is_own = row.protocol_id == self.protocol_id
         ours = self.described()
-        is_alike = all(found.get(key) == ours.get(key) for key in ("model", "prompts", "lora_weight", "trigger_rule"))
-        return str(preset) if is_alike and order.index(preset) > order.index(self.preset) else None
+        theirs = ours if is_own else protocols.get(row.protocol_id or "") or {}
+        is_other_checkpoint = theirs.get("model") != ours.get("model")
+        if is_other_checkpoint and not (model_key and row.model_key == model_key and has_effect(row)):
+            return None
+        preset = str(theirs.get("preset"))
+        is_same = {**theirs, "model": None} == {**ours, "model": None}
+        is_enough = preset != CUSTOM or (row.n_images or 0) >= n_images
+        if not (is_enough if is_same else self._is_less_than(theirs)):
+            return None
+        return Covering(preset, is_other_checkpoint)
+
+    def _is_less_than(self, theirs: Mapping[str, Any]) -> bool:
+        """Whether another protocol is the same by a fuller preset."""
+        ours, order = self.described(), list(PRESETS)
+        if theirs.get("preset") not in order or self.preset not in order:
+            return False
+        is_alike = all(theirs.get(key) == ours.get(key) for key in ("prompts", "lora_weight", "trigger_rule"))
+        return is_alike and order.index(theirs["preset"]) > order.index(self.preset)
+
+
+@dataclass(frozen=True)
+class Covering:
+    """What a LoRA's row was measured by, where that makes measuring it again unnecessary."""
+
+    preset: str
+    """Name of the row's preset, or "custom"."""
+
+    is_other_checkpoint: bool = False
+    """Whether it was measured on another checkpoint of the same shape."""
+
+
+def has_effect(row: MeasuredRow) -> bool:
+    """Whether a row found that its LoRA changes pictures."""
+    return bool(row.strength) and NO_EFFECT not in row.notes

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from ...carlos_core.loras.lora_file import LoraFile
     from ...carlos_core.measuring.indexer import Indexer, Outcome
     from ...carlos_core.measuring.plan import Plan
-    from ...carlos_core.records import LoraRecord
+    from ...carlos_core.records import LayerFit, LoraRecord
 
 _PRESETS = (*PRESETS, CUSTOM)
+_ANY_CHECKPOINT, _THIS_CHECKPOINT = "any of its shape", "this one"
+_CHECKPOINTS = (_ANY_CHECKPOINT, _THIS_CHECKPOINT)
 
 
 def model_inputs() -> list[io.Input]:
@@ -95,6 +97,14 @@ def settings_inputs(default_preset: str) -> list[io.Input]:
             optional=True,
             tooltip="Also measures 12 prompts at other weights, and suggests a weight for Apply Retrieved LoRAs and Auto LoRA.",
         ),
+        io.Combo.Input(
+            "checkpoint",
+            options=list(_CHECKPOINTS),
+            default=_ANY_CHECKPOINT,
+            optional=True,
+            tooltip="any of its shape: a LoRA that had an effect on another checkpoint of its class and size is not measured "
+            "again. this one: it is, on this checkpoint.",
+        ),
     ]
 
 
@@ -110,11 +120,12 @@ def indexer_of(*, model: Any, clip: Any, vae: Any, database: Any, **settings: An
 
     Raises CarlosError for values that the widgets do not offer, an input that is empty, or a database that cannot be written.
     """
-    settings = {"triggers": TRIGGER_RULES[0], "scale_sweep": False, **settings}
+    settings = {"triggers": TRIGGER_RULES[0], "scale_sweep": False, "checkpoint": _ANY_CHECKPOINT, **settings}
     folders.check_choice(settings["preset"], _PRESETS, "preset")
     folders.check_choice(settings["sampler_name"], comfy.samplers.KSampler.SAMPLERS, "sampler")
     folders.check_choice(settings["scheduler"], comfy.samplers.KSampler.SCHEDULERS, "scheduler")
     folders.check_choice(settings["triggers"], TRIGGER_RULES, "trigger rule")
+    folders.check_choice(settings["checkpoint"], _CHECKPOINTS, "checkpoint")
     _check_whole(clip, vae)
     target = own_database(database)
     prompts = folders.prompt_set(settings["prompts"], default_index_prompts())
@@ -129,7 +140,16 @@ def indexer_of(*, model: Any, clip: Any, vae: Any, database: Any, **settings: An
         generator=generator.settings,
     )
     studio = carlos.Studio(generator, runtime.encoder(database), folders.cache_folder(), settings["batch_size"])
-    return carlos.Indexer(studio, protocol, plan, target, settings["overwrite"], settings["scale_sweep"], folder=ListedLoras())
+    return carlos.Indexer(
+        studio,
+        protocol,
+        plan,
+        target,
+        overwrite=settings["overwrite"],
+        scale_sweep=settings["scale_sweep"],
+        folder=ListedLoras(),
+        any_checkpoint=settings["checkpoint"] == _ANY_CHECKPOINT,
+    )
 
 
 def _sampling(model: Any, settings: dict[str, Any]) -> Sampling:
@@ -174,7 +194,7 @@ def plan_lines(indexer: Indexer) -> list[str]:
     return [
         f"preset {protocol.preset}: {words} {len(shots)} pairs of pictures, {evaluations:,} model evaluations a LoRA",
         f"{settings['width']} x {settings['height']}, {settings['steps']} steps, cfg {settings['cfg']:g}, "
-        f"{settings['sampler']} / {settings['scheduler']}, seeds {protocol.seed_rule}",
+        f"{settings['sampler']} / {settings['scheduler']}, seeds {protocol.seed_rule}, model {generator.model_key}",
         *([f"scale sweep: at most {carlos.most_pictures(shots)} pictures more a LoRA"] if indexer.scale_sweep else []),
     ]
 
@@ -209,8 +229,8 @@ def curve_lines(row: LoraRecord) -> list[str]:
     return ["scale sweep:", *table(("weight", "strength", "alignment"), cells), suggested]
 
 
-def facts_of(outcome: Outcome) -> dict[str, Any]:
-    """The facts of one LoRA, as scripts read them."""
+def facts_of(outcome: Outcome, fit: LayerFit | None) -> dict[str, Any]:
+    """The facts of one LoRA, as scripts read them. fit: its layers that fit the model; None if they are not known."""
     row = outcome.row
     sweep = {
         "suggested_weight": row.suggested_weight,
@@ -225,9 +245,11 @@ def facts_of(outcome: Outcome) -> dict[str, Any]:
         **{name: getattr(row, name) for name in measured},
         "topics": {effect.topic: effect.vector.strength for effect in row.topics},
         "protocol_id": row.protocol_id,
+        "model_key": row.model_key,
         "encoder_id": row.encoder_id,
         "model_evaluations": outcome.model_evaluations,
         "base_model_evaluations": outcome.base_model_evaluations,
         "notes": list(outcome.notes),
+        **({"fit": {"layers": fit.layers, "of": fit.of}} if fit is not None else {}),
         **(sweep if row.strength_curve else {}),
     }

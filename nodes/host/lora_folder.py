@@ -86,6 +86,14 @@ def lora_fits(model: Any, clip: Any) -> dict[str, LayerFit]:
     return last.found
 
 
+def lora_fit(path: Path, model: Any, clip: Any) -> LayerFit | None:
+    """How many layers of one LoRA a MODEL and its CLIP have; None for a file that is not there or makes no sense."""
+    try:
+        return fit_of_file(path, ModelLayers(model, clip))
+    except LoraError:
+        return None
+
+
 def read_lora(path: Path, name: str) -> LoraFile:
     """A LoRA with its hash, which is kept: the file is read whole once. Raises LoraError for a file that is not a LoRA."""
     _memory.library = None

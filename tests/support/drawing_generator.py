@@ -56,8 +56,8 @@ class DrawingGenerator:
     """Implements `generation.Generator`. jobs: all that it was asked for. broken: (side, prompt, seed) whose pictures come out
     as NaN, with "base" or "lora" as the side."""
 
-    def __init__(self, *, model: str = "drawn-1", batch_size: int = 4) -> None:
-        self.model = model
+    def __init__(self, *, model: str = "drawn-1", model_key: str = "", batch_size: int = 4) -> None:
+        self.model, self.model_key = model, model_key
         self.batch_size = batch_size
         self.jobs: list[Job] = []
         self.broken: set[tuple[str, str, int]] = set()

@@ -85,6 +85,38 @@ def test_a_library_run_shares_the_base_side_and_goes_on_after_a_failure(bench: B
     assert second.base_model_evaluations == max(0, len(made) * EVALUATIONS - first.base_model_evaluations)
 
 
+def test_a_lora_is_not_measured_again_on_another_checkpoint_of_the_same_shape(bench: Bench) -> None:
+    lora = bench.lora()
+    first = indexer_of(bench, DrawingGenerator(model="drawn-1", model_key="Drawn-16")).index(lora)
+    assert first.row.model_key == "Drawn-16"
+
+    other = DrawingGenerator(model="drawn-2", model_key="Drawn-16")
+    known = indexer_of(bench, other).index(lora)
+    assert (known.status, known.row.indexed_at, len(other.jobs)) == (ALREADY_INDEXED, first.row.indexed_at, 0)
+    assert "on another checkpoint of the same shape (Drawn-16)" in known.notes[0]
+
+    larger = DrawingGenerator(model="drawn-3", model_key="Drawn-32")
+    assert indexer_of(bench, larger).index(lora).row.model_key == "Drawn-32"
+
+
+def test_a_lora_is_measured_on_this_checkpoint_if_that_is_wanted(bench: Bench) -> None:
+    lora = bench.lora()
+    rows = [
+        indexer_of(bench, DrawingGenerator(model=model, model_key="Drawn-16"), any_checkpoint=False).index(lora)
+        for model in ("drawn-1", "drawn-2", "drawn-2")
+    ]
+    assert [row.status for row in rows] == [INDEXED, INDEXED, ALREADY_INDEXED]
+
+
+def test_a_lora_without_effect_on_one_checkpoint_is_tried_on_another(bench: Bench) -> None:
+    lora = bench.lora(mix=0.0)
+    outcomes = [
+        indexer_of(bench, DrawingGenerator(model=model, model_key="Drawn-16")).index(lora)
+        for model in ("drawn-1", "drawn-1", "drawn-2")
+    ]
+    assert [outcome.status for outcome in outcomes] == [INDEXED, ALREADY_INDEXED, INDEXED]
+
+
 def test_a_renamed_file_is_known_by_its_content(bench: Bench) -> None:
     generator = DrawingGenerator()
     old = lora_file(bench.folder / "old.safetensors")

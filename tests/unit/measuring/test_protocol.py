@@ -11,7 +11,8 @@ import pytest
 
 from carlos_core.errors import IndexingError
 from carlos_core.measuring.plan import Plan
-from carlos_core.measuring.protocol import Protocol
+from carlos_core.measuring.protocol import Covering, Protocol
+from carlos_core.measuring.stopping import NO_EFFECT
 from carlos_core.prompts.prompt_set import Prompt, PromptSet
 from carlos_core.records import MeasuredRow
 
@@ -76,11 +77,13 @@ def covered(
 ) -> str | None:
     """Whether a row measured by one protocol covers another."""
     protocols = {measured.protocol_id: measured.described()} if is_described else {}
-    return wanted.covering(row_of(measured.protocol_id, n_images), protocols, wanted_images)
+    found = wanted.covering(row_of(measured.protocol_id, n_images), protocols, wanted_images)
+    assert found is None or not found.is_other_checkpoint
+    return None if found is None else found.preset
 
 
 def row_of(protocol_id: str | None, n_images: int | None) -> MeasuredRow:
-    return MeasuredRow("a", "a.safetensors", protocol_id, n_images, 5.0, (), has_curve=False)
+    return MeasuredRow("a", "a.safetensors", protocol_id, "SDXL-1", n_images, 5.0, (), has_curve=False)
 
 
 def test_custom_covers_itself_with_at_least_as_many_pictures() -> None:
@@ -131,3 +134,38 @@ def test_a_row_whose_protocol_is_not_known_covers_nothing() -> None:
 def test_a_preset_covers_nothing_that_was_measured_with_other_settings_under_its_name(preset: str) -> None:
     protocol = replace(PROTOCOL, preset=preset)
     assert covered(protocol, 4480, replace(protocol, generator=SETTINGS | {"steps": 26})) is None
+
+
+OTHER = replace(PROTOCOL, generator=SETTINGS | {"model": "another checkpoint"})
+
+
+def covered_elsewhere(measured: Protocol, wanted: Protocol, *, model_key: str = "SDXL-1", **row: Any) -> Covering | None:
+    """Whether a row of 100 pictures of one checkpoint covers 100 pictures of another."""
+    found = row_of(measured.protocol_id, 100)._replace(**row)
+    return wanted.covering(found, {measured.protocol_id: measured.described()}, 100, model_key=model_key)
+
+
+def test_a_row_covers_other_checkpoints_of_its_shape() -> None:
+    assert covered_elsewhere(OTHER, PROTOCOL) == Covering("custom", is_other_checkpoint=True)
+    assert covered_elsewhere(OTHER, PROTOCOL, n_images=99) is None
+    standard = replace(OTHER, preset="standard")
+    assert covered_elsewhere(standard, replace(PROTOCOL, preset="standard")) == Covering("standard", is_other_checkpoint=True)
+    assert covered_elsewhere(standard, replace(PROTOCOL, preset="quick")) == Covering("standard", is_other_checkpoint=True)
+    assert covered_elsewhere(standard, replace(PROTOCOL, preset="paper")) is None
+
+
+def test_a_row_of_another_or_an_unknown_shape_covers_nothing_elsewhere() -> None:
+    for theirs, ours in (("Flux-1", "SDXL-1"), (None, "SDXL-1"), (None, ""), ("", ""), ("SDXL-1", "")):
+        found = row_of(OTHER.protocol_id, 100)._replace(model_key=theirs)
+        assert PROTOCOL.covering(found, {OTHER.protocol_id: OTHER.described()}, 100, model_key=ours) is None
+
+
+def test_another_checkpoint_counts_only_if_everything_else_is_the_same() -> None:
+    for change in ({"prompts_hash": "abce"}, {"lora_weight": 0.5}, {"generator": SETTINGS | {"model": "x", "steps": 26}}):
+        assert covered_elsewhere(replace(OTHER, **change), PROTOCOL) is None  # type: ignore[arg-type]
+
+
+def test_a_row_without_an_effect_covers_its_own_checkpoint_alone() -> None:
+    for nothing in ({"strength": 0.0}, {"notes": (NO_EFFECT,)}):
+        assert covered_elsewhere(OTHER, PROTOCOL, **nothing) is None
+        assert covered_elsewhere(PROTOCOL, PROTOCOL, **nothing) == Covering("custom")
