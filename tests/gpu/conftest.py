@@ -48,7 +48,7 @@ def model(request: pytest.FixtureRequest, run: Run, tmp_path_factory: pytest.Tem
     folder = tmp_path_factory.mktemp("model")
     if request.param == "miniworld":
         lora = MINIWORLD / "loras" / "pencil_sketch.safetensors"
-        return Model(hosts.build_checkpoint(folder / "miniworld.safetensors"), lora, 128)
-    made = Model(folder / "sdxl.safetensors", folder / "lora.safetensors", 512)
+        return Model(hosts.build_checkpoint(folder / "miniworld.safetensors"), lora, 128, has_meaning=True)
+    made = Model(folder / "sdxl.safetensors", folder / "lora.safetensors", 512, has_meaning=False)
     run("random_checkpoint.py", made.checkpoint, made.lora)
     return made

@@ -16,8 +16,9 @@ Run = Callable[..., str]
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint, a LoRA for it, and the side of pictures in pixels."""
+    """A checkpoint, a LoRA for it, the side of pictures in pixels, and whether its pictures show anything."""
 
     checkpoint: Path
     lora: Path
     size: int
+    has_meaning: bool

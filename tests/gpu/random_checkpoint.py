@@ -27,6 +27,7 @@ from benchmarks import model_families
 @torch.inference_mode()
 def main() -> None:
     model, clip, vae = model_families.build("sdxl", "--cut" in OPTIONS, comfy.model_management.get_torch_device())
+    torch.manual_seed(1)
     model_families.write_lora(model, Path(LORA))
     comfy.sd.save_checkpoint(TARGET, model, clip=clip, vae=vae)
 
