@@ -82,6 +82,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "theta": 10000,
         "qkv_bias": True,
         "guidance_embed": True,
+        "txt_ids_dims": [],
     },
 }
 CUT: dict[str, dict[str, Any]] = {
@@ -116,6 +117,7 @@ def randomised(module: Any, seed: int) -> Any:
 def build(family: str, cut: bool, device: torch.device) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of a family, random."""
     import comfy.latent_formats
+    import comfy.ldm.flux.model
     import comfy.model_management
     import comfy.model_patcher
     import comfy.sd
@@ -125,7 +127,11 @@ def build(family: str, cut: bool, device: torch.device) -> tuple[Any, Any, Any]:
     from comfy.ldm.models.autoencoder import AutoencoderKL
 
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    config = getattr(comfy.supported_models, CLASSES[family])(CONFIGS[family] | (CUT[family] if cut else {}))
+    settings = CONFIGS[family] | (CUT[family] if cut else {})
+    if "txt_ids_dims" not in comfy.ldm.flux.model.FluxParams.__dataclass_fields__:
+        # ComfyUI before Flux.2.
+        settings.pop("txt_ids_dims", None)
+    config = getattr(comfy.supported_models, CLASSES[family])(settings)
     config.set_inference_dtype(dtype, None)
     model = randomised(config.get_model({}, "", device=device), 1)
     patcher = comfy.model_patcher.ModelPatcher(
