@@ -95,18 +95,6 @@ def as_kind(kind: str, width: int, dora: bool = False) -> Callable[[Tensors], Te
     return made
 
 
-def fingerprints(model: Any, clip: Any, vae: Any, sketch: Tensors) -> dict[str, str]:
-    """Of the model as it is, with a LoRA that is applied in bypass mode where this ComfyUI can, and as it is again."""
-
-    def of(model: Any, clip: Any) -> str:
-        return ComfyGenerator(model, clip, vae, Sampling(1, 3.0, "euler", "simple", 64, 64)).model_fingerprint
-
-    found = {"plain": of(model, clip)}
-    if hasattr(comfy.sd, "load_bypass_lora_for_models"):
-        found["bypass"] = of(*comfy.sd.load_bypass_lora_for_models(model, clip, dict(sketch), 1.0, 1.0))
-    return {**found, "plain again": of(model, clip)}
-
-
 @torch.inference_mode()
 def main() -> None:
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(CHECKPOINT, output_vae=True, output_clip=True)
@@ -150,7 +138,6 @@ def main() -> None:
             }
         except LoraError as error:
             found[name] = {"error": str(error)}
-    found["fingerprints"] = fingerprints(model, clip, vae, sketch)
     (Path(WORK) / "found.json").write_text(json.dumps(found, indent=1))
 
 

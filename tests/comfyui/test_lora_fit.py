@@ -75,10 +75,3 @@ def test_a_file_whose_tensors_do_not_belong_together_is_named(found: dict[str, A
     assert f"{case}.safetensors" in error
     assert what in error
     assert error.endswith("Download it again.")
-
-
-def test_a_lora_in_bypass_mode_makes_another_model(found: dict[str, Any]) -> None:
-    """Nothing that such a model makes may be taken for the plain model's."""
-    prints = found["fingerprints"]
-    assert prints["plain"] == prints["plain again"]
-    assert prints.get("bypass") != prints["plain"]
