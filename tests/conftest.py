@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 
@@ -9,6 +11,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Skipped tests of the real host must be seen."""
     left_out = [report for report in terminalreporter.stats.get("skipped", []) if "comfyui" in report.keywords]
     if left_out:
-        reason = left_out[0].longrepr[2] if isinstance(left_out[0].longrepr, tuple) else str(left_out[0].longrepr)
-        terminalreporter.write_sep("!", "REAL COMFYUI WAS NOT TESTED", red=True, bold=True)
-        terminalreporter.write_line(f"{len(left_out)} tests were left out. {reason}")
+        reasons = Counter(
+            report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr) for report in left_out
+        )
+        terminalreporter.write_sep("!", "NOT ALL WAS TESTED IN A REAL COMFYUI", red=True, bold=True)
+        for reason, n_tests in reasons.items():
+            terminalreporter.write_line(f"{n_tests} tests were left out. {reason}")
