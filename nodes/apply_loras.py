@@ -13,6 +13,7 @@ from ..carlos_core.comfy.conditioning import escape_emphasis
 from ..carlos_core.comfy.patching import apply_lora, load_lora
 from ..carlos_core.errors import LoraError
 from ..carlos_core.records import AppliedLora
+from .common.schema import search_aliases
 from .common.sockets import CarlosMatches, LoraStack
 from .host import folders, lora_folder
 
@@ -59,6 +60,7 @@ class CarlosApplyLoras(io.ComfyNode):
                 ),
             ],
             outputs=outputs(),
+            **search_aliases("load lora", "use lora", "lora loader", "lora stack", "trigger words"),
         )
 
     @classmethod

@@ -16,6 +16,7 @@ from .common import choice_in_pictures, matches, search_widgets
 from .common.choice import facts_of, posix, read_choice
 from .common.model_fit import ForModel, for_model
 from .common.report import number, report, table
+from .common.schema import advanced, keeps_report, search_aliases
 from .common.sockets import CarlosDb
 from .host import civitai, folders, lora_folder, runtime
 from .host.progress import NodeProgress, bar
@@ -72,6 +73,7 @@ class CarlosAutoLora(io.ComfyNode):
                     options=[SUGGESTED, ONE],
                     default=SUGGESTED,
                     tooltip="Weight of a LoRA when used alone. suggested: what scale_sweep of LoRA Indexer found, otherwise 1.",
+                    **advanced(),
                 ),
                 io.Combo.Input(
                     "base_model",
@@ -93,10 +95,16 @@ class CarlosAutoLora(io.ComfyNode):
                 *search_widgets.effect_inputs(optional=False),
                 search_widgets.prompts_input(),
                 search_widgets.ranking_input(
-                    limits.CALIBRATED, "calibrated: by how much better a LoRA fits the query than it fits unrelated effects."
+                    limits.CALIBRATED,
+                    "calibrated: by how much better a LoRA fits the query than it fits unrelated effects.",
+                    **advanced(),
                 ),
             ],
             outputs=[*apply.outputs(), io.String.Output(display_name="report")],
+            **search_aliases(
+                "automatic lora", "choose lora", "which lora", "find lora", "lora from prompt", "load lora", "lora stack"
+            ),
+            **keeps_report(),
         )
 
     @classmethod

@@ -10,6 +10,7 @@ from ..carlos_core.errors import RetrievalError
 from ..carlos_core.search import queries
 from ..carlos_core.search.matches import Matches
 from .common import matches, search_widgets
+from .common.schema import keeps_report, search_aliases
 from .common.sockets import CarlosDb, CarlosMatches
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class CarlosCombineSearches(io.ComfyNode):
                 *search_widgets.optional_limits(),
             ],
             outputs=matches.outputs(),
+            **search_aliases("merge lora searches", "add searches", "but not", "exclude lora effect", "negative lora search"),
+            **keeps_report(),
         )
 
     @classmethod

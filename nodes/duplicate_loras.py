@@ -10,6 +10,7 @@ from ..carlos_core.search import duplicates
 from ..carlos_core.search.matches import Match, matches_at
 from .common import matches
 from .common.report import number, report, table
+from .common.schema import search_aliases
 from .common.sockets import CarlosDb
 from .host import lora_folder
 
@@ -41,6 +42,7 @@ class CarlosDuplicateLoras(io.ComfyNode):
                 ),
             ],
             outputs=[io.String.Output(display_name="report")],
+            **search_aliases("same lora", "redundant loras", "clean up loras", "dedupe", "compare loras"),
         )
 
     @classmethod

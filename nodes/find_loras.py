@@ -15,6 +15,7 @@ from ..carlos_core.search import limits, queries
 from ..carlos_core.search.by_name import find_named
 from .common import matches, search_widgets
 from .common.model_fit import for_model
+from .common.schema import advanced, keeps_report, search_aliases
 from .common.sockets import CarlosDb
 from .host import folders, lora_folder, runtime
 from .host.progress import bar
@@ -52,6 +53,7 @@ class CarlosLoraRetriever(io.ComfyNode):
                     step=0.01,
                     optional=True,
                     tooltip="Leaves out LoRAs whose alignment in LoRA Indexer's report is lower than this. 0: no limit.",
+                    **advanced(),
                 ),
                 search_widgets.ranking_input(
                     limits.PUBLISHED,
@@ -62,6 +64,8 @@ class CarlosLoraRetriever(io.ComfyNode):
                 search_widgets.model_input(),
             ],
             outputs=matches.outputs(),
+            **search_aliases("find lora", "which lora", "search lora", "lora search", "lora from text", "semantic lora search"),
+            **keeps_report(),
         )
 
     @classmethod
@@ -107,6 +111,8 @@ class CarlosSimilarLoras(io.ComfyNode):
                 search_widgets.model_input(),
             ],
             outputs=matches.outputs(),
+            **search_aliases("lora like lora", "find similar lora", "related loras", "lora alternative"),
+            **keeps_report(),
         )
 
     @classmethod
@@ -140,6 +146,10 @@ class CarlosLorasLikeImage(io.ComfyNode):
                 search_widgets.model_input(),
             ],
             outputs=matches.outputs(),
+            **search_aliases(
+                "find lora by image", "lora from picture", "image to lora", "reverse lora search", "style match", "which lora"
+            ),
+            **keeps_report(),
         )
 
     @classmethod
@@ -188,6 +198,8 @@ class CarlosLorasByName(io.ComfyNode):
                 search_widgets.model_input(),
             ],
             outputs=matches.outputs(),
+            **search_aliases("lora list", "search lora name", "find lora by filename", "trigger words", "find lora"),
+            **keeps_report(),
         )
 
     @classmethod

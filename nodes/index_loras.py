@@ -15,6 +15,7 @@ from ..carlos_core.comfy.families import class_of_model
 from ..carlos_core.errors import IndexingError
 from .common import indexing
 from .common.report import number, report, table
+from .common.schema import search_aliases
 from .common.sockets import CarlosDb
 from .host import civitai, lora_folder
 from .host.progress import NodeProgress
@@ -65,6 +66,7 @@ class CarlosLoraIndexer(io.ComfyNode):
                 *indexing.settings_inputs("standard"),
             ],
             outputs=_outputs(),
+            **search_aliases("index lora", "measure lora", "analyze lora", "test lora", "lora strength", "civitai"),
         )
 
     @classmethod
@@ -99,6 +101,7 @@ class CarlosIndexLibrary(io.ComfyNode):
                 *indexing.settings_inputs("quick"),
             ],
             outputs=_outputs(),
+            **search_aliases("index all loras", "measure all loras", "scan loras", "lora folder", "batch index"),
         )
 
     @classmethod

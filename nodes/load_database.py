@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from .. import carlos_core as carlos
 from ..carlos_core.clip.encoder import DEFAULT_ENCODER_ID
+from .common.schema import advanced, search_aliases
 from .common.sockets import CarlosDb
 from .host import folders
 
@@ -44,9 +45,11 @@ class CarlosMetricsDBLoader(io.ComfyNode):
                     options=[DEFAULT_ENCODER_ID, *folders.encoders()],
                     default=DEFAULT_ENCODER_ID,
                     tooltip="CLIP model for a new, empty database. Other databases know their own.",
+                    **advanced(),
                 ),
             ],
             outputs=[CarlosDb.Output(display_name="database")],
+            **search_aliases("lora database", "open lora database", "load lora metrics", "my loras", "index"),
         )
 
     @classmethod

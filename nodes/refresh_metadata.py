@@ -10,6 +10,7 @@ from .. import carlos_core as carlos
 from ..carlos_core.civitai.versions import FAILED, NOT_FOUND, REFRESHED, STATUSES, UNCHANGED
 from .common.own_database import own_database
 from .common.report import report, table
+from .common.schema import search_aliases
 from .common.sockets import CarlosDb
 from .host import civitai
 from .host.progress import NodeProgress
@@ -43,6 +44,7 @@ class CarlosRefreshMetadata(io.ComfyNode):
                 ),
             ],
             outputs=[CarlosDb.Output(display_name="database"), io.String.Output(display_name="report")],
+            **search_aliases("civitai", "civitai info", "trigger words", "lora metadata", "update lora info"),
         )
 
     @classmethod

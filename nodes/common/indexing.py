@@ -21,6 +21,7 @@ from ..host.lora_folder import ListedLoras
 from ..host.progress import NodeProgress
 from .own_database import own_database
 from .report import number, table
+from .schema import advanced
 from .sockets import CarlosDb
 
 if TYPE_CHECKING:
@@ -60,10 +61,16 @@ def settings_inputs(default_preset: str) -> list[io.Input]:
             options=[folders.DEFAULT_PROMPTS, *folders.prompt_set_names()],
             default=folders.DEFAULT_PROMPTS,
             tooltip="The prompts to measure on: 280 built in, or a file in models/carlos/prompts.",
+            **advanced(),
         ),
         io.Int.Input("seeds", default=1, min=1, max=1024, tooltip="custom: how many pictures to make for each prompt."),
         io.Int.Input(
-            "first_seed", default=0, min=0, max=2**53, tooltip="custom: the first seed. The next ones count up from it."
+            "first_seed",
+            default=0,
+            min=0,
+            max=2**53,
+            tooltip="custom: the first seed. The next ones count up from it.",
+            **advanced(),
         ),
         io.Int.Input(
             "max_prompts",
@@ -79,9 +86,22 @@ def settings_inputs(default_preset: str) -> list[io.Input]:
         io.Int.Input("width", default=0, min=0, max=8192, step=8, tooltip="0: the native size of the model."),
         io.Int.Input("height", default=0, min=0, max=8192, step=8, tooltip="0: the native size of the model."),
         io.Int.Input(
-            "batch_size", default=0, min=0, max=256, tooltip="How many pictures to make at a time. 0: as many as memory allows."
+            "batch_size",
+            default=0,
+            min=0,
+            max=256,
+            tooltip="How many pictures to make at a time. 0: as many as memory allows.",
+            **advanced(),
         ),
-        io.Float.Input("lora_weight", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip="The weight to measure the LoRA at."),
+        io.Float.Input(
+            "lora_weight",
+            default=1.0,
+            min=-10.0,
+            max=10.0,
+            step=0.05,
+            tooltip="The weight to measure the LoRA at.",
+            **advanced(),
+        ),
         io.Boolean.Input("overwrite", default=False, tooltip="Measures again what is already in the database."),
         io.Combo.Input(
             "triggers",
@@ -90,6 +110,7 @@ def settings_inputs(default_preset: str) -> list[io.Input]:
             optional=True,
             tooltip="Where trigger words are used. lora side: only with the LoRA, as published; their effect counts as the "
             "LoRA's. both sides: also without the LoRA, so only the LoRA's own effect counts.",
+            **advanced(),
         ),
         io.Boolean.Input(
             "scale_sweep",

@@ -10,6 +10,7 @@ from ...carlos_core.loras.family import FAMILIES
 from ...carlos_core.search import limits
 from ...carlos_core.search.limits import SearchLimits
 from ..host import folders
+from .schema import advanced
 
 ANY_BASE_MODEL = "any"
 
@@ -24,6 +25,7 @@ def prompts_input() -> io.Input:
         options=[folders.DEFAULT_PROMPTS, *folders.prompt_set_names()],
         default=folders.DEFAULT_PROMPTS,
         tooltip="The prompts that the query is tried on: built in, or a file in models/carlos/prompts.",
+        **advanced(),
     )
 
 
@@ -38,6 +40,7 @@ def effect_inputs(*, optional: bool) -> list[io.Input]:
             step=0.1,
             optional=optional,
             tooltip="Leaves out LoRAs that change pictures more than this. Such LoRAs tend to break pictures.",
+            **advanced(),
         ),
         io.Float.Input(
             "min_consistency",
@@ -47,6 +50,7 @@ def effect_inputs(*, optional: bool) -> list[io.Input]:
             step=0.001,
             optional=optional,
             tooltip="Leaves out LoRAs whose effect is less consistent than this from picture to picture.",
+            **advanced(),
         ),
     ]
 
@@ -74,6 +78,7 @@ def nsfw_input(*, optional: bool) -> io.Input:
         optional=optional,
         tooltip="Highest level that the LoRA's pictures on CivitAI may have: "
         "1 for all ages, 2 PG-13, 4 R, 8 X, 16 XXX, 32 no limit.",
+        **advanced(),
     )
 
 
@@ -82,7 +87,13 @@ def civitai_inputs() -> list[io.Input]:
     return [
         nsfw_input(optional=True),
         io.Int.Input(
-            "min_downloads", default=0, min=0, max=100_000_000, optional=True, tooltip="Smallest number of downloads on CivitAI."
+            "min_downloads",
+            default=0,
+            min=0,
+            max=100_000_000,
+            optional=True,
+            tooltip="Smallest number of downloads on CivitAI.",
+            **advanced(),
         ),
     ]
 
@@ -98,8 +109,8 @@ def model_input() -> io.Input:
     )
 
 
-def ranking_input(default: str, tooltip: str) -> io.Input:
-    return io.Combo.Input("ranking", options=list(limits.RANKINGS), default=default, optional=True, tooltip=tooltip)
+def ranking_input(default: str, tooltip: str, **further: Any) -> io.Input:
+    return io.Combo.Input("ranking", options=list(limits.RANKINGS), default=default, optional=True, tooltip=tooltip, **further)
 
 
 def base_model_of(choice: str) -> str | None:
