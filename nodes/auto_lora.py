@@ -12,7 +12,7 @@ from ..carlos_core.records import AppliedLora
 from ..carlos_core.search import limits
 from ..carlos_core.search.limits import ChoiceRules, SearchLimits
 from . import apply_loras as apply
-from .common import choice_in_pictures, matches, search_widgets
+from .common import choice_in_pictures, matches, preferred, search_widgets
 from .common.choice import facts_of, posix, read_choice
 from .common.model_fit import ForModel, for_model
 from .common.report import number, report, table
@@ -79,7 +79,8 @@ class CarlosAutoLora(io.ComfyNode):
                     "base_model",
                     options=[AUTO, search_widgets.ANY_BASE_MODEL, *FAMILIES],
                     default=AUTO,
-                    tooltip="auto: told by the model's shapes. Pony and Illustrious have those of SDXL: choose them by hand.",
+                    tooltip="auto: told by the model's shapes. Pony and Illustrious have those of SDXL: their LoRAs are "
+                    "preferred if the checkpoint's name says so. Choose them by hand to leave out the others.",
                 ),
                 io.Combo.Input(
                     "min_confidence",
@@ -119,15 +120,18 @@ class CarlosAutoLora(io.ComfyNode):
             loras = read_choice(choice, database)
             applied = apply.applied(model, clip, loras)
             lines = [f"A choice made before is applied as it is ({len(loras)} LoRAs); the query is not looked at."]
-            reason, notes, left_out = "chosen before", applied.warnings, {}
+            reason, notes, left_out, preference = "chosen before", applied.warnings, {}, {}
         else:
-            selection, allowed = _selection(model, clip, database, query, **settings)
+            selection, allowed = _selection(model, clip, database, query, cls.hidden, **settings)
             selection, applied, not_applied = _applied(model, clip, selection, cls.hidden.unique_id)
             lines, reason = _lines(selection, applied.loras), selection.reason
-            notes, left_out = [*allowed.notes, *not_applied, *applied.warnings], allowed.facts
+            chosen = [pick.match for pick in selection.picks]
+            made_for = preferred.notes_of(allowed.preference, chosen, database)
+            preference = preferred.facts_of(allowed.preference, chosen)
+            notes, left_out = [*made_for, *allowed.notes, *not_applied, *applied.warnings], allowed.facts
         facts = [facts_of(lora) for lora in applied.loras]
         choice_in_pictures.keep(cls.hidden, query, facts)
-        said = {"query": query.strip(), "choice": facts, "reason": reason, "notes": notes, "left_out": left_out}
+        said = {"query": query.strip(), "choice": facts, "reason": reason, "notes": notes, "left_out": left_out, **preference}
         text = report([*lines, *notes], said)
         return io.NodeOutput(*applied.outputs, text, ui=ui.PreviewText(text))
 
@@ -137,6 +141,7 @@ def _selection(
     clip: Any,
     database: Any,
     query: str,
+    hidden: Any,
     *,
     negative_query: str,
     prompts: str,
@@ -148,9 +153,9 @@ def _selection(
     rules = _rules(settings)
     files = lora_folder.installed(lora_folder.resolved(database))
     by_label = settings["base_model"] == AUTO
-    allowed = for_model(_limits(database, files, settings), database, model, clip, files, by_label=by_label)
+    allowed = for_model(_limits(database, files, settings), database, model, clip, files, hidden, by_label=by_label)
     signature_prompts = folders.prompt_set(prompts, default_signature_prompts())
-    searcher = runtime.searcher(database, signature_prompts).among(files)
+    searcher = runtime.searcher(database, signature_prompts).among(files, allowed.preference)
     selection = searcher.choose(
         query, negative=negative_query, rules=rules, limits=allowed.limits, ranking=ranking, on_progress=bar()
     )

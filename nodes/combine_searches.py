@@ -63,7 +63,7 @@ class CarlosCombineSearches(io.ComfyNode):
             if found.signature is None:
                 raise RetrievalError(f"The search for {found.query!r} found nothing.", "Change it, or leave it out.")
         signature = queries.combined([found.signature for found, _ in searches], [weight for _, weight in searches])
-        return matches.found(database, _worded(searches), signature, **settings)
+        return matches.found(database, _worded(searches), signature, hidden=cls.hidden, **settings)
 
 
 def _worded(searches: list[tuple[Matches, float]]) -> str:

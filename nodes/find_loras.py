@@ -34,6 +34,7 @@ class CarlosLoraRetriever(io.ComfyNode):
             display_name="LoRA Retriever (CARLoS)",
             category="CARLoS",
             description="Finds LoRAs for a sentence by what they do to pictures.",
+            hidden=list(search_widgets.HIDDEN),
             inputs=[
                 CarlosDb.Input("database", tooltip="From Metrics DB Loader."),
                 io.String.Input(
@@ -79,13 +80,14 @@ class CarlosLoraRetriever(io.ComfyNode):
         model = settings.pop("model", None)
         folders.check_choice(ranking, limits.RANKINGS, "ranking")
         files = lora_folder.resolved(database)
-        allowed = for_model(search_widgets.limits_of(**settings), database, model, None, lora_folder.installed(files))
+        installed = lora_folder.installed(files)
+        allowed = for_model(search_widgets.limits_of(**settings), database, model, None, installed, cls.hidden)
         signature_prompts = folders.prompt_set(prompts, default_signature_prompts())
-        searcher = runtime.searcher(database, signature_prompts).among(lora_folder.installed(files))
+        searcher = runtime.searcher(database, signature_prompts).among(installed, allowed.preference)
         signature = searcher.signature(query)
         background = searcher.background(bar()) if ranking == limits.CALIBRATED else None
         found = searcher.find(signature, allowed.limits, top_k, query=query, ranking=ranking, background=background)
-        return matches.output_of(files, found, allowed)
+        return matches.output_of(database, files, found, allowed)
 
 
 class CarlosSimilarLoras(io.ComfyNode):
@@ -96,6 +98,7 @@ class CarlosSimilarLoras(io.ComfyNode):
             display_name="Similar LoRAs (CARLoS)",
             category="CARLoS",
             description="Finds LoRAs that change pictures the same way as one you know.",
+            hidden=list(search_widgets.HIDDEN),
             inputs=[
                 CarlosDb.Input("database", tooltip="From Metrics DB Loader."),
                 io.String.Input("lora_id", default="", tooltip="Id of the LoRA to compare with, as in a report."),
@@ -124,7 +127,7 @@ class CarlosSimilarLoras(io.ComfyNode):
         lora_id = lora_id.strip() if lora_name == BY_ID else _id_of(database, lora_name)
         signature = queries.like_lora(database, lora_id)
         # The LoRA itself is not an answer.
-        return matches.found(database, f"like {lora_id}", signature, exclude=frozenset({lora_id}), **settings)
+        return matches.found(database, f"like {lora_id}", signature, hidden=cls.hidden, exclude=frozenset({lora_id}), **settings)
 
 
 class CarlosLorasLikeImage(io.ComfyNode):
@@ -135,6 +138,7 @@ class CarlosLorasLikeImage(io.ComfyNode):
             display_name="LoRAs Like Image (CARLoS)",
             category="CARLoS",
             description="Finds LoRAs that make pictures look like yours.",
+            hidden=list(search_widgets.HIDDEN),
             inputs=[
                 CarlosDb.Input("database", tooltip="From Metrics DB Loader."),
                 io.Image.Input("image", tooltip="A picture with the look you want. Several count as one, by their mean."),
@@ -177,7 +181,7 @@ class CarlosLorasLikeImage(io.ComfyNode):
         else:
             query = "the picture"
             note = "Compared with nothing: what the picture shows counts too. Index a LoRA, or give image_without."
-        return matches.found(database, query, signature, note, **settings)
+        return matches.found(database, query, signature, note, hidden=cls.hidden, **settings)
 
 
 class CarlosLorasByName(io.ComfyNode):
@@ -188,6 +192,7 @@ class CarlosLorasByName(io.ComfyNode):
             display_name="LoRAs by Name (CARLoS)",
             category="CARLoS",
             description="Finds LoRAs by their names, files, ids and trigger words.",
+            hidden=list(search_widgets.HIDDEN),
             inputs=[
                 CarlosDb.Input("database", tooltip="From Metrics DB Loader."),
                 io.String.Input(
@@ -211,9 +216,9 @@ class CarlosLorasByName(io.ComfyNode):
         model = settings.pop("model", None)
         files = lora_folder.resolved(database)
         installed = lora_folder.installed(files)
-        allowed = for_model(search_widgets.limits_of(**settings), database, model, None, installed)
+        allowed = for_model(search_widgets.limits_of(**settings), database, model, None, installed, cls.hidden)
         found = find_named(database, name, top_k=top_k, limits=allowed.limits, installed=installed)
-        return matches.output_of(files, found, allowed)
+        return matches.output_of(database, files, found, allowed)
 
 
 def _id_of(database: Any, lora_name: str) -> str:

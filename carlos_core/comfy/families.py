@@ -11,18 +11,22 @@ _NATIVE_SIZES = {"SD15": 512, "SD20": 768, "SD21UnclipL": 768, "SD21UnclipH": 76
 _DEFAULT_NATIVE_SIZE = 1024
 
 _FAMILIES = {
-    **{"SD15": "SD 1.5", "SD20": "SD 2", "SD21UnclipL": "SD 2", "SD21UnclipH": "SD 2", "SD3": "SD 3", "AuraFlow": "AuraFlow"},
+    **{"SD15": "SD 1.5", "SD15_instructpix2pix": "SD 1.5", "SD20": "SD 2", "SD21UnclipL": "SD 2", "SD21UnclipH": "SD 2"},
+    **{"SD3": "SD 3", "AuraFlow": "AuraFlow"},
     **dict.fromkeys(("SDXL", "SSD1B", "Segmind_Vega", "KOALA_700M", "KOALA_1B", "SDXL_instructpix2pix"), "SDXL"),
     **dict.fromkeys(("Flux", "FluxInpaint", "FluxSchnell"), "Flux"),
-    **{"Flux2": "Flux.2", "ZImage": "Z-Image", "Lumina2": "Lumina 2", "Anima": "Anima", "Krea2": "Krea 2", "HiDream": "HiDream"},
+    **{"Flux2": "Flux.2", "ZImage": "Z-Image", "ZImagePixelSpace": "Z-Image", "Lumina2": "Lumina 2", "Anima": "Anima"},
+    **{"Krea2": "Krea 2", "HiDream": "HiDream"},
     **dict.fromkeys(("Chroma", "ChromaRadiance"), "Chroma"),
-    **{"QwenImage": "Qwen-Image", "ErnieImage": "Ernie-Image", "LTXV": "LTXV", "LTXAV": "LTXV", "Kandinsky5": "Kandinsky 5"},
+    **{"QwenImage": "Qwen-Image", "ErnieImage": "Ernie-Image", "LTXV": "LTXV", "LTXAV": "LTXV"},
+    **dict.fromkeys(("Kandinsky5", "Kandinsky5Image"), "Kandinsky 5"),
     **dict.fromkeys(("PixArtAlpha", "PixArtSigma"), "PixArt"),
+    **dict.fromkeys(("CosmosT2V", "CosmosI2V", "CosmosT2IPredict2", "CosmosI2VPredict2"), "Cosmos"),
 }
 """ComfyUI's class of a model's configuration -> our name (`loras.family.FAMILIES`). A class by its own name: ComfyUI derives
 Flux.2's from Flux's, and Z-Image's from Lumina's."""
 
-_FAMILIES_BY_BEGINNING = {"WAN21": "Wan", "WAN22": "Wan", "HunyuanVideo": "Hunyuan Video", "HunyuanImage": "Hunyuan Video"}
+_FAMILIES_BY_BEGINNING = {"WAN": "Wan", "HunyuanVideo": "Hunyuan Video", "HunyuanImage": "Hunyuan Video"}
 
 
 def native_size(model: Any) -> int:

@@ -60,6 +60,8 @@ class LibraryEntry:
     """Whether it is a LoRA that can be read, with or without a problem."""
     layout: str = ""
     """`Header.layout`: files of one layout fit the same models."""
+    line: str | None = None
+    """`FileFacts.line`."""
 
     def as_lora_file(self) -> LoraFile:
         """The same as `read_lora_file` returns. Raises LoraError for a file that cannot be read or was not hashed."""
@@ -173,7 +175,7 @@ def scan_surveyed(
         was_hashed = before is not None and before.sha256 is not None
         to_hash = not is_hashed and (hash_files or was_hashed or state.size in sizes_of_renamed)
         if now is not None and now.sidecars == state.sidecars and not to_hash:
-            found[state.name] = _usable(state, now.sha256, FileFacts(now.metadata, now.layout, now.problem))
+            found[state.name] = _usable(state, now.sha256, FileFacts(now.metadata, now.layout, now.problem, now.line))
         else:
             to_read.append((state, now, to_hash))
     found.update(_read_all(to_read, index, on_progress))
@@ -228,7 +230,7 @@ def _read(state: FileState, now: KnownFile | None, to_hash: bool) -> LibraryEntr
         return _unusable(state, f"The LoRA {printable(path.name)} {_why_no_file(path)}")
     try:
         if now is not None and now.sidecars == state.sidecars:
-            facts = FileFacts(now.metadata, now.layout, now.problem)
+            facts = FileFacts(now.metadata, now.layout, now.problem, now.line)
         else:
             facts = read_facts(path)
         sha256 = sha256_of(path) if to_hash else now.sha256 if now is not None else None
@@ -260,6 +262,7 @@ def _usable(state: FileState, sha256: str | None, facts: FileFacts) -> LibraryEn
         facts.metadata,
         facts.problem,
         layout=facts.layout,
+        line=facts.line,
     )
 
 
@@ -274,6 +277,7 @@ def _known(state: FileState, entry: LibraryEntry) -> KnownFile:
         metadata=entry.metadata,
         problem=entry.problem,
         layout=entry.layout,
+        line=entry.line,
     )
 
 

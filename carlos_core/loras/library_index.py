@@ -20,8 +20,11 @@ from ..records import LayerFit, LoraMetadata
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 2
+_VERSION = 3
 """Version of the table and of what is read from a file. An index of another version is made again."""
+
+_VERSION_OF_FITS = 2
+"""The earlier version whose fits are still true."""
 
 _OUTDATED = "read by an older version"
 """In place of the sidecars' state: header and sidecars are then read again."""
@@ -62,6 +65,8 @@ class KnownFile:
     """What cannot be read of them; empty if nothing is wrong."""
     layout: str = ""
     """`Header.layout`."""
+    line: str | None = None
+    """`FileFacts.line`."""
 
 
 class LibraryIndex:
@@ -146,7 +151,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
     # Another process may have been quicker.
     version = _version(connection)
     if version != _VERSION:
-        if version == 1:
+        if version in (1, 2):
             # Hashes took hours and stay true; headers and sidecars are read again.
             connection.execute("UPDATE files SET sidecars = ?", (_OUTDATED,))
         else:
@@ -155,10 +160,11 @@ def _prepare(connection: sqlite3.Connection) -> None:
                 "CREATE TABLE files (path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, "
                 "sidecars TEXT NOT NULL, sha256 TEXT, facts TEXT NOT NULL) WITHOUT ROWID"
             )
-        connection.execute("DROP TABLE IF EXISTS fits")
+        if version != _VERSION_OF_FITS:
+            connection.execute("DROP TABLE IF EXISTS fits")
         connection.execute(
-            "CREATE TABLE fits (model TEXT NOT NULL, layout TEXT NOT NULL, layers INTEGER NOT NULL, of_layers INTEGER NOT NULL, "
-            "of_other_shape INTEGER NOT NULL, PRIMARY KEY (model, layout)) WITHOUT ROWID"
+            "CREATE TABLE IF NOT EXISTS fits (model TEXT NOT NULL, layout TEXT NOT NULL, layers INTEGER NOT NULL, "
+            "of_layers INTEGER NOT NULL, of_other_shape INTEGER NOT NULL, PRIMARY KEY (model, layout)) WITHOUT ROWID"
         )
         connection.execute(f"PRAGMA user_version = {_VERSION}")
     connection.commit()
@@ -186,7 +192,7 @@ def _row_of(file: KnownFile) -> tuple[object, ...]:
     said = asdict(file.metadata)
     facts = json.dumps(
         {"base_model": said["base_model"], "trigger_words": said["trigger_words"], "sidecar": said}
-        | {"problem": file.problem, "layout": file.layout},
+        | {"problem": file.problem, "layout": file.layout, "line": file.line},
         separators=(",", ":"),
     )
     return (_key(file.path), file.size, file.mtime_ns, file.sidecars, file.sha256, facts)
@@ -208,6 +214,7 @@ def _file_of(row: tuple[object, ...]) -> KnownFile | None:
             ),
             facts.get("problem", ""),
             facts.get("layout", ""),
+            facts.get("line"),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

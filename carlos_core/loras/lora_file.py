@@ -15,12 +15,17 @@ from ..records import LoraMetadata
 from ..storage import sha256_of
 from .family import family_of_header, family_of_name
 from .header import read_header
+from .lines import line_of
 from .metadata import read_sidecar
 
 logger = logging.getLogger(__name__)
 
 _COMMON_TAG = 0.9
 """A tag is a trigger word if it is in at least this share of the training captions."""
+
+
+_SAYS_NOTHING = ("", "other", "unknown")
+"""What CivitAI and tools call a base model that they do not know."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class FileFacts(NamedTuple):
     """`Header.layout`."""
     problem: str
     """A sentence about what cannot be read of them; empty if nothing is wrong."""
+    line: str | None = None
+    """What it was made for within its family, by its label and the checkpoint that it was trained on (`lines`)."""
 
 
 def read_facts(path: Path) -> FileFacts:
@@ -66,15 +73,17 @@ def read_facts(path: Path) -> FileFacts:
     header = read_header(path)
     problems: list[str] = []
     said = read_sidecar(path, problems)
+    # A family that is named and not known here may share the names and shapes of one that is.
+    shapes = header.shapes if (said.base_model or "").strip().lower() in _SAYS_NOTHING else {}
     metadata = replace(
         said,
-        base_model=family_of_name(said.base_model) or family_of_header(header.metadata, header.shapes) or said.base_model,
+        base_model=family_of_name(said.base_model) or family_of_header(header.metadata, shapes) or said.base_model,
         trigger_words=said.trigger_words or trigger_words_of(header.metadata, problems),
     )
     problem = f"{printable(path.name)}: {'; '.join(problems)}." if problems else ""
     if problem:
         logger.warning("carlos: %s", problem)
-    return FileFacts(metadata, header.layout, problem)
+    return FileFacts(metadata, header.layout, problem, line_of((said.base_model, header.metadata.get("ss_sd_model_name"))))
 
 
 def read_lora_file(path: str | Path, name: str | None = None) -> LoraFile:

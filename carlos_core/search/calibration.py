@@ -133,9 +133,13 @@ def calibrated_rows(directions: Tensor, background: Background) -> CalibratedRow
 
 def confidences(z: Tensor, n_rows: int) -> list[Confidence]:
     """What z-scores mean when they are the best of `n_rows` that might have been chosen. z: [K]."""
+    return [Confidence(score, p, word_for(p)) for score, p in zip(z.tolist(), p_values(z, n_rows).tolist(), strict=True)]
+
+
+def p_values(z: Tensor, n_rows: int) -> Tensor:
+    """`Confidence.p_value` of z-scores that are the best of `n_rows`. z: [K]. [K] float64."""
     tail = 0.5 * torch.special.erfc(z.double() / math.sqrt(2))
-    p_values = -torch.expm1(n_rows * torch.log1p(-tail))
-    return [Confidence(score, p, word_for(p)) for score, p in zip(z.tolist(), p_values.tolist(), strict=True)]
+    return -torch.expm1(n_rows * torch.log1p(-tail))
 
 
 def word_for(p_value: float) -> str:

@@ -57,6 +57,10 @@ class Match:
     confidence: Confidence | None = None
     """None if the search had no background to compare with."""
 
+    preferred_to: tuple[str, ...] = ()
+    """Ids of LoRAs that fit the query a little better and come after this one, which was made for the checkpoint
+    (`preference`)."""
+
     @property
     def lora_id(self) -> str:
         return self.record.lora_id

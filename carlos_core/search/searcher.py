@@ -24,6 +24,7 @@ from ..storage import cache_directory
 from .calibration import Background, CalibratedRows, calibrated_rows, confidences, fit_background
 from .limits import ANY, CALIBRATED, DEFAULT_RULES, PUBLISHED, PUBLISHED_LIMITS, RANKINGS, ChoiceRules, SearchLimits
 from .matches import Match, Matches, matches_at
+from .preference import Preference
 from .queries import but_not
 from .ranking import rank
 from .selection import CANDIDATES, Selection, select
@@ -66,6 +67,7 @@ class Searcher:
         self._encoder = encoder
         self.prompts = prompts or default_signature_prompts()
         self.installed: Mapping[str, str] = installed or {}
+        self.preference: Preference | None = None
         self._signatures = signatures or SignatureCache(cache_directory() / "signatures")
         self._bank = bank or default_effect_bank()
         self._known = _Known()
@@ -77,10 +79,13 @@ class Searcher:
             self._encoder = LazyEncoder(self.db.check_encoder(), self.db.dimension)
         return self._encoder
 
-    def among(self, installed: Mapping[str, str]) -> Searcher:
-        """The same searcher with other LoRAs installed; what was computed is shared."""
+    def among(self, installed: Mapping[str, str], preference: Preference | None = None) -> Searcher:
+        """The same searcher with other LoRAs installed; what was computed is shared.
+
+        preference: which of them come first among those that fit about equally well, in the calibrated ranking.
+        """
         searcher = copy.copy(self)
-        searcher.installed = installed
+        searcher.installed, searcher.preference = installed, preference
         return searcher
 
     def signature(self, text: str) -> Tensor:
@@ -129,16 +134,17 @@ class Searcher:
         arrays, installed = self.db.ranking_arrays, self.installed
         allowed = limits.mask(self.db, installed) & (arrays.norms > 0)
         z = None if background is None else self._rows_before(background).z_scores(signature)
-        indices, scores = rank(
-            arrays.directions,
-            signature,
-            top_k,
-            norms=arrays.norms,
-            allowed=allowed,
-            z=z if ranking == CALIBRATED else None,
-        )
-        sure = None if z is None else confidences(z[indices], int(allowed.sum()))
+        n_rows = int(allowed.sum())
+        order = z if ranking == CALIBRATED else None
+        behind: dict[str, tuple[str, ...]] = {}
+        if order is not None and self.preference is not None:
+            ids = self.db.column("lora_id")
+            order, behind = self.preference.order([ids[row] for row in arrays.rows.tolist()], order, allowed)
+        indices, scores = rank(arrays.directions, signature, top_k, norms=arrays.norms, allowed=allowed, z=order)
+        sure = None if z is None else confidences(z[indices], n_rows)
         items = matches_at(self.db, indices.tolist(), scores.tolist(), installed, sure)
+        if behind:
+            items = tuple(replace(match, preferred_to=behind.get(match.lora_id, ())) for match in items)
         reason = "" if items else limits.why_nothing(self.db, installed)
         return Matches(query.strip(), str(self.db.encoder_id), items, reason, signature)
 

@@ -142,6 +142,9 @@ def _of_parts(leaders: Sequence[tuple[Matches, Match]], fitting: Sequence[Match]
 
 def _composed(fitting: Sequence[Match], whole: Matches, max_loras: int, limits: WeightLimits, rules: ChoiceRules) -> list[Match]:
     """The best match, and others that together with it come closer to the query."""
+    if any(match.preferred_to for match in fitting):
+        # Of LoRAs that do the same, the preferred one: by the query alone, the other would be taken.
+        fitting = _unlike(fitting, len(fitting))
     composition = compose(_candidates(fitting, rules), _signature(whole), limits, max_loras)
     rows = sorted(each.index for each in composition.chosen)
     return [fitting[row] for row in rows] if 0 in rows else [fitting[0]]

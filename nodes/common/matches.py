@@ -11,6 +11,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from ...carlos_core.loras.matching import Resolved
 from ...carlos_core.search.matches import Match, Matches
 from ..host import lora_folder, runtime
+from . import preferred
 from .model_fit import ForModel, for_model
 from .report import number, report, table
 from .search_widgets import limits_of
@@ -34,7 +35,14 @@ def fingerprint() -> str:
 
 
 def found(
-    database: Any, query: str, signature: Any, *notes: str, top_k: int, exclude: frozenset[str] = frozenset(), **limits: Any
+    database: Any,
+    query: str,
+    signature: Any,
+    *notes: str,
+    hidden: Any,
+    top_k: int,
+    exclude: frozenset[str] = frozenset(),
+    **limits: Any,
 ) -> io.NodeOutput:
     """The outputs of a search for a signature.
 
@@ -43,6 +51,7 @@ def found(
         query: the query in words, for the report.
         signature: what is looked for, [D].
         notes: lines that the report begins with.
+        hidden: of the node, whose prompt names the checkpoint.
         top_k: how many LoRAs at most.
         exclude: ids that are not to be found.
         limits: the values of `search_widgets.optional_limits`, by widget.
@@ -50,15 +59,17 @@ def found(
     model = limits.pop("model", None)
     files = lora_folder.resolved(database)
     installed = lora_folder.installed(files)
-    allowed = for_model(limits_of(exclude=exclude, **limits), database, model, None, installed)
-    matches = runtime.searcher(database).among(installed).find(signature, allowed.limits, top_k, query=query)
-    return output_of(files, matches, allowed, *notes)
+    allowed = for_model(limits_of(exclude=exclude, **limits), database, model, None, installed, hidden)
+    matches = runtime.searcher(database).among(installed, allowed.preference).find(signature, allowed.limits, top_k, query=query)
+    return output_of(database, files, matches, allowed, *notes)
 
 
-def output_of(files: Mapping[str, Resolved], matches: Matches, allowed: ForModel, *notes: str) -> io.NodeOutput:
-    """The outputs for matches. files: what `lora_folder.resolved` gave."""
+def output_of(database: Any, files: Mapping[str, Resolved], matches: Matches, allowed: ForModel, *notes: str) -> io.NodeOutput:
+    """The outputs for matches of a database. files: what `lora_folder.resolved` gave."""
     facts = _facts(matches, files) | ({"left_out": allowed.facts} if allowed.facts else {})
-    text = report([*notes, *_table(matches), *_notes(matches, files), *allowed.notes], facts)
+    facts |= preferred.facts_of(allowed.preference, matches.items)
+    made_for = preferred.notes_of(allowed.preference, matches.items, database)
+    text = report([*notes, *_table(matches), *made_for, *_notes(matches, files), *allowed.notes], facts)
     if not matches.installed:
         reason = matches.reason or "None of the matches is installed: put one of them into models/loras."
         return io.NodeOutput(matches, ExecutionBlocker(reason), 0.0, text, ui=ui.PreviewText(text))

@@ -1,4 +1,4 @@
-"""What a loaded model can take of a database's LoRAs."""
+"""What a loaded model can take of a database's LoRAs, and which of them were made for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from ...carlos_core.loras.family import families_alike
 from ...carlos_core.loras.family import fits as is_labelled_for
 from ...carlos_core.records import LayerFit
 from ...carlos_core.search.limits import SearchLimits
+from ...carlos_core.search.preference import Preference
 from ..host import lora_folder
+from .preferred import preference_for
 
 if TYPE_CHECKING:
     from ...carlos_core.database.database import MetricsDatabase
@@ -21,12 +23,15 @@ DOES_NOT_FIT = "does not fit"
 
 @dataclass(frozen=True)
 class ForModel:
-    """Limits for a model, and how many LoRAs they leave out for its sake."""
+    """Limits for a model, how many LoRAs they leave out for its sake, and which of the others to prefer."""
 
     limits: SearchLimits
     n_unfit: int = 0
     model: str = ""
     """ComfyUI's class of the model; empty if there is none."""
+
+    preference: Preference | None = None
+    """None if nothing is known of the checkpoint."""
 
     @property
     def notes(self) -> list[str]:
@@ -47,6 +52,7 @@ def for_model(
     model: Any,
     clip: Any,
     installed: Mapping[str, str],
+    hidden: Any,
     *,
     by_label: bool = True,
 ) -> ForModel:
@@ -60,10 +66,13 @@ def for_model(
         model: a MODEL; None: the limits stay as they are.
         clip: its CLIP, None if it is not known.
         installed: lora_id -> name in ComfyUI's list.
+        hidden: of the node, whose prompt names the checkpoint.
         by_label: whether labels count.
     """
     if model is None:
         return ForModel(limits)
+    chosen = limits.base_model if isinstance(limits.base_model, str) else None
+    preference = preference_for(database, installed, hidden, chosen)
     family = model_family(model) if by_label and limits.base_model is None else None
     alike = None if family is None else families_alike(family)
     labels = dict(zip(database.column("lora_id"), database.column("base_model"), strict=True))
@@ -73,7 +82,8 @@ def for_model(
     unfit = frozenset(fits) - fitting
     if alike is not None:
         limits = replace(limits, base_model=alike, fitting=fitting)
-    return ForModel(replace(limits, exclude=frozenset(limits.exclude) | unfit), len(unfit), class_of_model(model))
+    limits = replace(limits, exclude=frozenset(limits.exclude) | unfit)
+    return ForModel(limits, len(unfit), class_of_model(model), preference)
 
 
 def _is_for(fit: LayerFit, label: str | None, alike: frozenset[str] | None) -> bool:

@@ -14,6 +14,9 @@ from .schema import advanced
 
 ANY_BASE_MODEL = "any"
 
+HIDDEN = (io.Hidden.unique_id, io.Hidden.prompt)
+"""What a node with `model_input` needs to know of the workflow: which checkpoint the model comes from."""
+
 
 def top_k_input() -> io.Input:
     return io.Int.Input("top_k", default=5, min=1, max=100, tooltip="How many LoRAs to list.")

@@ -8,12 +8,15 @@ Writes what it found to WORK/matrix.json.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
+import shutil
 import sys
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 (WORK,) = sys.argv[1:]
@@ -26,15 +29,20 @@ import comfy.lora
 import comfy.model_patcher
 import comfy.sd
 import comfy.supported_models
+import folder_paths
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from carlos_core.comfy.families import model_family
 from carlos_core.comfy.layers import ModelLayers, model_key
 from carlos_core.comfy.lora_fit import fit_of_file
 from carlos_core.comfy.patching import apply_lora
 from carlos_core.errors import LoraError
+from tests.support.rows import a_row
 
+ROOT = Path(__file__).resolve().parents[2]
+HALVES = ("SDXL", "ZImage")
 RANK = 2
 LARGEST = 1 << 18
 KINDS = ("old diffusers", "loha", "lokr", "dora", "diff", "oft")
@@ -206,6 +214,47 @@ def cell(model: Any, layers: ModelLayers, path: Path) -> dict[str, Any]:
     return {"layers": fit.layers, "of": fit.of, "fits": fit.fits, "patched": sorted(patched), "changed": sorted(changed)}
 
 
+def families() -> dict[str, str | None]:
+    """Every class of models of this ComfyUI, and what we call its family."""
+    everything = vars(comfy.supported_models).values()
+    kinds = (kind for kind in everything if isinstance(kind, type) and kind.__module__ == comfy.supported_models.__name__)
+    configs = {kind.__name__: object.__new__(kind) for kind in kinds}
+    return {name: model_family(SimpleNamespace(model=SimpleNamespace(model_config=config))) for name, config in configs.items()}
+
+
+def offered(models: Mapping[str, Any], files: Mapping[str, tuple[str, Path]]) -> dict[str, dict[str, Any]]:
+    """What a library, half SDXL's and half Z-Image's, offers each of the two models, by the nodes' own code."""
+    pack = importlib.util.spec_from_file_location("carlos_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    assert pack is not None
+    sys.modules["carlos_pack"] = importlib.util.module_from_spec(pack)
+    model_fit = importlib.import_module("carlos_pack.nodes.common.model_fit")
+    database_module = importlib.import_module("carlos_pack.carlos_core.database.database")
+    limits = importlib.import_module("carlos_pack.carlos_core.search.limits")
+    folder = Path(WORK) / "models" / "loras"
+    folder.mkdir(parents=True)
+    folder_paths.folder_names_and_paths["loras"] = ([str(folder)], {".safetensors"})
+    folder_paths.set_user_directory(WORK)
+    database, installed = database_module.MetricsDatabase.empty("some encoder", dimension=4), {}
+    for family, path in files.values():
+        if family in HALVES:
+            shutil.copy(path, folder)
+            installed[path.name] = path.name
+            database.upsert(a_row(path.name))
+    hidden = SimpleNamespace(prompt=None, unique_id=None)
+    found = {}
+    for family in set(HALVES) & set(models):
+        allowed = model_fit.for_model(limits.SearchLimits(), database, models[family], None, installed, hidden)
+        mask = allowed.limits.mask(database, installed).tolist()
+        names = [name for name, is_in in zip(database.column("lora_id"), mask, strict=True) if is_in]
+        found[family] = {
+            "offered": sorted({name.split()[0] for name in names}),
+            "n": len(names),
+            "left_out": allowed.facts,
+            "notes": allowed.notes,
+        }
+    return found
+
+
 @torch.inference_mode()
 def main() -> None:
     models = {family: model for family in CONFIGS if (model := build(family)) is not None}
@@ -221,6 +270,9 @@ def main() -> None:
         found["keys"][family] = model_key(model)
         for name, (_, path) in files.items():
             found["cells"][f"{name} on {family}"] = cell(model, layers, path)
+    found["families"] = families()
+    found["library"] = offered(models, files)
+    found["files"] = {family: sum(of == family for of, _ in files.values()) for family in models}
     (Path(WORK) / "matrix.json").write_text(json.dumps(found, indent=1))
 
 

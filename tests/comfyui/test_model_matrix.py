@@ -19,6 +19,24 @@ ALIKE = {(lora, model) for lora in _OF_FLUX for model in _OF_FLUX}
 Qwen-Image has Flux's names in diffusers' spelling. A search then goes by their labels, too."""
 
 
+FAMILIES = {
+    **dict.fromkeys(("SD15", "SD15_instructpix2pix"), "SD 1.5"),
+    **dict.fromkeys(("SD20", "SD21UnclipL", "SD21UnclipH"), "SD 2"),
+    **dict.fromkeys(("SDXL", "SSD1B", "Segmind_Vega", "KOALA_700M", "KOALA_1B", "SDXL_instructpix2pix"), "SDXL"),
+    **dict.fromkeys(("ZImage", "ZImagePixelSpace"), "Z-Image"),
+    **dict.fromkeys(("Flux", "FluxInpaint", "FluxSchnell"), "Flux"),
+    **dict.fromkeys(("Chroma", "ChromaRadiance"), "Chroma"),
+    **{"Lumina2": "Lumina 2", "Anima": "Anima", "Flux2": "Flux.2", "Krea2": "Krea 2", "QwenImage": "Qwen-Image", "SD3": "SD 3"},
+    **dict.fromkeys(("LTXV", "LTXAV"), "LTXV"),
+    **{"HiDream": "HiDream", "ErnieImage": "Ernie-Image", "AuraFlow": "AuraFlow"},
+    **dict.fromkeys(("Kandinsky5", "Kandinsky5Image"), "Kandinsky 5"),
+    **dict.fromkeys(("PixArtAlpha", "PixArtSigma"), "PixArt"),
+    **dict.fromkeys(("CosmosT2V", "CosmosI2V", "CosmosT2IPredict2", "CosmosI2VPredict2"), "Cosmos"),
+}
+"""ComfyUI's class -> the family that people call it by. All that begin with WAN and Hunyuan's video and image models come to it;
+every other class is none of ours: some are derived from one of these."""
+
+
 @pytest.fixture(scope="module")
 def matrix(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     work = tmp_path_factory.mktemp("matrix")
@@ -35,6 +53,31 @@ def test_every_family_that_this_comfyui_knows_is_there(matrix: dict[str, Any]) -
     assert set(matrix["absent"]) <= NEWER
     assert len(set(matrix["keys"].values())) == len(matrix["keys"]) >= 7
     assert all(key.partition("-")[0] == family for family, key in matrix["keys"].items())
+
+
+def test_every_class_of_models_is_called_by_its_family_and_no_other_is(matrix: dict[str, Any]) -> None:
+    families = matrix["families"]
+    begins = {"WAN": "Wan", "HunyuanVideo": "Hunyuan Video", "HunyuanImage": "Hunyuan Video"}
+    expected = {
+        name: FAMILIES.get(name) or next((family for start, family in begins.items() if name.startswith(start)), None)
+        for name in families
+    }
+    assert families == expected
+    assert {"SD15", "SDXL", "SD3", "Flux", "Lumina2", "WAN21_T2V", "LotusD", "SD_X4Upscaler", "HunyuanDiT"} <= families.keys()
+
+
+@pytest.mark.parametrize(("family", "other"), [("SDXL", "ZImage"), ("ZImage", "SDXL")])
+def test_of_a_library_for_two_families_each_model_is_offered_its_half_and_told_of_the_other(
+    matrix: dict[str, Any], family: str, other: str
+) -> None:
+    if {family, other} & set(matrix["absent"]):
+        pytest.skip(f"This ComfyUI does not know {family} or {other}.")
+    library, files = matrix["library"][family], matrix["files"]
+    assert (library["offered"], library["n"]) == ([family], files[family])
+    assert library["left_out"] == {"does not fit": files[other]}
+    assert library["notes"] == [
+        f"{files[other]} LoRAs of the database are left out: their layers do not fit this {family} model."
+    ]
 
 
 def test_what_is_applied_is_what_changes(matrix: dict[str, Any]) -> None:

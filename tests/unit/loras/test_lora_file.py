@@ -92,6 +92,29 @@ def test_a_file_that_is_not_there_is_an_error_by_name(tmp_path: Path) -> None:
         ("Animagine XL", "SDXL"), ("Lumina 2", "Lumina 2"), ("NetaYume Lumina", "Lumina 2"), ("Pony V7", "AuraFlow"),
         ("AuraFlow", "AuraFlow"), ("HiDream", "HiDream"), ("Ernie-Image", "Ernie-Image"), ("LTXV2", "LTXV"), ("LTXV 2.3", "LTXV"),
         ("Wan Video 14B t2v", "Wan"), ("Wan Video 2.2 T2V-A14B", "Wan"), ("Hunyuan Video", "Hunyuan Video"), ("Kolors", "Kolors"),
+        # As people type them and files are called.
+        ("Stable Diffusion 1.5", "SD 1.5"), ("v1-5-pruned-emaonly.safetensors", "SD 1.5"), ("sd15", "SD 1.5"),
+        ("Stable Diffusion 2.1", "SD 2"), ("v2-1_768-ema-pruned.safetensors", "SD 2"), ("SD Turbo", "SD 2"),
+        ("Stable Diffusion XL", "SDXL"), ("stable_diffusion_xl", "SDXL"), ("juggernautXL_v9", "SDXL"), ("animagineXL40", "SDXL"),
+        ("SSD-1B", "SDXL"), ("segmind-vega", "SDXL"), ("KOALA-700M", "SDXL"), ("CosXL", "SDXL"), ("Playground v2.5", None),
+        ("Stable Diffusion 3.5 Medium", "SD 3"), ("StableDiffusion3.5", "SD 3"), ("sd3.5_large", "SD 3"),
+        ("ponyRealism_V22", "Pony"), ("PDXL", "Pony"), ("NoobAI-XL vpred", "Illustrious"), ("illustriousXL_v01", "Illustrious"),
+        ("ILXL", "Illustrious"), ("waiNSFWIllustrious_v140", "Illustrious"), ("noobaiXLNAIXL_vPred10Version", "Illustrious"),
+        ("FLUX.1 [dev]", "Flux"), ("flux_dev", "Flux"), ("FLUX.1-Kontext-dev", "Flux"), ("flux1-dev-t5xxl", "Flux"),
+        ("Flux.2-dev", "Flux.2"), ("flux2-klein-4b", "Flux.2"), ("FLUX.2-klein-base-9B", "Flux.2"), ("Klein 4B", "Flux.2"),
+        ("Z Image Turbo", "Z-Image"), ("z_image_base", "Z-Image"), ("Tongyi-MAI/Z-Image-Turbo", "Z-Image"),
+        ("Qwen-Image-Edit-2511", "Qwen-Image"), ("qwen_image", "Qwen-Image"), ("Qwen 2", "Qwen-Image"),
+        ("Krea2 RAW", "Krea 2"), ("krea-2-turbo", "Krea 2"), ("Chroma1-HD", "Chroma"), ("ChromaRadiance", "Chroma"),
+        ("anima_v1", "Anima"), ("Lumina-Image-2.0", "Lumina 2"), ("NetaYumeLumina_v35", "Lumina 2"), ("Lumina", "Lumina 2"),
+        ("ponyDiffusionV7", "AuraFlow"), ("pony-v7-base", "AuraFlow"), ("aura flow", "AuraFlow"), ("HiDream-I1-Full", "HiDream"),
+        ("ERNIE Image Turbo", "Ernie-Image"), ("LTX-2", "LTXV"), ("ltx-2-19b-dev", "LTXV"), ("Wan2.2 I2V A14B", "Wan"),
+        ("wan_i2v_14B", "Wan"), ("wan22", "Wan"), ("wanvideo", "Wan"), ("HunyuanImage 2.1", "Hunyuan Video"),
+        ("HunyuanVideo 1.5", "Hunyuan Video"), ("PixArt-Sigma-XL-2-1024-MS", "PixArt"), ("Cosmos-Predict2", "Cosmos"),
+        ("Kandinsky-5.0-T2I", "Kandinsky 5"),
+        # Names in which another family's is only a part of a word, and kinds that are none of ours.
+        ("zavychromaxl_v80", "SDXL"), ("illuminatiDiffusionV1_v11", None), ("chromatic aberration", None), ("Bernie", None),
+        ("ponytail", None), ("noobie", None), ("PixlArt", None), ("taiwan 2", None), ("Upscaler", None), ("Kandinsky 2.2", None),
+        ("Hunyuan 1", None), ("Stable Cascade", None), ("SVD XT", None), ("CogVideoX", None), ("OmniGen2", None),
         ("Swan Lake", None), ("Other", None), ("", None), (None, None),
     ],
 )  # fmt: skip
@@ -117,6 +140,9 @@ def test_a_family_is_known_by_its_own_name() -> None:
         ({"ss_sd_model_name": "ponyDiffusionV6XL.safetensors"}, "Pony"),
         ({"ss_base_model_version": "flux2_klein_9b"}, "Flux.2"),
         ({"modelspec.architecture": "chroma/lora"}, "Chroma"),
+        ({"ss_base_model_version": "zimage"}, "Z-Image"),
+        ({"modelspec.architecture": "stable-diffusion-xl-v1-base/lora", "ss_sd_model_name": "noobaiXL_v11"}, "Illustrious"),
+        ({"ss_sd_model_name": "zavychromaxl_v80.safetensors"}, "SDXL"),
         ({}, None),
     ],
 )
@@ -161,6 +187,43 @@ def test_a_file_names_its_family_in_its_metadata(tmp_path: Path, metadata: dict[
 )
 def test_a_file_without_metadata_shows_its_family_in_its_tensors(shapes: dict[str, tuple[int, ...]], family: str | None) -> None:
     assert family_of_header({}, shapes) == family
+
+
+FLUX_LIKE = {"diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight": (8, 3072)}
+SDXL_LIKE = {DOWN: (8, 2048)}
+
+
+@pytest.mark.parametrize(
+    ("said", "shapes"),
+    [
+        ("Chroma", FLUX_LIKE), ("LTXV2", SDXL_LIKE), ("Flux.2 Klein 4B", FLUX_LIKE), ("Kolors", SDXL_LIKE), ("Pony", SDXL_LIKE),
+        ("LongCat-Image", FLUX_LIKE),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("suffix", [".civitai.info", ".metadata.json", ".json", "header"])
+def test_what_a_sidecar_or_header_says_counts_for_more_than_shapes(
+    tmp_path: Path, said: str, shapes: dict[str, tuple[int, ...]], suffix: str
+) -> None:
+    metadata = {"modelspec.architecture": said} if suffix == "header" else {}
+    path = lora(tmp_path / "a.safetensors", metadata, **shapes)
+    if suffix != "header":
+        key = {".civitai.info": "baseModel", ".metadata.json": "base_model", ".json": "sd version"}[suffix]
+        path.with_suffix(suffix).write_text(json.dumps({key: said}))
+    assert read_lora_file(path).metadata.base_model == (family_of_name(said) or (None if suffix == "header" else said))
+    # It is not offered for the family that it looks like.
+    assert family_of_name(said) is None or not fits(said, "Flux" if shapes is FLUX_LIKE else "SDXL")
+
+
+@pytest.mark.parametrize("said", ["Other", "Unknown", "unknown", " "])
+def test_a_sidecar_that_does_not_know_says_nothing_against_the_shapes(tmp_path: Path, said: str) -> None:
+    path = lora(tmp_path / "a.safetensors", **FLUX_LIKE)
+    path.with_suffix(".json").write_text(json.dumps({"sd version": said}))
+    assert read_lora_file(path).metadata.base_model == "Flux"
+
+
+def test_a_pony_for_sd_15_is_not_taken_for_the_one_of_sdxl(tmp_path: Path) -> None:
+    metadata = {"ss_base_model_version": "sd_v1", "ss_sd_model_name": "pony-diffusion-v4.ckpt"}
+    assert read_lora_file(lora(tmp_path / "a.safetensors", metadata, **{DOWN: (8, 768)})).metadata.base_model == "SD 1.5"
 
 
 def test_an_architecture_that_is_none_of_ours_is_not_taken_for_one_by_its_tensors_names() -> None:

@@ -1,0 +1,75 @@
+"""Which checkpoint a node's model comes from, as prompts of all kinds say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from carlos_core.comfy.workflow import checkpoints_of
+
+Prompt = dict[str, Any]
+PONY = "sdxl/ponyDiffusionV6XL.safetensors"
+LOADER: Prompt = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": PONY}}
+
+
+def node(**inputs: Any) -> Prompt:
+    return {"class_type": "Some node", "inputs": inputs}
+
+
+def behind(model: Any, **nodes: Any) -> tuple[str, ...]:
+    return checkpoints_of({"me": node(model=model, query="snow", clip=["clip", 0]), **nodes}, "me")
+
+
+@pytest.mark.parametrize(
+    ("loader", "names"),
+    [
+        (LOADER, (PONY,)),
+        (node(unet_name="z_image_turbo_bf16.safetensors", weight_dtype="default"), ("z_image_turbo_bf16.safetensors",)),
+        (node(unet_name="flux1-dev-Q4_K_S.gguf"), ("flux1-dev-Q4_K_S.gguf",)),
+        (node(ckpt_name="a.ckpt", vae_name="b.safetensors", lora_name="c.safetensors", lora_stack=["x", 0]), ("a.ckpt",)),
+        (node(model_path="a.safetensors", vae=["x", 0]), ("a.safetensors",)),
+        (node(ckpt_name=["name", 0]), ("named.safetensors",)),
+        (node(ckpt_name=["x", 0]), ()),
+        (node(model_path="a folder"), ()),
+        (node(clip_name="a.safetensors"), ()),
+        (node(ckpt_name=5), ()),
+        ({"inputs": []}, ()),
+        (None, ()),
+    ],
+)
+def test_a_loader_names_its_file(loader: Any, names: tuple[str, ...]) -> None:
+    assert behind(["0", 0], **{"0": loader, "name": node(value="named.safetensors", index=3), "x": node(a=1)}) == names
+
+
+def test_the_model_is_followed_through_nodes_that_change_it_and_not_through_others() -> None:
+    lora = node(model=["0", 0], clip=["other", 1], lora_name="illustrious style.safetensors")
+    motion = node(model=["lora", 0], model_name="mm_sd_v15.ckpt", vae=["other", 2])
+    other = node(ckpt_name="noob.safetensors")
+    assert behind(["motion", 0], motion=motion, lora=lora, other=other, **{"0": LOADER}) == (PONY,)
+
+
+def test_switches_and_pipes_are_followed_to_all_that_they_get() -> None:
+    pipe = node(pipe=["to pipe", 0])
+    nodes = {"pipe": pipe, "to pipe": node(any_1=["0", 0], any_2=["vae", 0]), "vae": node(vae_name="x.safetensors")}
+    assert behind(["pipe", 0], **nodes, **{"0": LOADER}) == (PONY,)
+
+
+def test_models_that_were_merged_have_all_their_names_once() -> None:
+    other = node(ckpt_name="noob.safetensors")
+    merge = node(model1=["0", 0], model2=["again", 0], ratio=0.5)
+    again = node(model1=["0", 0], model2=["other", 0])
+    assert behind(["merge", 0], merge=merge, again=again, other=other, **{"0": LOADER}) == (PONY, "noob.safetensors")
+
+
+def test_what_is_no_prompt_names_nothing() -> None:
+    circle, odd = {"me": {"inputs": {"model": ["me", 0]}}}, {"me": node(model=[["x"], 0])}
+    prompts: tuple[Any, ...] = (None, [], {}, {"me": None}, circle, odd)
+    for prompt in prompts:
+        assert checkpoints_of(prompt, "me") == ()
+    assert checkpoints_of({"0": LOADER}, None) == ()
+
+
+def test_a_chain_of_a_hundred_thousand_nodes_is_followed_once() -> None:
+    chain = {str(k): node(model=[str(k - 1), 0], model2=[str(k - 1), 0]) for k in range(1, 100_001)}
+    assert behind(["100000", 0], **chain, **{"0": LOADER}) == (PONY,)
