@@ -1,4 +1,4 @@
-"""One ComfyUI with the mini-world for all browser tests, and a fresh browser for each.
+"""One ComfyUI with the mini-world for all browser tests, and one browser for each module.
 
 ComfyUI serves the frontend that it came with, or the one in the folder COMFYUI_FRONT_END (the `static` folder of the package
 comfyui-frontend-package, of any version).
@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -65,12 +64,31 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
             yield started
 
 
-@pytest.fixture
-def frontend(host: Host, tmp_path: Path) -> Iterator[Frontend]:
-    """ComfyUI's frontend, just opened."""
+@pytest.fixture(scope="module")
+def is_new() -> bool:
+    """Whether nodes are drawn as Nodes 2.0. Modules that try both have a fixture of this name with parameters."""
+    return False
+
+
+@pytest.fixture(scope="module")
+def browser(host: Host, is_new: bool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Frontend]:
+    """ComfyUI's frontend in one browser for a module and a renderer. Nothing is left of what ran before."""
     from playwright.sync_api import sync_playwright
 
-    from tests.support.frontend import open_frontend
+    from tests.support.frontend import NODES_2, open_frontend
 
-    with sync_playwright() as playwright, open_frontend(playwright, host.url, tmp_path, "CarlosLoraRetriever") as opened:
+    host.forget()
+    host.set_setting(NODES_2, is_new)
+    profile = tmp_path_factory.mktemp("browser")
+    with sync_playwright() as playwright, open_frontend(playwright, host.url, profile, "CarlosLoraRetriever") as opened:
+        if is_new and not opened.has_nodes_2:
+            pytest.skip(f"the frontend {opened.version} has no Nodes 2.0, or unfinished ones")
         yield opened
+    host.set_setting(NODES_2, False)
+
+
+@pytest.fixture
+def frontend(browser: Frontend) -> Frontend:
+    """ComfyUI's frontend with no workflow in it and no errors yet."""
+    browser.clear()
+    return browser

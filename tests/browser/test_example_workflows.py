@@ -1,4 +1,4 @@
-"""The example workflows as a user meets them: opened in ComfyUI's frontend, adapted, and run there."""
+"""The example workflows as a user meets them: opened in ComfyUI's frontend, adapted, and run there, in both of its renderers."""
 
 from __future__ import annotations
 
@@ -38,15 +38,25 @@ MINIWORLD: dict[str, dict[str, Any]] = {
         "scheduler": "simple",
         "width": 128,
         "height": 128,
+        "overwrite": True,
     },
     "EmptyLatentImage": {"width": 128, "height": 128},
     "KSampler": {"steps": 4, "cfg": 3.0, "scheduler": "simple"},
 }
-"""What a user of the mini-world changes, by node type."""
+"""What a user of the mini-world changes, by node type. A LoRA is measured again in the second renderer."""
 
 
-def saved(name: str) -> dict[str, Any]:
-    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+@pytest.fixture(scope="module", params=[False, True], ids=["canvas", "Nodes 2.0"])
+def is_new(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
+def saved(name: str, *, with_files: bool = False) -> dict[str, Any]:
+    """An example. with_files: with files that are there; newer frontends mark nodes whose file is not."""
+    graph = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    for node in graph["nodes"] if with_files else []:
+        node["widgets_values"] = [FILES.get(str(value), value) for value in node.get("widgets_values", [])]
+    return graph
 
 
 def node_of(graph: dict[str, Any], type_: str, title: str | None = None) -> int:
@@ -55,7 +65,7 @@ def node_of(graph: dict[str, Any], type_: str, title: str | None = None) -> int:
 
 
 def open_and_adapt(frontend: Frontend, name: str) -> dict[str, Any]:
-    graph = saved(name)
+    graph = saved(name, with_files=True)
     frontend.load(graph)
     for node in graph["nodes"]:
         if node["type"] in MINIWORLD:
@@ -67,6 +77,7 @@ def run(frontend: Frontend, host: Host) -> dict[str, Any]:
     """Outputs by node id of the open workflow, run from the frontend."""
     entry = host.wait(frontend.queue(), timeout_s=120)
     assert entry["status"]["status_str"] == "success", entry["status"]
+    assert frontend.broken_nodes() == []
     return entry["outputs"]
 
 
@@ -92,14 +103,12 @@ def test_there_is_an_example_for_each_story() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_example_opens_as_it_was_saved(frontend: Frontend, name: str) -> None:
-    graph = saved(name)
-    # Newer frontends mark nodes whose file is not there: the user's own is chosen first.
-    for node in graph["nodes"]:
-        node["widgets_values"] = [FILES.get(str(value), value) for value in node.get("widgets_values", [])]
+def test_example_opens_as_it_was_saved(frontend: Frontend, is_new: bool, name: str) -> None:
+    graph = saved(name, with_files=True)
     frontend.load(graph)
     frontend.page.wait_for_timeout(500)
     opened = frontend.graph()
+    assert frontend.drawn_nodes() == (len(graph["nodes"]) if is_new else 0)
     assert frontend.broken_nodes() == []
     assert errors_of(frontend) == []
     assert sorted(opened["links"]) == sorted(graph["links"])

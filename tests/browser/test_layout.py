@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import pytest
 from tests.browser.test_example_workflows import NAMES, saved
 
 if TYPE_CHECKING:
+    from tests.support.comfyui_host import Host
     from tests.support.frontend import Frontend
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
@@ -21,23 +22,31 @@ _PLACES = """() => app.graph.nodes.map(node => {
     const scale = app.canvas.ds.scale;
     return [node.title, x, y, drawn ? drawn.width / scale : width, drawn ? drawn.height / scale : height];
 })"""
-_VERSION = "() => String(window.__COMFYUI_FRONTEND_VERSION__ ?? '')"
-FIRST_WITH_NODES_2 = [1, 33]
 
 
-@pytest.mark.parametrize("is_new", [False, True], ids=["canvas", "Nodes 2.0"])
-def test_no_node_of_an_example_covers_another(frontend: Frontend, is_new: bool) -> None:
-    version = frontend.page.evaluate(_VERSION)
-    if is_new and [int(part) for part in re.findall(r"\d+", version)[:2]] < FIRST_WITH_NODES_2:
-        pytest.skip(f"the frontend {version} has no Nodes 2.0, or unfinished ones")
-    frontend.set_renderer(is_new=is_new)
+@pytest.fixture(scope="module", params=[False, True], ids=["canvas", "Nodes 2.0"])
+def is_new(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
+def test_no_node_of_an_example_covers_another(frontend: Frontend, host: Host, is_new: bool) -> None:
+    folding = {name for name, info in host.object_info().items() if '"advanced": true' in json.dumps(info["input"])}
     for name in NAMES:
+        types = [node["type"] for node in saved(name)["nodes"]]
         frontend.load(saved(name))
-        # Nodes 2.0 are measured when they are drawn.
-        frontend.page.wait_for_timeout(1500)
-        places = frontend.page.evaluate(_PLACES)
-        assert len(places) == len(saved(name)["nodes"])
-        assert [f"{name}: {a[0]} and {b[0]}" for a, b in combinations(places, 2) if _cover(a, b)] == []
+        assert _covering(frontend, len(types)) == [], name
+        # Nor once the inputs are shown that Nodes 2.0 fold away.
+        assert frontend.unfold_inputs() == (sum(type_ in folding for type_ in types) if is_new else 0)
+        assert _covering(frontend, len(types)) == [], f"{name} with all inputs"
+
+
+def _covering(frontend: Frontend, n_nodes: int) -> list[str]:
+    """Pairs of nodes of which one covers the other."""
+    # Nodes 2.0 are measured when they are drawn.
+    frontend.page.wait_for_timeout(1000)
+    places = frontend.page.evaluate(_PLACES)
+    assert len(places) == n_nodes
+    return [f"{a[0]} and {b[0]}" for a, b in combinations(places, 2) if _cover(a, b)]
 
 
 def _cover(a: list[Any], b: list[Any]) -> bool:

@@ -144,6 +144,14 @@ class Host:
     def interrupt(self) -> None:
         requests.post(f"{self.url}/interrupt", timeout=60).raise_for_status()
 
+    def set_setting(self, name: str, value: Any) -> None:
+        """Keep a setting of the frontend for the default user: it holds for pages that are opened later."""
+        requests.post(f"{self.url}/settings/{name}", json=value, timeout=60).raise_for_status()
+
+    def forget(self) -> None:
+        """Let go of results and models: what runs later is done again. Takes effect within moments."""
+        requests.post(f"{self.url}/free", json={"unload_models": True, "free_memory": True}, timeout=60).raise_for_status()
+
     def output_file(self, image: dict[str, str]) -> Path:
         return self.base / image["type"] / image["subfolder"] / image["filename"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ _OPTIONS = (
 )
 _TIMEOUT_MS = 120_000
 
+NODES_2 = "Comfy.VueNodes.Enabled"
+"""The setting that says which of its two renderers the frontend uses."""
+
 _READY = "() => Boolean(window.app?.graph && window.app.extensionManager && window.LiteGraph?.registered_node_types.{node})"
 _LOAD = "graph => app.loadGraphData(graph).then(() => null)"
 _SET = """([id, values]) => {
@@ -36,10 +40,8 @@ _SET = """([id, values]) => {
         widget.callback?.(value);
     }
 }"""
-_RENDERER = """async is_new => {
-    const { setting } = app.extensionManager;
-    if (setting.get("Comfy.VueNodes.Enabled") !== undefined) await setting.set("Comfy.VueNodes.Enabled", is_new);
-}"""
+_VERSION = "() => String(window.__COMFYUI_FRONTEND_VERSION__ ?? '')"
+_FIRST_WITH_NODES_2 = [1, 33]
 _BROKEN = """() => app.graph.nodes
     .filter(node => node.has_errors || !LiteGraph.registered_node_types[node.type])
     .map(node => `${node.id} ${node.type}`)"""
@@ -53,6 +55,11 @@ _ADD = """type => {
     const place = canvas.getBoundingClientRect();
     return [place.x + node.pos[0] + ds.offset[0] + 60, place.y + node.pos[1] + ds.offset[1] - 15];
 }"""
+_UNFOLD = """() => {
+    const buttons = [...document.querySelectorAll("[data-node-id] [data-testid=advanced-inputs-button]")];
+    buttons.forEach(button => button.click());
+    return buttons.length;
+}"""
 _SHOWN = "([id, text]) => app.graph.getNodeById(id).widgets.some(widget => String(widget.value).includes(text))"
 
 
@@ -65,9 +72,8 @@ def browser_path() -> str | None:
 class Frontend:
     """A page with ComfyUI's frontend in it. `errors` are the console's errors and uncaught ones since it was ready."""
 
-    def __init__(self, page: Page, node: str) -> None:
-        """node: the type of node whose being known says that the page is ready."""
-        self.page, self._node = page, node
+    def __init__(self, page: Page) -> None:
+        self.page = page
         self.errors: list[str] = []
 
     def listen(self) -> None:
@@ -77,16 +83,31 @@ class Frontend:
     def load(self, graph: dict[str, Any]) -> None:
         self.page.evaluate(_LOAD, graph)
 
-    def set_renderer(self, *, is_new: bool) -> None:
-        """The old canvas or Nodes 2.0, for this user and all later pages. Older frontends have only one."""
-        self.page.evaluate(_RENDERER, is_new)
-        self.page.reload()
-        self.page.wait_for_function(_READY.replace("{node}", self._node), timeout=_TIMEOUT_MS)
-        self.page.wait_for_load_state("networkidle", timeout=_TIMEOUT_MS)
+    def clear(self) -> None:
+        """Close the workflow, and forget errors."""
+        self.load({"nodes": [], "links": [], "version": 0.4})
+        self.errors.clear()
+
+    @property
+    def version(self) -> str:
+        return self.page.evaluate(_VERSION)
+
+    @property
+    def has_nodes_2(self) -> bool:
+        """Whether this version of the frontend has finished Nodes 2.0."""
+        return [int(part) for part in re.findall(r"\d+", self.version)[:2]] >= _FIRST_WITH_NODES_2
 
     def graph(self) -> dict[str, Any]:
         """The open workflow as the frontend would save it."""
         return json.loads(self.page.evaluate("() => JSON.stringify(app.graph.serialize())"))
+
+    def drawn_nodes(self) -> int:
+        """How many nodes Nodes 2.0 have drawn."""
+        return self.page.locator("[data-node-id]").count()
+
+    def unfold_inputs(self) -> int:
+        """Show the advanced inputs of all nodes, as their buttons do. Returns how many nodes have such a button."""
+        return self.page.evaluate(_UNFOLD)
 
     def broken_nodes(self) -> list[str]:
         """Nodes that are missing or marked as faulty."""
@@ -123,7 +144,7 @@ def open_frontend(playwright: Playwright, url: str, profile: Path, node: str) ->
         str(profile), executable_path=browser_path(), args=list(_OPTIONS), viewport={"width": 1760, "height": 1000}
     )
     try:
-        frontend = Frontend(context.pages[0], node)
+        frontend = Frontend(context.pages[0])
         frontend.page.goto(url, timeout=_TIMEOUT_MS)
         frontend.page.wait_for_function(_READY.replace("{node}", node), timeout=_TIMEOUT_MS)
         frontend.page.wait_for_load_state("networkidle", timeout=_TIMEOUT_MS)
