@@ -218,7 +218,7 @@ def families() -> dict[str, str | None]:
     """Every class of models of this ComfyUI, and what we call its family."""
     everything = vars(comfy.supported_models).values()
     kinds = (kind for kind in everything if isinstance(kind, type) and kind.__module__ == comfy.supported_models.__name__)
-    configs = {kind.__name__: object.__new__(kind) for kind in kinds}
+    configs: dict[str, Any] = {kind.__name__: object.__new__(kind) for kind in kinds}
     return {name: model_family(SimpleNamespace(model=SimpleNamespace(model_config=config))) for name, config in configs.items()}
 
 

@@ -216,7 +216,7 @@ def test_what_a_sidecar_or_header_says_counts_for_more_than_shapes(
 
 @pytest.mark.parametrize("said", ["Other", "Unknown", "unknown", " "])
 def test_a_sidecar_that_does_not_know_says_nothing_against_the_shapes(tmp_path: Path, said: str) -> None:
-    path = lora(tmp_path / "a.safetensors", **FLUX_LIKE)
+    path = lora(tmp_path / "a.safetensors", None, **FLUX_LIKE)
     path.with_suffix(".json").write_text(json.dumps({"sd version": said}))
     assert read_lora_file(path).metadata.base_model == "Flux"
 
