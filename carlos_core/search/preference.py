@@ -14,8 +14,8 @@ from torch import Tensor
 from .calibration import CLEAR, LIKELY, p_values
 
 ABOUT_EQUAL = 0.5
-"""z-scores that differ by less are about equal: it is what the measurement leaves open. Two measurements of one LoRA, each as exact
-as the preset "standard" promises, differ by 0.46 to 0.65 (one standard deviation, `studies/preference.py`)."""
+"""z-scores that differ by less are about equal: it is what the measurement leaves open. Two measurements of one LoRA, each as
+exact as the preset "standard" promises, differ by 0.46 to 0.65 (one standard deviation, `studies/preference.py`)."""
 
 
 @dataclass(frozen=True)
