@@ -183,6 +183,20 @@ def test_a_query_of_one_part_is_composed_of_the_loras_that_fit_it() -> None:
     assert weights(chosen("winter", min_confidence="weak")) == {"snow": 1.25, "pencil": 0.75}
 
 
+def test_a_preferred_lora_takes_the_place_of_its_near_duplicate_among_several() -> None:
+    rows = searcher(library(("snow", SNOW), ("flakes", [1, 0.1, 0, 0]), ("pencil", PENCIL)))
+
+    def preferring(text: str) -> Matches:
+        """The second best, which does the same as the best, stands before it."""
+        found = rows(text)
+        best, second, *others = found.items
+        assert (best.lora_id, second.lora_id) == ("flakes", "snow")
+        return replace(found, items=(replace(second, preferred_to=("flakes",)), best, *others))
+
+    for search, expected in ((rows, {"flakes", "pencil"}), (preferring, {"snow", "pencil"})):
+        assert set(weights(chosen("winter", search, min_confidence="weak"))) == expected
+
+
 def test_with_fewer_loras_than_parts_the_surest_are_taken_in_the_order_of_the_query() -> None:
     # Cosines: 0.894, 0.970 and 1.
     for query, expected in (
