@@ -30,6 +30,7 @@ import comfy.model_patcher
 import comfy.sd
 import comfy.supported_models
 import folder_paths
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -39,7 +40,6 @@ from carlos_core.comfy.layers import ModelLayers, model_key
 from carlos_core.comfy.lora_fit import fit_of_file
 from carlos_core.comfy.patching import apply_lora
 from carlos_core.errors import LoraError
-from tests.support.rows import a_row
 
 ROOT = Path(__file__).resolve().parents[2]
 HALVES = ("SDXL", "ZImage")
@@ -230,6 +230,7 @@ def offered(models: Mapping[str, Any], files: Mapping[str, tuple[str, Path]]) ->
     model_fit = importlib.import_module("carlos_pack.nodes.common.model_fit")
     database_module = importlib.import_module("carlos_pack.carlos_core.database.database")
     limits = importlib.import_module("carlos_pack.carlos_core.search.limits")
+    records = importlib.import_module("carlos_pack.carlos_core.records")
     folder = Path(WORK) / "models" / "loras"
     folder.mkdir(parents=True)
     folder_paths.folder_names_and_paths["loras"] = ([str(folder)], {".safetensors"})
@@ -239,7 +240,8 @@ def offered(models: Mapping[str, Any], files: Mapping[str, tuple[str, Path]]) ->
         if family in HALVES:
             shutil.copy(path, folder)
             installed[path.name] = path.name
-            database.upsert(a_row(path.name))
+            direction = np.asarray([1, 0, 0, 0], np.float32)
+            database.upsert(records.LoraRecord(lora_id=path.name, direction=direction, strength=5.0, consistency=0.2))
     hidden = SimpleNamespace(prompt=None, unique_id=None)
     found = {}
     for family in set(HALVES) & set(models):

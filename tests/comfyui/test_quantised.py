@@ -32,10 +32,10 @@ class World:
     form: str
 
     def index(
-        self, host: hosts.Host, lora_name: str, database: str = "mini", model: str = "a", bypass: str = ""
+        self, host: hosts.Host, lora_name: str, database: str = "mini", model: str = "a", bypass: str = "", **settings: Any
     ) -> dict[str, Any]:
         """Facts of a LoRA indexed on one of the models, with another LoRA in bypass mode if its name is given."""
-        workflow = workflows.index(lora_name, database, max_prompts=2, steps=3, width=64, height=64)
+        workflow = workflows.index(lora_name, database, max_prompts=2, steps=3, width=64, height=64, **settings)
         if self.form.startswith("Q"):
             workflow["quantised"] = workflows.node("UnetLoaderGGUF", unet_name=f"{model}.gguf")
             workflow["index"]["inputs"]["model"] = ["quantised", 0]
@@ -93,7 +93,7 @@ def runs(world: World) -> dict[str, dict[str, Any]]:
         found["again, after another LoRA"] = world.index(host, sketch)
         found["another database"] = world.index(host, sketch, "other")
         for model in MODELS[world.form][1:]:
-            found[f"model {model}"] = world.index(host, sketch, "third", model)
+            found[f"model {model}"] = world.index(host, sketch, "third", model, checkpoint="this one")
         has_bypass = "LoraLoaderBypass" in host.object_info()
         if has_bypass:
             found["bypass"] = world.index(host, sketch, "bypass", bypass=pixels)
