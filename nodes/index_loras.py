@@ -14,6 +14,7 @@ from .. import carlos_core as carlos
 from ..carlos_core.comfy.families import class_of_model
 from ..carlos_core.errors import IndexingError
 from .common import indexing
+from .common.choice import posix
 from .common.report import number, report, table
 from .common.schema import search_aliases
 from .common.sockets import CarlosDb
@@ -142,17 +143,17 @@ def _of_version(indexer: Indexer, model_id: str, version_id: str, progress: Node
 def _gone(names: list[str], places: Mapping[str, Path]) -> dict[str, Failure]:
     """The LoRAs that were deleted since ComfyUI listed them."""
     reason = "The LoRA is not there. Check that it was not moved or deleted."
-    return {name: carlos.Failure(name.replace("\\", "/"), reason) for name in names if name not in places}
+    return {name: carlos.Failure(posix(name), reason) for name in names if name not in places}
 
 
 def _fits_of(model: Any, clip: Any) -> dict[str, LayerFit]:
     """How many layers of each LoRA fit the model, by name with "/" between folders."""
-    return {name.replace("\\", "/"): fit for name, fit in lora_folder.lora_fits(model, clip).items()}
+    return {posix(name): fit for name, fit in lora_folder.lora_fits(model, clip).items()}
 
 
 def _unfit(names: list[str], fits: Mapping[str, LayerFit], model: str) -> dict[str, Failure]:
     """The LoRAs that are for other models, as their headers say: they are not read whole only to find that out."""
-    found = ((name, fits.get(name.replace("\\", "/"))) for name in names)
+    found = ((name, fits.get(posix(name))) for name in names)
     # A file of no layers makes no sense, and measuring it says why.
     return {name: _misfit(name, fit, model) for name, fit in found if fit is not None and fit.of and not fit.fits}
 
@@ -160,13 +161,13 @@ def _unfit(names: list[str], fits: Mapping[str, LayerFit], model: str) -> dict[s
 def _misfit(name: str, fit: LayerFit, model: str) -> Failure:
     shapes = f"; {fit.of_other_shape} have its names and other shapes" if fit.of_other_shape else ""
     reason = f"LoRA does not fit: {fit.layers} of {fit.of} layers match this {model} model{shapes}."
-    return carlos.Failure(name.replace("\\", "/"), reason)
+    return carlos.Failure(posix(name), reason)
 
 
 def _fits(name: str, name_filter: str) -> bool:
     """Whether a LoRA's name contains the filter, or fits it as a pattern; case does not matter."""
-    posix, wanted = name.replace("\\", "/").lower(), name_filter.strip().lower()
-    return wanted in posix or fnmatchcase(posix, wanted)
+    shown, wanted = posix(name).lower(), name_filter.strip().lower()
+    return wanted in shown or fnmatchcase(shown, wanted)
 
 
 def _lines(outcome: Outcome) -> list[str]:

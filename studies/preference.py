@@ -8,6 +8,7 @@ carlos_core/search/preference.py is the result. Half a minute on two cores.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -22,7 +23,6 @@ from carlos_core.measuring.stopping import StoppingRule
 from carlos_core.prompts.prompt_set import load_prompt_set
 from carlos_core.search.calibration import calibrated_rows
 from carlos_core.search.searcher import Searcher
-from tests.support.miniworld import labels
 
 RUNS = 20
 
@@ -51,7 +51,8 @@ def main() -> None:
     directions = database.ranking_arrays.directions.double()
     directions = directions[directions.norm(dim=1) > 0]
     units = directions / directions.norm(dim=1, keepdim=True)
-    queries = [facts["label"] for facts in labels("ordinary").values()]
+    labels = json.loads((world / "labels.json").read_text(encoding="utf-8"))
+    queries = [facts["label"] for facts in labels.values() if facts["kind"] == "ordinary"]
     signatures = [searcher.signature(query) for query in queries]
 
     def z_scores(rows: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .patcher_state import attached, computing_types, is_patcher, own_weights, patches_of, unpacking_types
+from .patcher_state import attached, computing_types, is_patcher, is_within, own_weights, patches_of, unpacking_types
 
 _SAMPLES = 64
 _MOST_LEVELS = 60
@@ -101,13 +101,13 @@ class Description:
             return b"compiled " + self.of(module._orig_mod)
         parts = dict(module.named_modules())
         known = {name: part for name, part in parts.items() if id(part) in self._known}
-        parts = {name: part for name, part in parts.items() if name and not _is_within(name, known)}
+        parts = {name: part for name, part in parts.items() if name and not is_within(name, known)}
         saved = module.state_dict()
         described = type(module).__qualname__.encode()
-        described += digest_of((name, tensor) for name, tensor in saved.items() if not _is_within(name, known))
+        described += digest_of((name, tensor) for name, tensor in saved.items() if not is_within(name, known))
         described += self.of(_settings(module))
         # What a module without parts, as of a sampling node, does not have: its description is an old one.
-        unsaved = {name: buffer for name, buffer in module.named_buffers() if name not in saved and not _is_within(name, known)}
+        unsaved = {name: buffer for name, buffer in module.named_buffers() if name not in saved and not is_within(name, known)}
         hooks = [[*part._forward_pre_hooks.values(), *part._forward_hooks.values()] for part in (module, *parts.values())]
         kinds = {name: (type(part).__qualname__, _settings(part)) for name, part in parts.items()}
         if unsaved or known or kinds or any(hooks):
@@ -222,10 +222,6 @@ def _settings(module: torch.nn.Module) -> dict[str, Any]:
     }
 
 
-def _is_within(name: str, places: Iterable[str]) -> bool:
-    return any(name == place or name.startswith(f"{place}.") for place in places)
-
-
 def _closure(function: FunctionType) -> list[Any]:
     return [_content(cell) for cell in function.__closure__ or ()]
 
@@ -238,7 +234,7 @@ def _content(cell: CellType) -> Any:
 
 
 def digest_of(named: Iterable[tuple[str, Tensor]], types: Mapping[str, torch.dtype] = MappingProxyType({})) -> bytes:
-    """16 hex digits for tensors; see `add_tensors`."""
+    """16 hex digits for tensors; see `tensors_bytes`."""
     found = hashlib.sha256()
     for part in tensors_bytes(named, types):
         found.update(part)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,11 @@ from torch import Tensor
 def is_patcher(value: Any) -> bool:
     """Whether a value is one of ComfyUI's model patchers, or of a pack's that was made from them."""
     return any(kind.__name__ == "ModelPatcher" for kind in type(value).__mro__)
+
+
+def is_within(name: str, places: Iterable[str]) -> bool:
+    """Whether a name with dots is that of one of these places, or of something inside of one."""
+    return any(name == place or name.startswith(f"{place}.") for place in places)
 
 
 def own_weights(patcher: Any) -> dict[str, Tensor]:
@@ -122,7 +127,7 @@ def own_modules(patcher: Any) -> Iterator[tuple[str, torch.nn.Module]]:
     """The parts of a model by name, but what an object patch has put there: it is described by what it holds."""
     replaced = patcher.object_patches_backup
     for name, module in patcher.model.named_modules():
-        if not any(name == place or name.startswith(f"{place}.") for place in replaced):
+        if not is_within(name, replaced):
             yield name, module
     for place, original in replaced.items():
         if isinstance(original, torch.nn.Module):

@@ -175,7 +175,7 @@ def scan_surveyed(
         was_hashed = before is not None and before.sha256 is not None
         to_hash = not is_hashed and (hash_files or was_hashed or state.size in sizes_of_renamed)
         if now is not None and now.sidecars == state.sidecars and not to_hash:
-            found[state.name] = _usable(state, now.sha256, FileFacts(now.metadata, now.layout, now.problem, now.line))
+            found[state.name] = _usable(state, now.sha256, now.facts)
         else:
             to_read.append((state, now, to_hash))
     found.update(_read_all(to_read, index, on_progress))
@@ -229,10 +229,7 @@ def _read(state: FileState, now: KnownFile | None, to_hash: bool) -> LibraryEntr
     if state.size < 0:
         return _unusable(state, f"The LoRA {printable(path.name)} {_why_no_file(path)}")
     try:
-        if now is not None and now.sidecars == state.sidecars:
-            facts = FileFacts(now.metadata, now.layout, now.problem, now.line)
-        else:
-            facts = read_facts(path)
+        facts = now.facts if now is not None and now.sidecars == state.sidecars else read_facts(path)
         sha256 = sha256_of(path) if to_hash else now.sha256 if now is not None else None
     except LoraError as error:
         return _unusable(state, str(error))

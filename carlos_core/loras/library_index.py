@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..records import LayerFit, LoraMetadata
+from .lora_file import FileFacts
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,11 @@ class KnownFile:
     """`Header.layout`."""
     line: str | None = None
     """`FileFacts.line`."""
+
+    @property
+    def facts(self) -> FileFacts:
+        """What `read_facts` gave when it was read."""
+        return FileFacts(self.metadata, self.layout, self.problem, self.line)
 
 
 class LibraryIndex:

@@ -76,17 +76,9 @@ class Protocol:
         preset = str(theirs.get("preset"))
         is_same = {**theirs, "model": None} == {**ours, "model": None}
         is_enough = preset != CUSTOM or (row.n_images or 0) >= n_images
-        if not (is_enough if is_same else self._is_less_than(theirs)):
+        if not (is_enough if is_same else _is_fuller(theirs, ours)):
             return None
         return Covering(preset, is_other_checkpoint)
-
-    def _is_less_than(self, theirs: Mapping[str, Any]) -> bool:
-        """Whether another protocol is the same by a fuller preset."""
-        ours, order = self.described(), list(PRESETS)
-        if theirs.get("preset") not in order or self.preset not in order:
-            return False
-        is_alike = all(theirs.get(key) == ours.get(key) for key in ("prompts", "lora_weight", "trigger_rule"))
-        return is_alike and order.index(theirs["preset"]) > order.index(self.preset)
 
 
 @dataclass(frozen=True)
@@ -103,3 +95,12 @@ class Covering:
 def has_effect(row: MeasuredRow) -> bool:
     """Whether a row found that its LoRA changes pictures."""
     return bool(row.strength) and NO_EFFECT not in row.notes
+
+
+def _is_fuller(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+    """Whether a described protocol is the same as ours by a fuller preset."""
+    order = list(PRESETS)
+    if theirs.get("preset") not in order or ours["preset"] not in order:
+        return False
+    is_alike = all(theirs.get(key) == ours[key] for key in ("prompts", "lora_weight", "trigger_rule"))
+    return is_alike and order.index(theirs["preset"]) > order.index(ours["preset"])

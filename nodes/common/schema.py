@@ -6,6 +6,7 @@ usage: `io.Int.Input("batch_size", default=0, **advanced())`, `io.Schema(..., **
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from inspect import signature
 from typing import Any
 
@@ -16,12 +17,12 @@ _WIDGETS = (io.Boolean.Input, io.Combo.Input, io.Float.Input, io.Int.Input, io.S
 
 def advanced() -> dict[str, Any]:
     """For a widget that few people change: Nodes 2.0 show it only on demand."""
-    return _where_known({"advanced": True}, *_WIDGETS)
+    return {"advanced": True} if _is_known("advanced", *_WIDGETS) else {}
 
 
 def search_aliases(*words: str) -> dict[str, Any]:
     """For a node: words that it is found by in the node search, besides its name."""
-    return _where_known({"search_aliases": list(words)}, io.Schema)
+    return {"search_aliases": list(words)} if _is_known("search_aliases", io.Schema) else {}
 
 
 def keeps_report() -> dict[str, Any]:
@@ -29,9 +30,10 @@ def keeps_report() -> dict[str, Any]:
 
     A run in which the node's results were still known then has the report, too, as it always has in older versions.
     """
-    return _where_known({"has_intermediate_output": True}, io.Schema)
+    return {"has_intermediate_output": True} if _is_known("has_intermediate_output", io.Schema) else {}
 
 
-def _where_known(options: dict[str, Any], *takers: Callable[..., Any]) -> dict[str, Any]:
-    """The options if all takers have parameters of these names, else none."""
-    return options if all(signature(taker).parameters.keys() >= options.keys() for taker in takers) else {}
+@cache
+def _is_known(option: str, *takers: Callable[..., Any]) -> bool:
+    """Whether all takers have a parameter of this name. ComfyUI asks for a node's schema whenever it looks at a workflow."""
+    return all(option in signature(taker).parameters for taker in takers)

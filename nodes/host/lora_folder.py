@@ -74,24 +74,31 @@ def lora_fits(model: Any, clip: Any) -> dict[str, LayerFit]:
     Looked at once for each layout of files and kind of model, from the files' headers, and kept. The first time, a bar shows the
     progress.
     """
-    library = lora_library()
+    library, layers = lora_library(), _layers_of(model, clip)
     last = _memory.fits
-    weights = model.model, None if clip is None else clip.cond_stage_model
-    if last is None or last.library is not library or last.model() is not weights[0] or last.clip() is not weights[1]:
-        layers = ModelLayers(model, clip)
+    if last is None or last.library is not library or last.layers is not layers:
         found = fits_of(library.entries, library_file(), layers.identity, lambda path: fit_of_file(path, layers), bar())
-        # Held weakly: a model must not be kept in memory for this.
-        model_part, clip_part = (weakref.ref(part) if part is not None else _nothing for part in weights)
-        last = _memory.fits = _Fits(library, model_part, clip_part, found)
+        last = _memory.fits = _Fits(library, layers, found)
     return last.found
 
 
 def lora_fit(path: Path, model: Any, clip: Any) -> LayerFit | None:
     """How many layers of one LoRA a MODEL and its CLIP have; None for a file that is not there or makes no sense."""
     try:
-        return fit_of_file(path, ModelLayers(model, clip))
+        return fit_of_file(path, _layers_of(model, clip))
     except LoraError:
         return None
+
+
+def _layers_of(model: Any, clip: Any) -> ModelLayers:
+    """The layers of a MODEL and a CLIP; those of the last ones are remembered."""
+    parts = model.model, None if clip is None else clip.cond_stage_model
+    last = _memory.layers
+    if last is None or last.model() is not parts[0] or last.clip() is not parts[1]:
+        # Held weakly: a model must not be kept in memory for this.
+        model_part, clip_part = (weakref.ref(part) if part is not None else _nothing for part in parts)
+        last = _memory.layers = _Layers(model_part, clip_part, ModelLayers(model, clip))
+    return last.found
 
 
 def read_lora(path: Path, name: str) -> LoraFile:
@@ -183,10 +190,16 @@ class _Survey:
 
 
 @dataclass(frozen=True, eq=False)
-class _Fits:
-    library: LoraLibrary
+class _Layers:
     model: Callable[[], Any]
     clip: Callable[[], Any]
+    found: ModelLayers
+
+
+@dataclass(frozen=True, eq=False)
+class _Fits:
+    library: LoraLibrary
+    layers: ModelLayers
     found: dict[str, LayerFit]
 
 
@@ -200,6 +213,7 @@ class _Memory:
 
     survey: _Survey | None = None
     library: tuple[tuple[FileState, ...], LoraLibrary] | None = None
+    layers: _Layers | None = None
     fits: _Fits | None = None
 
 

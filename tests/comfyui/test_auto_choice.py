@@ -15,12 +15,13 @@ import requests
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from carlos_core.database.database import MetricsDatabase, load_database
+from carlos_core.database.database import MetricsDatabase
 from carlos_core.records import LoraRecord
 from tests.support import comfyui_host as hosts
 from tests.support import miniworld, workflows
 from tests.support.comfyui_host import Host, facts_of
 from tests.support.miniworld import MINIWORLD
+from tests.support.rows import lora_id_of
 
 DATABASE = "choices.parquet"
 SNOW, PENCIL = "mystery_12.safetensors", "pencil_sketch.safetensors"
@@ -43,9 +44,7 @@ def host(comfyui: Path, base: Path) -> Iterator[Host]:
 @pytest.fixture
 def rows(base: Path) -> MetricsDatabase:
     """The mini-world's reference metrics, saved anew for each test."""
-    database = load_database(MINIWORLD / "reference_metrics.parquet", encoder_id=miniworld.encoder().encoder_id)
-    database.save_parquet(base / "models" / "carlos" / DATABASE)
-    return database
+    return miniworld.reference_rows(base / "models" / "carlos" / DATABASE)
 
 
 class Run:
@@ -134,7 +133,7 @@ def test_no_stale_choice_gets_into_a_picture(host: Host, base: Path, rows: Metri
     other = run(host, rendered("drawn in pencil", seed=3))
     assert other.known == {"auto": {"query": "drawn in pencil", "choice": other.facts["choice"]}}
     assert files(other.facts["choice"]) == [PENCIL]
-    rows.set_value(lora_id(rows, SNOW), "strength", 99.0)
+    rows.set_value(lora_id_of(rows, SNOW), "strength", 99.0)
     rows.save_parquet(base / "models" / "carlos" / DATABASE)
     waiting = [host.submit(rendered(seed=seed)) for seed in (8, 9)]
     for each in (Run(host, host.wait(prompt_id)) for prompt_id in waiting):
@@ -212,7 +211,7 @@ def test_a_locked_lora_is_found_by_its_content_under_another_name_and_without_it
     loras = base / "models" / "loras"
     # Indexing reads the file whole; a file that is renamed afterwards is known by its content.
     host.run(workflows.index(PENCIL, "hashes", max_prompts=2, steps=2))
-    rows.set_value(lora_id(rows, PENCIL), "sha256", hashlib.sha256((loras / PENCIL).read_bytes()).hexdigest())
+    rows.set_value(lora_id_of(rows, PENCIL), "sha256", hashlib.sha256((loras / PENCIL).read_bytes()).hexdigest())
     rows.save_parquet(base / "models" / "carlos" / DATABASE)
     first = run(host, rendered("drawn in pencil", seed=14))
     locked = rendered("drawn in pencil", seed=14, choice=json.dumps(first.facts["choice"]))
@@ -234,10 +233,6 @@ def test_asking_after_indexing_loads_the_encoder_once(host: Host, rows: MetricsD
     query = ", ".join(f"a picture made in the year {year}" for year in range(1990, 2000))
     host.run(workflows.auto_lora(query, DATABASE))
     assert host.log.read_text(errors="replace").count("Potential memory leak") <= complaints + 3
-
-
-def lora_id(rows: MetricsDatabase, file: str) -> str:
-    return next(row["lora_id"] for row in rows.table.to_pylist() if row["file_name"] == file)
 
 
 def unit(vector: np.ndarray) -> np.ndarray:

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carlos_core.database.database import MetricsDatabase, load_database
+from carlos_core.database.database import MetricsDatabase
 from tests.support import civitai_server, miniworld, workflows
 from tests.support import comfyui_host as hosts
 from tests.support.civitai_server import KEY, CivitaiServer
 from tests.support.comfyui_host import Failed, Host, facts_of, not_offered
 from tests.support.miniworld import MINIWORLD
+from tests.support.rows import lora_id_of
 
 DATABASE = "auto.parquet"
 SNOW, PENCIL = "mystery_12.safetensors", "pencil_sketch.safetensors"
@@ -50,21 +51,15 @@ def host(comfyui: Path, base: Path, civitai: CivitaiServer) -> Iterator[Host]:
 @pytest.fixture(scope="module")
 def rows(base: Path) -> MetricsDatabase:
     """The mini-world's reference metrics as a database that ComfyUI lists."""
-    database = load_database(MINIWORLD / "reference_metrics.parquet", encoder_id=miniworld.encoder().encoder_id)
-    database.save_parquet(base / "models" / "carlos" / DATABASE)
-    return database
+    return miniworld.reference_rows(base / "models" / "carlos" / DATABASE)
 
 
 def changed(rows: MetricsDatabase, base: Path, name: str, file: str, **facts: Any) -> None:
     """A database `name` in which the row of a file says other things."""
     database = MetricsDatabase(rows.table, encoder_id=rows.encoder_id)
     for column, value in facts.items():
-        database.set_value(lora_id(rows, file), column, value)
+        database.set_value(lora_id_of(rows, file), column, value)
     database.save_parquet(base / "models" / "carlos" / name)
-
-
-def lora_id(rows: MetricsDatabase, file: str) -> str:
-    return next(row["lora_id"] for row in rows.table.to_pylist() if row["file_name"] == file)
 
 
 def asked(host: Host, query: str, database: str = DATABASE, **settings: Any) -> dict[str, Any]:

@@ -6,18 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from carlos_core.database.database import load_database
 from carlos_core.search.matches import CONFIDENCE_WORDS
 from tests.support import miniworld, workflows
 from tests.support.comfyui_host import Failed, Host, facts_of
-from tests.support.miniworld import MINIWORLD
 
 
 @pytest.fixture(scope="module")
 def reference(host: Host, base: Path) -> str:
     """A database with the reference metrics of all files of the mini-world; its name."""
-    database = load_database(MINIWORLD / "reference_metrics.parquet", encoder_id=miniworld.encoder().encoder_id)
-    database.save_parquet(base / "models" / "carlos" / "reference.parquet")
+    miniworld.reference_rows(base / "models" / "carlos" / "reference.parquet")
     return "reference"
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from carlos_core.database.database import MetricsDatabase, load_database
+from carlos_core.database.database import MetricsDatabase
 from tests.support import comfyui_host as hosts
 from tests.support import miniworld, workflows
 from tests.support.comfyui_host import Host, facts_of
-from tests.support.miniworld import MINIWORLD
+from tests.support.rows import lora_id_of
 
 DATABASE = "preferred.parquet"
 QUERY = "sepia toned"
@@ -43,9 +43,7 @@ def base(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(base: Path) -> MetricsDatabase:
-    database = load_database(MINIWORLD / "reference_metrics.parquet", encoder_id=miniworld.encoder().encoder_id)
-    database.save_parquet(base / "models" / "carlos" / DATABASE)
-    return database
+    return miniworld.reference_rows(base / "models" / "carlos" / DATABASE)
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +63,6 @@ def chosen(facts: dict[str, Any]) -> list[str]:
     return [lora["file"] for lora in facts["choice"]]
 
 
-def lora_id(rows: MetricsDatabase, file: str) -> str:
-    return next(row["lora_id"] for row in rows.table.to_pylist() if row["file_name"] == file)
-
-
 @pytest.mark.parametrize(
     ("name", "line", "file"),
     [(PONY, "Pony", FOR_PONY), (LABELLED, "Pony", FOR_PONY), (NOOB, "NoobAI", FOR_ILLUSTRIOUS)],
@@ -81,10 +75,10 @@ def test_of_two_loras_that_do_the_same_the_one_for_the_checkpoint_is_applied(
     assert chosen(facts) == [file]
     preference = facts["preference"]
     assert (preference["line"], preference["known_by"]) == (line, name)
-    assert preference["made_for"] == [lora_id(rows, file)]
+    assert preference["made_for"] == [lora_id_of(rows, file)]
     assert f"Made for {line} or what is nearest to it, as the checkpoint {name}: {file}." in text
     is_moved = file == FOR_PONY
-    to = [{"lora_id": lora_id(rows, FOR_PONY), "to": [lora_id(rows, FOR_ILLUSTRIOUS)]}]
+    to = [{"lora_id": lora_id_of(rows, FOR_PONY), "to": [lora_id_of(rows, FOR_ILLUSTRIOUS)]}]
     assert preference["preferred"] == (to if is_moved else [])
     assert (f"{FOR_PONY} is therefore preferred to {FOR_ILLUSTRIOUS}" in text) == is_moved
     assert "preference" not in plain
@@ -129,12 +123,12 @@ def test_the_retriever_prefers_in_the_calibrated_ranking_and_says_so_in_the_publ
     moved, facts, text = found(PONY, "calibrated")
     assert [file for file, _ in plain[:2]] == [FOR_ILLUSTRIOUS, FOR_PONY]
     assert moved == [plain[1], plain[0], *plain[2:]]
-    assert [entry["lora_id"] for entry in facts["preference"]["preferred"]] == [lora_id(rows, FOR_PONY)]
+    assert [entry["lora_id"] for entry in facts["preference"]["preferred"]] == [lora_id_of(rows, FOR_PONY)]
     published, _, _ = found(workflows.CHECKPOINT, "published")
     same, facts, text = found(PONY, "published")
     assert same == published
     assert facts["preference"]["preferred"] == []
-    assert facts["preference"]["made_for"] == [lora_id(rows, FOR_PONY)]
+    assert facts["preference"]["made_for"] == [lora_id_of(rows, FOR_PONY)]
     assert f"as the checkpoint {PONY}: {FOR_PONY}." in text
 
 
@@ -154,4 +148,4 @@ def test_other_searches_say_what_was_made_for_the_checkpoint(
         "report": workflows.node("PreviewAny", source=["find", 3]),
     }
     facts, _ = run(host, workflow, PONY)
-    assert facts["preference"]["made_for"] == [lora_id(rows, FOR_PONY)]
+    assert facts["preference"]["made_for"] == [lora_id_of(rows, FOR_PONY)]

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from carlos_core.database.database import MetricsDatabase, load_database
+from carlos_core.database.database import MetricsDatabase
 from tests.support import miniworld, workflows
 from tests.support.comfyui_host import Failed, Host, facts_of
-from tests.support.miniworld import MINIWORLD
 
 DATABASE = "asking.parquet"
 PAIR = "pencil_sketch.safetensors", "mystery_12.safetensors"
@@ -20,10 +19,7 @@ PAIR = "pencil_sketch.safetensors", "mystery_12.safetensors"
 @pytest.fixture(scope="module")
 def rows(base: Path) -> MetricsDatabase:
     """The mini-world's reference metrics as a database that ComfyUI lists."""
-    encoder_id = miniworld.encoder().encoder_id
-    database = load_database(MINIWORLD / "reference_metrics.parquet", encoder_id=encoder_id)
-    database.save_parquet(base / "models" / "carlos" / DATABASE)
-    return database
+    return miniworld.reference_rows(base / "models" / "carlos" / DATABASE)
 
 
 def asked(host: Host, node_id: str, **inputs: Any) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ def test_measuring_leaves_a_model_as_it_was_and_agrees_with_the_reference(found:
     assert found["effect"] > 0.001
     assert found["difference_afterwards"] == 0
 
-    # A batch that fits: more pictures at a time is faster, or at least not much slower, on a card with room.
+    # The largest there is, on a card with room; on the CPU always 4.
     assert found["chosen_batch"] == (16 if HAS_GPU else 4)
 
     if model.has_meaning:

@@ -15,6 +15,7 @@ from PIL import Image
 from carlos_core.clip.encoder import OpenClipEncoder
 from carlos_core.clip.loading import load_encoder
 from carlos_core.clip.signatures import SignatureCache
+from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.prompts.prompt_set import load_prompt_set
 
 MINIWORLD = Path(__file__).resolve().parents[1] / "assets" / "miniworld"
@@ -39,6 +40,13 @@ def labels(*kinds: str) -> dict[str, dict[str, Any]]:
 @lru_cache(maxsize=1)
 def encoder() -> OpenClipEncoder:
     return load_encoder(encoder_id(), [MINIWORLD])
+
+
+def reference_rows(path: Path) -> MetricsDatabase:
+    """The reference measurement of the mini-world's LoRAs, saved as a database of its own."""
+    database = load_database(MINIWORLD / "reference_metrics.parquet", encoder_id=encoder_id())
+    database.save_parquet(path)
+    return database
 
 
 @lru_cache(maxsize=1)

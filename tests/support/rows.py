@@ -19,6 +19,11 @@ def a_row(lora_id: str, direction: list[float] | np.ndarray | None = None, **fac
     return LoraRecord(lora_id=lora_id, direction=direction, metadata=LoraMetadata(**said), **made_up)
 
 
+def lora_id_of(database: MetricsDatabase, file: str) -> str:
+    """Id of the row of a file."""
+    return next(row["lora_id"] for row in database.table.to_pylist() if row["file_name"] == file)
+
+
 def old_file(path: Path) -> bytes:
     """A database with the row "old". Returns its content."""
     database = MetricsDatabase.empty("some encoder", dimension=4)
