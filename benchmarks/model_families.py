@@ -1,6 +1,6 @@
-"""Indexes a LoRA on random-weight models in the shapes of SD 1.5, SDXL, SD 3 and Flux, and times the SDXL one.
+"""Indexes a LoRA on random-weight models in the shapes of SD 1.5, SDXL, SD 3, Flux and Z-Image, and times the SDXL one.
 
-usage: python -m benchmarks.model_families COMFYUI_FOLDER MINIWORLD [--cut] [--families sd15 sdxl sd3 flux] [--images 32]
+usage: python -m benchmarks.model_families COMFYUI_FOLDER MINIWORLD [--cut] [--families sd15 sdxl sd3 flux zimage] [--images 32]
 
 Speed does not depend on the weights. --cut makes tiny models of the same layout, for a look on a CPU. For SDXL the wall time of
 indexing is set against a bare loop of ComfyUI's sampler and VAE over the same latents, and images a second against batch size.
@@ -84,6 +84,25 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "guidance_embed": True,
         "txt_ids_dims": [],
     },
+    # Of its 30 layers 8: as wide as the real one, and a few GB.
+    "zimage": {
+        "image_model": "lumina2",
+        "patch_size": 2,
+        "in_channels": 16,
+        "dim": 3840,
+        "cap_feat_dim": 2560,
+        "n_layers": 8,
+        "qk_norm": True,
+        "n_heads": 30,
+        "n_kv_heads": 30,
+        "axes_dims": [32, 48, 48],
+        "axes_lens": [1536, 512, 512],
+        "rope_theta": 256.0,
+        "ffn_dim_multiplier": 8 / 3,
+        "z_image_modulation": True,
+        "time_scale": 1000.0,
+        "pad_tokens_multiple": 32,
+    },
 }
 CUT: dict[str, dict[str, Any]] = {
     "sd15": {"model_channels": 32, "num_heads": 4},
@@ -98,8 +117,12 @@ CUT: dict[str, dict[str, Any]] = {
         "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 128}},
     },
     "flux": {"depth": 1, "depth_single_blocks": 1, "hidden_size": 256, "num_heads": 2},
+    # No narrower: ComfyUI knows it by its width.
+    "zimage": {"n_layers": 1},
 }
-CLASSES = {"sd15": "SD15", "sdxl": "SDXL", "sd3": "SD3", "flux": "Flux"}
+CLASSES = {"sd15": "SD15", "sdxl": "SDXL", "sd3": "SD3", "flux": "Flux", "zimage": "ZImage"}
+TEXT_ENCODER_OPTIONS = {"qwen3_4b_model_config": {"num_hidden_layers": 3}}
+"""For whoever loads such a checkpoint: Z-Image's text encoder has 3 of its 36 layers. Texts of it have any number of tokens."""
 
 
 def randomised(module: Any, seed: int) -> Any:
@@ -152,10 +175,13 @@ def build(family: str, cut: bool, device: torch.device) -> tuple[Any, Any, Any]:
         )
     else:
         target = config.clip_target()
-    clip = comfy.sd.CLIP(target, embedding_directory=None, tokenizer_data={}, parameters=0)
+    clip = comfy.sd.CLIP(
+        target, embedding_directory=None, tokenizer_data={}, parameters=0, model_options=dict(TEXT_ENCODER_OPTIONS)
+    )
     randomised(clip.cond_stage_model, 2)
     channels = 4 if family in ("sd15", "sdxl") else 16
-    width = 32 if cut else 128
+    # Z-Image's cut checkpoint can be loaded, where ComfyUI expects a VAE of this width.
+    width = 32 if cut and family != "zimage" else 128
     shape: dict[str, Any] = {
         "double_z": True,
         "z_channels": channels,

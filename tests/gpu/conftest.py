@@ -42,13 +42,16 @@ def run() -> Run:
     return run_script
 
 
-@pytest.fixture(scope="session", params=["miniworld", *(["sdxl"] if HAS_GPU else [])])
+@pytest.fixture(scope="session", params=["miniworld", *(["sdxl", "zimage"] if HAS_GPU else [])])
 def model(request: pytest.FixtureRequest, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """The mini-world, which has meaning; and SDXL's layout at full size with random weights, which a GPU can carry."""
+    """The mini-world, which has meaning; and layouts with random weights, which a GPU can carry.
+
+    These are SDXL's at full size, and Z-Image's, whose texts have any number of tokens, at full width.
+    """
     folder = tmp_path_factory.mktemp("model")
     if request.param == "miniworld":
         lora = MINIWORLD / "loras" / "pencil_sketch.safetensors"
         return Model(hosts.build_checkpoint(folder / "miniworld.safetensors"), lora, 128, has_meaning=True)
-    made = Model(folder / "sdxl.safetensors", folder / "lora.safetensors", 512, has_meaning=False)
-    run("random_checkpoint.py", made.checkpoint, made.lora)
+    made = Model(folder / "random.safetensors", folder / "lora.safetensors", 512, has_meaning=False)
+    run("random_checkpoint.py", request.param, made.checkpoint, made.lora)
     return made

@@ -32,6 +32,7 @@ import comfyui_memory
 comfyui_memory.prepare(is_dynamic=HAS_GPU and "--static" not in OPTIONS)
 import comfy.sd
 
+from benchmarks.model_families import TEXT_ENCODER_OPTIONS
 from carlos_core.clip.weights import local_encoders
 from carlos_core.comfy.encoder import load_comfy_encoder
 from carlos_core.comfy.generator import ComfyGenerator
@@ -65,7 +66,8 @@ def say(**facts: Any) -> None:
 @torch.inference_mode()
 def main() -> None:
     is_dynamic = comfyui_memory.is_dynamic()
-    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(CHECKPOINT, output_vae=True, output_clip=True)
+    options = dict(TEXT_ENCODER_OPTIONS)
+    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(CHECKPOINT, te_model_options=options)
     encoder = load_comfy_encoder(local_encoders([MINIWORLD])["mini_clip"].encoder_id, [MINIWORLD])
     lora = read_lora_file(Path(LORA))
     whole = load_prompt_set(MINIWORLD / "prompts_short.json")

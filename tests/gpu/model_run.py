@@ -32,6 +32,7 @@ comfyui_memory.prepare(is_dynamic=HAS_GPU and "--static" not in OPTIONS)
 import comfy.model_management
 import comfy.sd
 
+from benchmarks.model_families import TEXT_ENCODER_OPTIONS
 from carlos_core.clip.weights import local_encoders
 from carlos_core.comfy.encoder import load_comfy_encoder
 from carlos_core.comfy.generator import ComfyGenerator
@@ -138,7 +139,8 @@ def say_directions(model: Any, clip: Any, vae: Any) -> None:
 
 @torch.inference_mode()
 def main() -> None:
-    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(CHECKPOINT, output_vae=True, output_clip=True)
+    options = dict(TEXT_ENCODER_OPTIONS)
+    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(CHECKPOINT, te_model_options=options)
     say(device=torch.cuda.get_device_name() if HAS_GPU else "CPU", dynamic=comfyui_memory.is_dynamic())
     say_fit(model, clip)
     say_unchanged(model, clip, vae)
