@@ -48,8 +48,8 @@ class CarlosAutoLora(io.ComfyNode):
                 io.String.Input(
                     "query",
                     multiline=True,
-                    tooltip='What the LoRAs should do, e.g. "snowfall, pencil sketch". '
-                    'Separate several effects with commas or "and".',
+                    tooltip='What the LoRAs should do, e.g. "snowfall, pencil sketch". Separate several effects with commas or '
+                    '"and". A whole prompt may be connected, too: effects are found in it. "no rain" leaves rain out.',
                 ),
                 io.String.Input("negative_query", default="", tooltip="What the LoRAs should not do, e.g. heavy brush strokes."),
                 io.Combo.Input(
@@ -121,6 +121,7 @@ class CarlosAutoLora(io.ComfyNode):
             applied = apply.applied(model, clip, loras)
             lines = [f"A choice made before is applied as it is ({len(loras)} LoRAs); the query is not looked at."]
             reason, notes, left_out, preference = "chosen before", applied.warnings, {}, {}
+            reading: dict[str, Any] = {}
         else:
             selection, allowed = _selection(model, clip, database, query, cls.hidden, **settings)
             selection, applied, not_applied = _applied(model, clip, selection, cls.hidden.unique_id)
@@ -129,10 +130,19 @@ class CarlosAutoLora(io.ComfyNode):
             made_for = preferred.notes_of(allowed.preference, chosen, database)
             preference = preferred.facts_of(allowed.preference, chosen)
             notes, left_out = [*made_for, *allowed.notes, *not_applied, *applied.warnings], allowed.facts
+            reading = selection.understanding.facts if selection.understanding is not None else {}
         facts = [facts_of(lora) for lora in applied.loras]
         choice_in_pictures.keep(cls.hidden, query, facts)
-        said = {"query": query.strip(), "choice": facts, "reason": reason, "notes": notes, "left_out": left_out, **preference}
-        text = report([*lines, *notes], said)
+        said = {
+            "query": query.strip(),
+            "choice": facts,
+            "reason": reason,
+            "notes": notes,
+            "left_out": left_out,
+            **preference,
+            "reading": reading,
+        }
+        text = report([*lines, *_reading_lines(reading), *notes], said)
         return io.NodeOutput(*applied.outputs, text, ui=ui.PreviewText(text))
 
 
@@ -218,6 +228,14 @@ def _with_file(pick: Pick, node_id: str | None) -> AppliedLora:
         wanted = civitai.wanted(record.metadata.model_id, record.metadata.version_id, progress)
         file = civitai.fetched(wanted, progress)[1]
     return AppliedLora(file, pick.weight, lora_folder.trigger_words(file, record), record.lora_id, pick.score)
+
+
+def _reading_lines(reading: dict[str, Any]) -> list[str]:
+    """What was read as what, where that is more than effects."""
+    titles = (("forbidden", "Not wanted"), ("content", "Content, or nothing fits it"), ("ignored", "Weighs nothing"))
+    said = [f"{title}: {'; '.join(reading[key])}." for key, title in titles if reading.get(key)]
+    effects = "; ".join(effect["text"] for effect in reading.get("effects", ()))
+    return [f"Effects: {effects or 'none'}.", *said] if said else []
 
 
 def _lines(selection: Selection, chosen: list[AppliedLora]) -> list[str]:

@@ -25,7 +25,9 @@ from .text_tower import Prefix
 
 logger = logging.getLogger(__name__)
 
-_PREFIX_SETS_KEPT = 1
+_PREFIX_SETS_KEPT = 2
+"""A prompt set, and the few prompts of it that texts are looked at with first."""
+
 _SIGNATURES_KEPT = 4096
 _CHECKSUM_BYTES = 16
 

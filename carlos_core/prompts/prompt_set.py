@@ -120,3 +120,13 @@ def default_effect_bank() -> PromptSet:
     every z-score and p-value.
     """
     return load_prompt_set(_DATA / "effects.json")
+
+
+@lru_cache(maxsize=1)
+def default_content_bank() -> PromptSet:
+    """585 short phrases that say what a picture shows, or nothing: what a query is when it asks for no effect, for `content`.
+
+    Subjects, scenes, colours, places, tags, names, single words, other languages. As with the bank of effects, a change of the
+    list changes what is told from it.
+    """
+    return load_prompt_set(_DATA / "content.json")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, TypedDict
 from weakref import WeakKeyDictionary
 
@@ -19,19 +20,26 @@ from ..database.database import MetricsDatabase, RankingArrays
 from ..errors import RetrievalError
 from ..foreign import whole_text
 from ..progress import OnProgress, Progress
-from ..prompts.prompt_set import PromptSet, default_effect_bank, default_signature_prompts
+from ..prompts.prompt_set import PromptSet, default_content_bank, default_effect_bank, default_signature_prompts
 from ..storage import cache_directory
 from .calibration import Background, CalibratedRows, calibrated_rows, confidences, fit_background
-from .limits import ANY, CALIBRATED, DEFAULT_RULES, PUBLISHED, PUBLISHED_LIMITS, RANKINGS, ChoiceRules, SearchLimits
+from .content import ContentTail, content_scores, content_tail
+from .limits import CALIBRATED, DEFAULT_RULES, PUBLISHED, PUBLISHED_LIMITS, RANKINGS, ChoiceRules, SearchLimits
 from .matches import Match, Matches, matches_at
 from .preference import Preference
 from .queries import but_not
+from .question import Question
 from .ranking import rank
-from .selection import CANDIDATES, Selection, select
+from .reading import read
+from .selection import Selection
+from .understanding import content_words
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+
+_LOOK_PROMPTS = 16
+"""So many prompts show whether a phrase may ask for an effect. The whole set shows it surely."""
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +55,7 @@ class Searcher:
         prompts: PromptSet | None = None,
         signatures: SignatureCache | None = None,
         bank: PromptSet | None = None,
+        content: PromptSet | None = None,
         installed: Mapping[str, str] | None = None,
     ) -> None:
         """Nothing is loaded or encoded yet.
@@ -57,6 +66,7 @@ class Searcher:
             prompts: prompt set of the signatures (default: the built-in one).
             signatures: what was encoded before (default: in CARLOS_HOME).
             bank: the effects that queries are compared with (default: the built-in ones).
+            content: phrases that ask for no effect, which they are compared with, too (default: the built-in ones).
             installed: lora_id -> file name of the LoRAs on this machine.
 
         Raises EncoderError for an encoder other than the rows'.
@@ -70,6 +80,7 @@ class Searcher:
         self.preference: Preference | None = None
         self._signatures = signatures or SignatureCache(cache_directory() / "signatures")
         self._bank = bank or default_effect_bank()
+        self._content_bank = content or default_content_bank()
         self._known = _Known()
 
     @property
@@ -95,6 +106,14 @@ class Searcher:
             raise RetrievalError("The query is empty.", 'Say what the LoRA should do, e.g. "snowfall, cold winter scene".')
         return self._signatures.signature(self.encoder, self.prompts, text)
 
+    def looks(self, texts: Sequence[str]) -> list[Tensor]:
+        """Rough signatures, of a few of the prompts: each [D] float32. Raises as `signature`."""
+        return [self._signatures.signature(self.encoder, self._few_prompts, whole_text(text).strip()) for text in texts]
+
+    @cached_property
+    def _few_prompts(self) -> PromptSet:
+        return PromptSet(f"{self.prompts.name}, {_LOOK_PROMPTS} of them", self.prompts.stratified()[:_LOOK_PROMPTS])
+
     def background(self, on_progress: OnProgress | None = None) -> Background:
         """What unrelated effects look like to the encoder.
 
@@ -102,7 +121,7 @@ class Searcher:
         on from there. Raises EncoderError.
         """
         if self._known.background is None:
-            self._known.background = self._encoded_background(on_progress)
+            self._known.background = fit_background(self._encoded(self._bank, self.prompts, on_progress))
         return self._known.background
 
     def find(
@@ -171,34 +190,46 @@ class Searcher:
         Raises RetrievalError for values that make no sense, EncoderError.
         """
         check_ranking(ranking)
-        is_sure = ranking == CALIBRATED or rules.min_confidence != ANY
-        background = self.background(on_progress) if is_sure else None
-        away = self.signature(negative) if negative.strip() else None
-
-        def search(text: str) -> Matches:
-            signature = self.signature(text)
-            if away is not None:
-                signature = but_not(signature, away)
-            return self.find(signature, limits, CANDIDATES, query=text, ranking=ranking, background=background)
-
-        selection = select(query, search, rules, limits.max_strength)
+        question = Question(self, read(query), negative, rules, limits, ranking, on_progress)
 
         def without(lora_ids: Collection[str]) -> Selection:
             fewer = replace(limits, exclude={*limits.exclude, *lora_ids})
             return self.choose(query, negative=negative, rules=rules, limits=fewer, ranking=ranking)
 
-        return replace(selection, alternative=without)
+        return replace(question.selection(), alternative=without)
 
-    def _encoded_background(self, on_progress: OnProgress | None) -> Background:
-        bank, encoder_id = self._bank.texts, self.encoder.encoder_id
-        missing = [phrase for phrase in bank if self._signatures.known(encoder_id, self.prompts, phrase) is None]
+    @cached_property
+    def content_words(self) -> frozenset[str]:
+        """The words of the bank of content."""
+        return content_words(self._content_bank.texts)
+
+    def z_scores(self, signature: Tensor, background: Background) -> Tensor:
+        """How far each row stands out from its own background, in ranking order. [R]; NaN for rows without a direction."""
+        return self._rows_before(background).z_scores(signature)
+
+    def content_tail(self, background: Background, allowed: Tensor, on_progress: OnProgress | None = None) -> ContentTail:
+        """What phrases that ask for no effect reach with the best of some rows. allowed: [R] bool, in ranking order.
+
+        The first time, the bank of content is looked at and kept, as in `background`. Raises EncoderError.
+        """
+        if self._known.content is None:
+            self._known.content = self._encoded(self._content_bank, self._few_prompts, on_progress)
+        rows = self._rows_before(background)
+        if self._known.content_scores is None or self._known.content_scores[0] is not rows:
+            self._known.content_scores = rows, content_scores(rows, self._known.content)
+        return content_tail(self._known.content_scores[1], allowed)
+
+    def _encoded(self, bank: PromptSet, prompts: PromptSet, on_progress: OnProgress | None) -> Tensor:
+        """The signatures of a bank, made with some prompts. [B, D]."""
+        encoder_id = self.encoder.encoder_id
+        missing = [phrase for phrase in bank.texts if self._signatures.known(encoder_id, prompts, phrase) is None]
         if missing:
             logger.info("carlos: encoding %d phrases with %s to compare queries with, once", len(missing), encoder_id)
         for place, phrase in enumerate(missing, start=len(bank) - len(missing)):
             if on_progress is not None:
                 on_progress(Progress(place, len(bank)))
-            self._signatures.signature(self.encoder, self.prompts, phrase)
-        return fit_background(torch.stack([self._signatures.signature(self.encoder, self.prompts, phrase) for phrase in bank]))
+            self._signatures.signature(self.encoder, prompts, phrase)
+        return torch.stack([self._signatures.signature(self.encoder, prompts, phrase) for phrase in bank.texts])
 
     def _rows_before(self, background: Background) -> CalibratedRows:
         """The library set against a background, computed once for each state of the database."""
@@ -216,6 +247,8 @@ class _Known:
     background: Background | None = None
     arrays: RankingArrays | None = None
     rows: CalibratedRows | None = None
+    content: Tensor | None = None
+    content_scores: tuple[CalibratedRows, Tensor] | None = None
 
 
 def check_ranking(ranking: str) -> None:

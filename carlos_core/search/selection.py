@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from ..vectors import cosine
 from .limits import ANY, BEST_ONE, CONFIDENCES, MAX_STRENGTH, MODES, TOP_K_EQUAL, ChoiceRules
 from .matches import Match, Matches
 from .weights import Candidates, WeightLimits, compose, unlike, weighed
+
+if TYPE_CHECKING:
+    from .understanding import Understanding
 
 CANDIDATES = 12
 """How many matches of a search are considered."""
@@ -54,6 +58,9 @@ class Selection:
     alternative: Callable[[Collection[str]], Selection] | None = field(default=None, repr=False)
     """Ids of LoRAs that cannot be used -> the choice without them."""
 
+    understanding: Understanding | None = None
+    """What was read as effect, as forbidden, as content, and as nothing; None if the query was taken as it is."""
+
     def without(self, lora_ids: Collection[str]) -> Selection:
         """The choice if these LoRAs cannot be used, e.g. because they do not load. lora_ids: also those left out before."""
         if self.alternative is None:
@@ -68,7 +75,14 @@ def parts_of(query: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in _SEPARATORS.split(single) if part.strip())
 
 
-def select(query: str, search: Search, rules: ChoiceRules, max_strength: float = MAX_STRENGTH) -> Selection:
+def select(
+    query: str,
+    search: Search,
+    rules: ChoiceRules,
+    max_strength: float = MAX_STRENGTH,
+    *,
+    parts_are: Sequence[str] | None = None,
+) -> Selection:
     """The LoRAs for a query.
 
     A query of several parts fits if all of its parts do, or if it does as a whole: the signature of two effects at once looks
@@ -87,6 +101,7 @@ def select(query: str, search: Search, rules: ChoiceRules, max_strength: float =
         search: text -> its best matches.
         rules: how many LoRAs, how they are weighed, and how sure a match must be.
         max_strength: the most that one LoRA may change pictures, as in the search, in raw CLIP units.
+        parts_are: the effects that the query asks for, if they are known already.
 
     Raises RetrievalError for values that make no sense, and what `search` raises.
     """
@@ -94,7 +109,7 @@ def select(query: str, search: Search, rules: ChoiceRules, max_strength: float =
     whole = search(query)
     if not whole.items:
         return Selection(whole.query, (), whole.reason)
-    texts = parts_of(query)
+    texts = parts_of(query) if parts_are is None else parts_are
     parts = [search(text) for text in texts] if len(texts) > 1 else []
     fitting = _fitting(whole, rules)
     leaders = _leaders(parts, rules)

@@ -1,0 +1,230 @@
+"""A query of Auto LoRA, from what was read in it to LoRAs with weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import RetrievalError
+from ..progress import OnProgress
+from .calibration import LIKELY, WEAK, Background, confidences
+from .content import ContentTail
+from .limits import ANY, CALIBRATED, ChoiceRules, SearchLimits
+from .matches import Confidence, Match, Matches
+from .queries import but_not
+from .reading import Reading
+from .selection import CANDIDATES, Pick, Selection, select
+from .understanding import Understanding, Verdict, understand
+from .weights import MAX_OVERDRIVE
+
+if TYPE_CHECKING:
+    from .searcher import Searcher
+
+_LEVELS = {"clear": LIKELY, "likely": LIKELY, "weak": WEAK}
+"""Up to which corrected p-value a phrase counts as an effect, for each `min_confidence`. "clear" is asked of a match alone: the
+bank of content is too small to tell phrases of content from effects that surely."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Forbidden:
+    """What a LoRA must not do. z: [R], of the rows that do it; -inf for the others, all of them if no LoRA does just that."""
+
+    signature: Tensor
+    z: Tensor
+
+    @property
+    def is_known(self) -> bool:
+        return bool(torch.isfinite(self.z).any())
+
+
+@dataclass(eq=False)
+class Question:
+    """A reading of a query, asked of a library. It is also the `understanding.Judge` of that library.
+
+    A LoRA that does what the query forbids is barred from all that it does not do better. What no LoRA does is projected
+    out, as a negative query is.
+    """
+
+    searcher: Searcher
+    reading: Reading
+    negative: str
+    rules: ChoiceRules
+    limits: SearchLimits
+    ranking: str
+    on_progress: OnProgress | None = None
+
+    def selection(self) -> Selection:
+        """The LoRAs for the query; none if nothing fits. Raises what `Searcher.choose` does."""
+        reading = self.reading
+        if not reading.query.strip():
+            self.searcher.signature(reading.query)
+        if not reading.wishes:
+            return self._nothing(_why_empty(reading), Understanding(reading))
+        # Other rules than these are refused by `select`.
+        level = _LEVELS.get(self.rules.min_confidence)
+        if level is None or self._nothing_allowed:
+            return self._selected(reading.text, None, Understanding(reading))
+        understanding = understand(reading, self, level, self.searcher.content_words)
+        if not understanding.content or understanding.fits_together:
+            return self._selected(reading.text, None, understanding)
+        if understanding.effects:
+            texts = [effect.text for effect in understanding.effects]
+            return self._selected(", ".join(texts), texts, understanding)
+        selection = self._selected(reading.text, None, understanding)
+        if not selection.picks:
+            return selection
+        return self._nothing(_why_content(reading, selection.picks[0].match), understanding)
+
+    def search(self, text: str) -> Matches:
+        """The best LoRAs for a text, without what the query forbids."""
+        signature, barred = self.searcher.signature(text), torch.zeros(0, dtype=torch.bool)
+        if self._negative is not None:
+            signature = but_not(signature, self._negative)
+        if self._forbidden:
+            # Nothing is left of "snow, no snow".
+            try:
+                signature, barred = self._without_forbidden(signature)
+            except RetrievalError as error:
+                return Matches(text, str(self.searcher.db.encoder_id), (), error.what, signature)
+        barred_ids = {self._ids[row] for row in torch.nonzero(barred).flatten().tolist()}
+        limits = replace(self.limits, exclude={*self.limits.exclude, *barred_ids}) if barred_ids else self.limits
+        return self.searcher.find(signature, limits, CANDIDATES, query=text, ranking=self.ranking, background=self._background)
+
+    def looks(self, texts: Sequence[str]) -> list[float | None]:
+        """See `understanding.Judge`."""
+        best = [self._best(signature) for signature in self.searcher.looks(texts)]
+        return [None if each is None else each[1] for each in best]
+
+    def verdict(self, text: str) -> Verdict | None:
+        """See `understanding.Judge`."""
+        best = self._best(self.searcher.signature(text))
+        if best is None:
+            return None
+        row, z = best
+        return Verdict(self._ids[row], z, self.p_value(z), self._confidence(z).reaches(self.rules.min_confidence))
+
+    def p_value(self, z: float) -> float:
+        """See `understanding.Judge`."""
+        return max(self._confidence(z).p_value, self._tail.p_value(z))
+
+    def _best(self, signature: Tensor) -> tuple[int, float] | None:
+        """The row that fits a signature best, and its z-score."""
+        if not bool(signature.any()):
+            return None
+        try:
+            if self._negative is not None:
+                signature = but_not(signature, self._negative)
+            signature, barred = self._without_forbidden(signature)
+        except RetrievalError:
+            return None
+        z = self._z(signature).masked_fill(~self._allowed | barred, -torch.inf)
+        row = int(z.argmax())
+        return (row, float(z[row])) if bool(torch.isfinite(z[row])) else None
+
+    def _without_forbidden(self, signature: Tensor) -> tuple[Tensor, Tensor]:
+        """A signature without what no LoRA does, and the rows, [R] bool, that do what is forbidden rather than what it asks for.
+
+        Raises RetrievalError if nothing is left of the signature.
+        """
+        barred = torch.zeros(len(self._ids), dtype=torch.bool)
+        for forbidden in self._forbidden:
+            if not forbidden.is_known:
+                signature = but_not(signature, forbidden.signature)
+        if any(forbidden.is_known for forbidden in self._forbidden):
+            asked = self._z(signature)
+            for forbidden in self._forbidden:
+                barred |= torch.isfinite(forbidden.z) & ~(asked > forbidden.z)
+        return signature, barred
+
+    def _z(self, signature: Tensor) -> Tensor:
+        return self.searcher.z_scores(signature, self.searcher.background(self.on_progress))
+
+    def _confidence(self, z: float) -> Confidence:
+        return confidences(torch.tensor([z]), int(self._allowed.sum()))[0]
+
+    @cached_property
+    def _background(self) -> Background | None:
+        is_sure = self.ranking == CALIBRATED or self.rules.min_confidence != ANY
+        return self.searcher.background(self.on_progress) if is_sure else None
+
+    @cached_property
+    def _ids(self) -> list[str]:
+        """Ids in ranking order."""
+        ids = self.searcher.db.column("lora_id")
+        return [ids[row] for row in self.searcher.db.ranking_arrays.rows.tolist()]
+
+    @cached_property
+    def _allowed(self) -> Tensor:
+        """The rows that may be chosen, in ranking order. [R] bool."""
+        return self.limits.mask(self.searcher.db, self.searcher.installed) & (self.searcher.db.ranking_arrays.norms > 0)
+
+    @property
+    def _nothing_allowed(self) -> bool:
+        return not bool(self._allowed.any())
+
+    @cached_property
+    def _tail(self) -> ContentTail:
+        return self.searcher.content_tail(self.searcher.background(self.on_progress), self._allowed, self.on_progress)
+
+    @cached_property
+    def _negative(self) -> Tensor | None:
+        return self.searcher.signature(self.negative) if self.negative.strip() else None
+
+    @cached_property
+    def _forbidden(self) -> list[_Forbidden]:
+        found = []
+        for phrase in self.reading.forbidden:
+            doing = [self._doing(phrase.part(start, end)) for start, end in phrase.runs]
+            found.append(_Forbidden(self.searcher.signature(phrase.text), torch.stack(doing).max(0).values))
+        return found
+
+    def _doing(self, text: str) -> Tensor:
+        """z-scores of the rows that surely do something, or of the best if it is not just any; -inf for the others. [R]."""
+        z = self._z(self.searcher.signature(text)).masked_fill(~self._allowed, -torch.inf)
+        sure = confidences(z, int(self._allowed.sum()))
+        does_it = torch.tensor([bool(torch.isfinite(each)) and one.fits for each, one in zip(z, sure, strict=True)])
+        if not bool(does_it.any()) and sure[int(z.argmax())].reaches("weak"):
+            does_it[int(z.argmax())] = True
+        return z.masked_fill(~does_it, -torch.inf)
+
+    def _selected(self, text: str, parts: Sequence[str] | None, understanding: Understanding) -> Selection:
+        selection = select(text, self.search, self.rules, self.limits.max_strength, parts_are=parts)
+        picks = self._emphasised(selection.picks, understanding)
+        return replace(selection, query=self.reading.query.strip(), picks=picks, understanding=understanding)
+
+    def _emphasised(self, picks: tuple[Pick, ...], understanding: Understanding) -> tuple[Pick, ...]:
+        """Picks with more weight for what is emphasised and less for what is played down, within the limits of weights."""
+        of_text = {effect.text: effect.weight for effect in understanding.effects}
+        of_lora = {effect.lora_id: effect.weight for effect in understanding.effects}
+        factors = [of_text.get(pick.part, of_lora.get(pick.match.lora_id, 1.0)) for pick in picks]
+        if all(factor == 1 for factor in factors):
+            return picks
+        weights = []
+        for pick, factor in zip(picks, factors, strict=True):
+            alone = (pick.match.record.suggested_weight if self.rules.takes_suggested else None) or 1.0
+            strongest = self.limits.max_strength / max(pick.match.vector.strength, 1e-12)
+            weights.append(min(pick.weight * factor, MAX_OVERDRIVE * alone, strongest))
+        share = min(1.0, self.rules.strength_budget / sum(weights))
+        return tuple(replace(pick, weight=round(weight * share, 3)) for pick, weight in zip(picks, weights, strict=True))
+
+    def _nothing(self, reason: str, understanding: Understanding) -> Selection:
+        return Selection(self.reading.query.strip(), (), reason, understanding=understanding)
+
+
+def _why_empty(reading: Reading) -> str:
+    if reading.forbidden:
+        return "The query only says what is not wanted: no LoRA is needed for that."
+    return "The query asks for no effect: it holds only words and marks that say nothing alone."
+
+
+def _why_content(reading: Reading, best: Match) -> str:
+    if reading.is_foreign:
+        return "The query is in letters that the encoder hardly knows: ask in English."
+    return (
+        f"Nothing fits {reading.query.strip()!r}: phrases that ask for no effect find LoRAs that fit as well as {best.name} does."
+    )

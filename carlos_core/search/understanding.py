@@ -1,0 +1,269 @@
+"""What a query that was read asks for: effects that LoRAs of the library have, and content, which is not held against them.
+
+Phrases between separators, what stands between their "and" and "with", and runs of words within these are tried. Each gets a
+p-value: how often an unrelated effect, or a phrase of content (`content`), finds a LoRA that looks as good. A text of many
+phrases must find no more by chance than one of a few:
+
+- If each thing that the query names is an effect by itself, all of them are: one that is not would have to pass alone.
+- Otherwise p-values are corrected for all phrases, and for runs of words also for all runs that were tried (Sidak).
+- A phrase all of whose words are known from the bank of content is taken for content CONTENT_ODDS times as readily.
+- A run of words is no effect if a part of it that only holds such words is as sure by itself ("brown" in "brown bridge").
+- Of runs that overlap the surest is taken.
+
+A phrase is looked at with a few of the signature's prompts first, and judged with all of them if that may still change something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from .content import corrected
+from .reading import Phrase, Reading, plain_word
+from .words import words
+
+MAX_RUN = 6
+"""The most words of a run inside of a phrase."""
+
+MAX_TRIED = 240
+"""The most runs of words that are tried in a query; if there are more, shorter ones only."""
+
+CONTENT_ODDS = 10.0
+
+LOOK_MARGIN = 2.0
+"""By how much a z-score of a look may be below that of the whole signature (observed: 1.7)."""
+
+_MAX_PHRASES = 60
+_MAX_JUDGED = 24
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the library makes of a phrase: its best LoRA."""
+
+    lora_id: str
+    z: float
+    """Standard deviations above what unrelated effects reach."""
+
+    p_value: float
+    """How often an unrelated effect, or a phrase of content, finds a LoRA that looks as good."""
+
+    is_sure: bool
+    """Whether it is as sure as the rules ask, whatever else is tried."""
+
+
+class Judge(Protocol):
+    """What a library makes of phrases."""
+
+    def looks(self, texts: Sequence[str]) -> Sequence[float | None]:
+        """The best z-score of each, roughly; None where nothing may be chosen."""
+        ...
+
+    def verdict(self, text: str) -> Verdict | None:
+        """What a phrase finds; None where nothing may be chosen."""
+        ...
+
+    def p_value(self, z: float) -> float:
+        """The p-value of a verdict with this z-score."""
+        ...
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A phrase that asks for what a LoRA does."""
+
+    text: str
+    weight: float
+    """Emphasis, 1 for none."""
+
+    lora_id: str
+    """The LoRA that fits it best."""
+
+
+@dataclass(frozen=True)
+class Understanding:
+    """What a query asks for."""
+
+    reading: Reading
+    effects: tuple[Effect, ...] = ()
+    content: tuple[str, ...] = ()
+    """What only says what the picture shows, or asks for what no LoRA of the library does."""
+
+    fits_together: bool = False
+    """Whether nothing fits alone, and all of it together does."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was read as what, for reports."""
+        return {
+            "effects": [{"text": effect.text, "lora_id": effect.lora_id, "emphasis": effect.weight} for effect in self.effects],
+            "forbidden": [phrase.text for phrase in self.reading.forbidden],
+            "content": list(self.content),
+            "ignored": list(self.reading.ignored),
+        }
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Words of a phrase that are tried together."""
+
+    phrase: Phrase
+    start: int
+    end: int
+
+    @property
+    def text(self) -> str:
+        return self.phrase.part(self.start, self.end)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return self.phrase.words[self.start : self.end]
+
+    def overlaps(self, other: _Run) -> bool:
+        return self.phrase == other.phrase and self.start < other.end and other.start < self.end
+
+    def holds(self, other: _Run) -> bool:
+        return self.phrase == other.phrase and self.start <= other.start and other.end <= self.end
+
+
+def understand(reading: Reading, judge: Judge, limit: float, content_words: Collection[str]) -> Understanding:
+    """Find the effects in a query.
+
+    Args:
+        reading: the query.
+        judge: what the library makes of phrases.
+        limit: the highest corrected p-value that counts as a match.
+        content_words: words of the bank of content, as `plain_word` gives them.
+    """
+    search = _Search(judge, limit, content_words)
+    wishes = tuple(dict.fromkeys(reading.wishes))
+    phrases = list(dict.fromkeys(phrase for wish in wishes for phrase in wish.options))[:_MAX_PHRASES]
+    taken = search.taken(phrases)
+    effects: list[Effect] = []
+    content: list[str] = []
+    for wish in wishes:
+        found = {phrase: [run for run in taken if run.phrase == phrase] for phrase in wish.options}
+        # Of alternatives the surest is enough.
+        named = [phrase for phrase in wish.options if found[phrase]]
+        best = min(named, key=lambda phrase: min(taken[run].p_value for run in found[phrase]), default=None)
+        runs = sorted(found[best], key=lambda run: run.start) if best is not None else []
+        effects += [Effect(run.text, run.phrase.weight(run.start, run.end), taken[run].lora_id) for run in runs]
+        for phrase in (best,) if best is not None else wish.options:
+            content += _left(phrase, runs)
+    fits_together = not effects and len(phrases) > 1 and search.fits_together(reading.text, phrases)
+    return Understanding(reading, tuple(effects), tuple(dict.fromkeys(content)), fits_together)
+
+
+def content_words(texts: Iterable[str]) -> frozenset[str]:
+    """The words of a bank of content, and those that mean nothing anywhere."""
+    return frozenset(plain_word(word) for text in texts for word in text.split()) | words().stops
+
+
+@dataclass(frozen=True)
+class _Search:
+    judge: Judge
+    limit: float
+    content_words: Collection[str]
+
+    def taken(self, phrases: Sequence[Phrase]) -> dict[_Run, Verdict]:
+        """The runs of words that ask for effects, and the LoRAs that they ask for."""
+        pieces = [_Run(phrase, start, end) for phrase in phrases for start, end in phrase.pieces]
+        runs = [_Run(phrase, start, end) for phrase in phrases for start, end in phrase.runs]
+        whole = self._judged(runs, self._looks(runs), 1)
+        are_all_effects = all(piece in whole and self._passes(whole[piece], 1) for piece in pieces)
+        n = 1 if are_all_effects else len(pieces)
+        taken = _surest({run: verdict for run, verdict in whole.items() if self._passes(verdict, n)})
+        inner = _runs_within([piece for piece in pieces if not any(piece.overlaps(run) for run in taken)])
+        looks = self._looks(inner)
+        n = len(pieces) + len(inner)
+        verdicts = self._judged(inner, looks, n)
+        fitting = {run: verdict for run, verdict in verdicts.items() if self._passes(verdict, n)}
+        return taken | _surest({run: verdict for run, verdict in fitting.items() if not self._is_explained(run, looks)})
+
+    def fits_together(self, text: str, phrases: Sequence[Phrase]) -> bool:
+        """Whether all phrases fit as one, though none of them does alone."""
+        verdict = self.judge.verdict(text)
+        is_content = all(self._is_content(_Run(phrase, 0, len(phrase.words))) for phrase in phrases)
+        return verdict is not None and self._passes(_at_odds(verdict, is_content), len(phrases) + 1)
+
+    def _looks(self, runs: Sequence[_Run]) -> dict[_Run, float]:
+        looks = self.judge.looks([run.text for run in runs])
+        return {run: look for run, look in zip(runs, looks, strict=True) if look is not None}
+
+    def _judged(self, runs: Sequence[_Run], looks: Mapping[_Run, float], n_tried: int) -> dict[_Run, Verdict]:
+        """Verdicts on the runs that may pass."""
+        verdicts = {}
+        for run in sorted((run for run in runs if run in looks), key=lambda run: -looks[run])[:_MAX_JUDGED]:
+            is_content = self._is_content(run)
+            odds = CONTENT_ODDS if is_content else 1.0
+            if corrected(min(1.0, odds * self.judge.p_value(looks[run] + LOOK_MARGIN)), n_tried) > self.limit:
+                continue
+            verdict = self.judge.verdict(run.text)
+            if verdict is not None:
+                verdicts[run] = _at_odds(verdict, is_content)
+        return verdicts
+
+    def _passes(self, verdict: Verdict, n_tried: int) -> bool:
+        return verdict.is_sure and corrected(verdict.p_value, n_tried) <= self.limit
+
+    def _is_content(self, run: _Run) -> bool:
+        return all(plain_word(word) in self.content_words for word in run.words)
+
+    def _is_explained(self, run: _Run, looks: Mapping[_Run, float]) -> bool:
+        """Whether a part of a run that only holds words of content looks as sure."""
+        return any(
+            look >= looks[run] and run.holds(part) and part != run and self._is_content(part) for part, look in looks.items()
+        )
+
+
+def _at_odds(verdict: Verdict, is_content: bool) -> Verdict:
+    return replace(verdict, p_value=min(1.0, CONTENT_ODDS * verdict.p_value)) if is_content else verdict
+
+
+def _surest(fitting: Mapping[_Run, Verdict]) -> dict[_Run, Verdict]:
+    """The surest runs that do not overlap; where a longer one holds it and asks for the same LoRA, the longer one."""
+    taken: dict[_Run, Verdict] = {}
+    for run in sorted(fitting, key=lambda run: (fitting[run].p_value, -fitting[run].z, run.start, -run.end)):
+        if any(run.overlaps(other) for other in taken):
+            continue
+        wider = [
+            other
+            for other, verdict in fitting.items()
+            if other.holds(run) and verdict.lora_id == fitting[run].lora_id and not any(other.overlaps(each) for each in taken)
+        ]
+        longest = max(wider, key=lambda other: other.end - other.start)
+        taken[longest] = fitting[longest]
+    return taken
+
+
+def _runs_within(pieces: Sequence[_Run]) -> list[_Run]:
+    """Runs of words within pieces, at most MAX_TRIED; none begins or ends with a word that means nothing there."""
+    stops = words().stops
+    runs = []
+    for piece in pieces:
+        ends = [place for place in range(piece.start, piece.end) if piece.phrase.words[place].casefold() not in stops]
+        runs += [
+            _Run(piece.phrase, first, last + 1)
+            for first in ends
+            for last in ends
+            if first <= last < first + MAX_RUN and (first, last + 1) != (piece.start, piece.end)
+        ]
+    longest = MAX_RUN
+    while len(runs) > MAX_TRIED and longest > 1:
+        longest -= 1
+        runs = [run for run in runs if run.end - run.start <= longest]
+    return runs[:MAX_TRIED]
+
+
+def _left(phrase: Phrase, taken: Sequence[_Run]) -> list[str]:
+    """What is left of a phrase, in runs of words, without joins and words that mean nothing alone."""
+    known = words()
+    left: list[str] = []
+    start = 0
+    for run in (*taken, _Run(phrase, len(phrase.words), len(phrase.words))):
+        rest = phrase.words[start : run.start]
+        is_empty = not phrase.has_meaning(start, run.start, known)
+        left += [] if is_empty else [" ".join(rest)]
+        start = run.end
+    return left

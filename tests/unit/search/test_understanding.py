@@ -1,0 +1,111 @@
+"""Auto LoRA's choice for queries as people ask them, with a real CLIP and the rows of the mini-world."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from carlos_core.clip.encoder import OpenClipEncoder
+from carlos_core.clip.signatures import SignatureCache
+from carlos_core.database.database import MetricsDatabase, load_database
+from carlos_core.prompts.prompt_set import PromptSet
+from carlos_core.search.content import ContentTail, corrected
+from carlos_core.search.limits import COMPOSED, ChoiceRules
+from carlos_core.search.searcher import Searcher
+from carlos_core.search.selection import Selection
+from tests.support import miniworld
+
+RULES = ChoiceRules(COMPOSED)
+SNOW, PENCIL, HEARTS = "mystery_12.safetensors", "pencil_sketch.safetensors", "pink_hearts.safetensors"
+
+
+@pytest.fixture(scope="module")
+def searcher(encoder: OpenClipEncoder, signature_prompts: PromptSet) -> Searcher:
+    database: MetricsDatabase = load_database(
+        miniworld.MINIWORLD / "reference_metrics.parquet", encoder_id=miniworld.encoder_id()
+    )
+    return Searcher(database, encoder=encoder, prompts=signature_prompts, signatures=SignatureCache())
+
+
+def files(selection: Selection) -> list[str]:
+    return [str(pick.match.record.file_name) for pick in selection.picks]
+
+
+def facts(selection: Selection) -> dict[str, Any]:
+    assert selection.understanding is not None
+    return selection.understanding.facts
+
+
+def test_an_effect_is_found_in_a_prompt_and_the_rest_is_content(searcher: Searcher) -> None:
+    selection = searcher.choose("masterpiece, a wooden boat on a lake, snow falling, <lora:detail:1>", rules=RULES)
+    assert files(selection) == [SNOW]
+    assert [effect["text"] for effect in facts(selection)["effects"]] == ["snow falling"]
+    assert facts(selection)["content"] == ["a wooden boat on a lake"]
+    assert set(facts(selection)["ignored"]) == {"masterpiece", "<lora:detail:1>"}
+
+
+def test_two_effects_in_a_prompt_both_come_weighed_as_without_the_rest(searcher: Searcher) -> None:
+    in_prompt = searcher.choose("a wooden boat on a lake, snow falling, drawn in pencil, 8k", rules=RULES)
+    bare = searcher.choose("snow falling, drawn in pencil", rules=RULES)
+    assert sorted(files(in_prompt)) == sorted([SNOW, PENCIL])
+    assert {pick.match.lora_id: pick.weight for pick in in_prompt.picks} == {
+        pick.match.lora_id: pick.weight for pick in bare.picks
+    }
+
+
+def test_what_is_forbidden_is_not_applied(searcher: Searcher) -> None:
+    assert files(searcher.choose("drawn in pencil, no snow", rules=RULES)) == [PENCIL]
+    assert files(searcher.choose("no snow falling", rules=RULES)) == []
+    assert files(searcher.choose("without snowflakes in the air and with floating love hearts", rules=RULES)) in ([], [HEARTS])
+    contradiction = searcher.choose("snow falling, no snow falling", rules=RULES)
+    assert SNOW not in files(contradiction)
+
+
+@pytest.mark.parametrize(
+    "query", [".", "photo of a cat", "a red car on a road, blue sky, 8k", "please", "1girl, solo, long hair"]
+)
+def test_what_asks_for_no_effect_gets_nothing(searcher: Searcher, query: str) -> None:
+    selection = searcher.choose(query, rules=RULES)
+    assert files(selection) == []
+    assert selection.reason
+
+
+def test_emphasis_gives_more_or_less_weight(searcher: Searcher) -> None:
+    plain, more, less = (
+        searcher.choose(query, rules=RULES).picks[0].weight
+        for query in ("drawn in pencil", "(drawn in pencil:1.3)", "(drawn in pencil:0.6)")
+    )
+    assert more == pytest.approx(1.3 * plain)
+    assert less == pytest.approx(0.6 * plain)
+    budget = replace(RULES, strength_budget=1.0)
+    assert searcher.choose("(drawn in pencil:1.3)", rules=budget).picks[0].weight <= 1.0
+
+
+def test_any_confidence_still_takes_the_best(searcher: Searcher) -> None:
+    assert files(searcher.choose("photo of a cat", rules=ChoiceRules(min_confidence="any")))
+
+
+def test_forms_of_asking_reach_what_the_bare_phrases_reach(searcher: Searcher) -> None:
+    asked = json.loads((miniworld.MINIWORLD / "queries_as_asked.json").read_text(encoding="utf-8"))
+    wrong = []
+    for entry in asked[::4]:
+        chosen = files(searcher.choose(entry["query"], rules=RULES))
+        assert not {*chosen} & {*entry["forbids"]}, entry
+        is_right = len(chosen) == len(entry["wants"]) and all(any(file in right for file in chosen) for right in entry["wants"])
+        wrong += [] if is_right else [(entry["query"], chosen)]
+    assert len(wrong) <= 1, wrong
+
+
+def test_the_tail_of_content_counts_and_goes_on_beyond_the_bank() -> None:
+    # The quantiles of an exponential distribution with a mean of 0.5.
+    maxima = -torch.log1p(-(torch.arange(2000, dtype=torch.float64) + 0.5) / 2000) / 2
+    tail = ContentTail(maxima)
+    for z, p in ((0.2, 0.67032), (1.0, 0.13534), (2.0, 0.01832), (4.0, 0.000335)):
+        assert tail.p_value(z) == pytest.approx(p, rel=0.1)
+    assert ContentTail(torch.zeros(0)).p_value(5.0) == 1.0
+    assert corrected(0.01, 10) == pytest.approx(1 - 0.99**10)
+    assert corrected(1.0, 3) == 1.0
