@@ -71,7 +71,10 @@ class Question:
             return self._selected(reading.text, None, Understanding(reading))
         understanding = understand(reading, self, level, self.searcher.content_words)
         if not understanding.content or understanding.fits_together:
-            return self._selected(reading.text, None, understanding)
+            selection = self._selected(reading.text, None, understanding)
+            # It may be joined by words at which `select` does not part it.
+            if selection.picks or not understanding.effects:
+                return selection
         if understanding.effects:
             texts = [effect.text for effect in understanding.effects]
             return self._selected(", ".join(texts), texts, understanding)

@@ -78,6 +78,7 @@ def test_what_follows_a_negation_is_forbidden(query: str, wanted: list[str], unw
         "Hello! Could you please add some wet ink to my photo, thanks",
         "make it look like wet ink",
         "something with wet ink",
+        "please make everything look like wet ink",
         "masterpiece, best quality, wet ink, 8k, score_9, score_8_up",
         "masterpiece best_quality wet ink",
         '"wet ink".',

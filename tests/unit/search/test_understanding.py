@@ -57,6 +57,12 @@ def test_two_effects_in_a_prompt_both_come_weighed_as_without_the_rest(searcher:
     }
 
 
+def test_effects_joined_in_other_words_both_come(searcher: Searcher) -> None:
+    assert sorted(files(searcher.choose("snow falling as well as floating love hearts, please", rules=RULES))) == sorted(
+        [SNOW, HEARTS]
+    )
+
+
 def test_what_is_forbidden_is_not_applied(searcher: Searcher) -> None:
     assert files(searcher.choose("drawn in pencil, no snow", rules=RULES)) == [PENCIL]
     assert files(searcher.choose("no snow falling", rules=RULES)) == []
