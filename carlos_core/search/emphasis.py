@@ -8,7 +8,10 @@ from dataclasses import dataclass
 MORE, LESS = 1.1, 1 / 1.1
 """What a pair of round brackets does without a number, as in ComfyUI, and a pair of square ones, as elsewhere."""
 
-_TAG = re.compile(r"<[^<>\n]{1,200}>|\bembedding:[^\s,()\[\]{}<>:]+|__[^\s,]{1,100}?__|\{[^{}]{0,500}\}")
+HEAVIEST = 100.0
+"""No word weighs more than this, or less than its negative, however many brackets are around it."""
+
+_TAG = re.compile(r"<[^<>\n]{1,200}>|\bembedding:[^\s,()\[\]{}<>:]+|__[^\s,]{1,100}?__|\{[^{}|]{0,500}\|[^{}]{0,500}\}")
 _BREAK = re.compile(r"\b(?:BREAK|ADDCOMM|ADDBASE|ADDCOL|ADDROW)\b")
 _NUMBER = re.compile(r"\s*:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*$")
 _GROUPS_APART = re.compile(r"([)\]])\s+(?=[(\[])")
@@ -31,7 +34,10 @@ class Weighed:
 
 
 def weighed(prompt: str) -> Weighed:
-    """A prompt's text and what each of its characters weighs. Brackets that are not closed end with the text."""
+    """A prompt's text and what each of its characters weighs. Brackets that are not closed end with the text.
+
+    Braces without a choice between them are dropped.
+    """
     tags: list[str] = []
 
     def taken_out(found: re.Match[str]) -> str:
@@ -53,6 +59,8 @@ def weighed(prompt: str) -> Weighed:
             weights.append(1.0)
         elif char in "([" and len(opened) < _MAX_DEPTH:
             opened.append((char, len(text)))
+        elif char in "{}":
+            pass
         elif char in ")]":
             if opened and opened[-1][0] == "(["[char == "]"]:
                 _close(text, weights, *opened.pop())
@@ -73,4 +81,4 @@ def _close(text: list[str], weights: list[float], bracket: str, start: int) -> N
         del text[tail_start + number.start() :], weights[tail_start + number.start() :]
         factor = float(number[1]) if bracket == "(" else factor
     for place in range(start, len(weights)):
-        weights[place] *= factor
+        weights[place] = max(-HEAVIEST, min(HEAVIEST, weights[place] * factor))

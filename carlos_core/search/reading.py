@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 
 from ..foreign import whole_text
 from .emphasis import Weighed, weighed
@@ -24,12 +25,16 @@ _SHORTHANDS = (
     (re.compile(r"\bw/(?=\s|\w)", re.I), "with "),
     (re.compile(r"\band/or\b", re.I), "or"),
 )
+# What A1111 writes into its pictures, and people paste: the prompt, "Negative prompt: ...", "Steps: 20, Sampler: ...".
+_NEGATIVE_PROMPT = re.compile(r"\bnegative prompt\s*:", re.I)
+_SETTINGS = re.compile(r"(?:^|\s)steps\s*:\s*\d+\s*,.*", re.I | re.S)
 _SEPARATOR = re.compile(r"(?P<usual>[,;+\n])|[|/，、；。•·]|[.!?…]+(?=[\s\"')\]]|$)|:(?=\s|$)|\s[-–—]+(?=\s)|[–—]")
 _WORD = re.compile(r"\S+")
 _EDGES = re.compile(r"^[\W_]+|[\W_]+$")
 _APOSTROPHES = str.maketrans("’‘`´", "''''")
 _LATIN_END = 0x250
 _MAX_PIECES = 6
+_MAX_FORBIDDEN = 24
 
 
 @dataclass(frozen=True)
@@ -122,15 +127,31 @@ def read(query: str) -> Reading:
     text = whole_text(query).translate(_APOSTROPHES)[:MAX_CHARACTERS]
     for shorthand, meaning in _SHORTHANDS:
         text = shorthand.sub(meaning, text)
-    plain = weighed(text)
+    settings = _SETTINGS.search(text)
+    if settings is not None:
+        text = text[: settings.start()]
+    wanted, *unwanted = _NEGATIVE_PROMPT.split(text)
+    plain, negative = weighed(wanted), weighed(", ".join(unwanted))
     reader = _Reader(plain, words())
     reader.read()
+    barred = _Reader(negative, reader.words)
+    barred.forbid()
     return Reading(
         query=whole_text(query),
         wishes=tuple(reader.wishes),
-        forbidden=tuple(dict.fromkeys(reader.forbidden)),
-        ignored=tuple(dict.fromkeys((*plain.tags, *reader.ignored))),
-        is_plain=not reader.is_changed and not plain.tags and text.strip() == whole_text(query).strip() == plain.text.strip(),
+        forbidden=tuple(dict.fromkeys((*reader.forbidden, *barred.forbidden)))[:_MAX_FORBIDDEN],
+        ignored=tuple(
+            dict.fromkeys(
+                (
+                    *plain.tags,
+                    *reader.ignored,
+                    *negative.tags,
+                    *barred.ignored,
+                    *([settings[0].strip()] if settings is not None else ()),
+                )
+            )
+        ),
+        is_plain=not reader.is_changed and not plain.tags and whole_text(query).strip() == plain.text.strip(),
     )
 
 
@@ -145,6 +166,12 @@ class _Tokens:
     def plain(self) -> tuple[str, ...]:
         written = [self.text.text[start:end] for start, end in self.places]
         return tuple(_EDGES.sub("", word).casefold() or word for word in written)
+
+    @property
+    def sign(self) -> int:
+        """Of the weight of its first word: 1, 0 or -1."""
+        weight = self.text.weight(*self.places[0])
+        return (weight > 0) - (weight < 0)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -193,6 +220,9 @@ class _Reader:
         is_forbidding = False
         for tokens in self._parts():
             before = len(self.forbidden)
+            if tokens.sign <= 0:
+                self._no_wish(tokens)
+                continue
             # "no rain, snow or fog" forbids all three.
             goes_on = is_forbidding and any(word in self.words.alternatives for word in tokens.plain)
             for is_wanted, part in self._sides(tokens):
@@ -201,6 +231,19 @@ class _Reader:
                 else:
                     self._forbid(part)
             is_forbidding = len(self.forbidden) > before
+
+    def _no_wish(self, tokens: _Tokens) -> None:
+        """Words with a weight of 0, which say nothing, or of less, which are not wanted."""
+        self.is_changed = True
+        if tokens.sign < 0:
+            self._forbid(tokens)
+        else:
+            self._ignore(tokens.written)
+
+    def forbid(self) -> None:
+        """Read a negative prompt: all that it names is forbidden."""
+        for tokens in self._parts():
+            self._forbid(tokens)
 
     def _parts(self) -> Iterator[_Tokens]:
         """What stands between separators."""
@@ -217,14 +260,20 @@ class _Reader:
         if len(places) < len(found):
             marks = [self.text.text[a:b] for a, b in found if (a, b) not in set(places)]
             self._ignore(" ".join(marks))
-        if places:
-            yield _Tokens(self.text, tuple(places))
+        for _, run in groupby((_Tokens(self.text, (place,)) for place in places), key=lambda word: word.sign):
+            yield _Tokens(self.text, tuple(word.places[0] for word in run))
 
     def _sides(self, tokens: _Tokens) -> Iterator[tuple[bool, _Tokens]]:
         """Runs of words, and whether they are wanted."""
         known, plain = self.words, tokens.plain
         start, place, is_wanted = 0, 0, True
         while place < len(tokens):
+            unwelcome = self._unwelcome(plain, place)
+            if unwelcome and place > start:
+                yield False, tokens[start:place]
+                start = place = place + unwelcome
+                is_wanted = self.is_changed = True
+                continue
             harmless = phrase_at(plain, place, known.not_negations)
             negation = 0 if harmless else phrase_at(plain, place, known.negations)
             if negation or (not is_wanted and self._ends_negation(plain, place)):
@@ -234,6 +283,11 @@ class _Reader:
                 self.is_changed = True
             place += harmless or max(negation, 1)
         yield is_wanted, tokens[start:]
+
+    def _unwelcome(self, plain: Sequence[str], place: int) -> int:
+        """How many words say that what stands before them is not wanted: "hearts (are not wanted)"; 0 if it goes on."""
+        n = phrase_at(plain, place, self.words.unwelcome)
+        return n if place + n == len(plain) or plain[place + n] in self.words.joins else 0
 
     def _before_negation(self, tokens: _Tokens) -> _Tokens:
         """Without what leads to the negation: "snow, but I (don't)", "a cat that is (not)"."""
@@ -258,6 +312,9 @@ class _Reader:
             end -= 1
         tokens = tokens[start:end]
         if not len(tokens):
+            return
+        if known.is_blemish(tokens.plain):
+            self._ignore(tokens.written)
             return
         self.forbidden.append(tokens.phrase(known.joins | known.alternatives))
 

@@ -27,7 +27,6 @@ from .content import ContentTail, content_scores, content_tail
 from .limits import CALIBRATED, DEFAULT_RULES, PUBLISHED, PUBLISHED_LIMITS, RANKINGS, ChoiceRules, SearchLimits
 from .matches import Match, Matches, matches_at
 from .preference import Preference
-from .queries import but_not
 from .question import Question
 from .ranking import rank
 from .reading import read

@@ -30,6 +30,8 @@ class Words:
     alternatives: frozenset[str]
     negations: frozenset[str]
     not_negations: frozenset[str]
+    unwelcome: frozenset[str]
+    blemishes: frozenset[str]
     fillers: frozenset[str]
     stops: frozenset[str]
 
@@ -67,6 +69,10 @@ class Words:
     def is_certain(self, words: Sequence[str]) -> bool:
         """Whether a quality tag is one even beside other words: "best quality", but not "detailed"."""
         return len(words) > 1 or "_" in words[0] or words[0] in self.certain or bool(_SCORE.fullmatch(words[0]))
+
+    def is_blemish(self, words: Sequence[str]) -> bool:
+        """Whether this names a fault that no picture should have: that it is not wanted says nothing."""
+        return " ".join(words).replace("_", " ") in self.blemishes
 
     def _loves(self, words: Sequence[str], place: int) -> bool:
         return words[place] == "love" and place + 1 < len(words) and words[place + 1] in ("to", "it", "if")

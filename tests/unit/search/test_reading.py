@@ -37,9 +37,35 @@ def test_emphasis_is_weight_and_not_text(query: str, weight: float) -> None:
     assert wish.options[0].weight(0, 2) == pytest.approx(weight, abs=1e-3)
 
 
+def test_a_pasted_picture_is_read_as_wishes_what_is_forbidden_and_settings() -> None:
+    pasted = (
+        "old paper, (dust:1.1)\nNegative prompt: worst quality, (bad hands:1.4), scratches, embedding:bad\n"
+        "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512, Model: dust_v2"
+    )
+    reading = read(pasted)
+    assert (wishes(reading), forbidden(reading)) == (["old paper", "dust"], ["scratches"])
+    assert {"worst quality", "bad hands", "embedding:bad"} <= set(reading.ignored)
+    assert any(text.startswith("Steps: 20") for text in reading.ignored)
+
+
+def test_faults_of_pictures_are_not_worth_forbidding_but_may_be_asked_for() -> None:
+    reading = read("mutated hands, no watermark, no bad_anatomy, no dust")
+    assert (wishes(reading), forbidden(reading)) == (["mutated hands"], ["dust"])
+
+
+def test_no_number_of_brackets_makes_a_weight_without_measure() -> None:
+    weights = weighed("(" * 40 + "dust" + ":999999999999)" * 40).weights
+    assert max(weights) <= 100
+    assert read("(dust:99999999999999999999)").wishes[0].options[0].weight(0, 1) <= 100
+
+
 def test_escaped_brackets_are_text_and_groups_side_by_side_are_two_things() -> None:
     assert weighed(r"a \(b\)").text == "a (b)"
     assert wishes(read("(dust:1.2) (scratches:0.9)")) == ["dust", "scratches"]
+
+
+def test_braces_without_a_choice_are_no_wildcard() -> None:
+    assert wishes(read("{dust}, {{scratches}}")) == ["dust", "scratches"]
 
 
 def test_tags_of_prompts_are_out() -> None:
@@ -63,6 +89,11 @@ def test_tags_of_prompts_are_out() -> None:
         ("neither dust nor scratches", [], ["dust", "scratches"]),
         ("not only dust but also scratches", ["dust but also scratches"], []),
         ("no dust and make it old", ["old"], ["dust"]),
+        ("scratches are not wanted", [], ["scratches"]),
+        ("old paper, dust isn't wanted, please", ["old paper"], ["dust"]),
+        ("dust is not allowed and make it old", ["old"], ["dust"]),
+        ("(dust:-0.5) old paper", ["old paper"], ["dust"]),
+        ("(dust:0) old paper", ["old paper"], []),
     ],
 )
 def test_what_follows_a_negation_is_forbidden(query: str, wanted: list[str], unwanted: list[str]) -> None:
