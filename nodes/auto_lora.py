@@ -12,7 +12,7 @@ from ..carlos_core.records import AppliedLora
 from ..carlos_core.search import limits
 from ..carlos_core.search.limits import ChoiceRules, SearchLimits
 from . import apply_loras as apply
-from .common import choice_in_pictures, matches, preferred, search_widgets
+from .common import choice_in_pictures, matches, preferred, reading, search_widgets
 from .common.choice import facts_of, posix, read_choice
 from .common.model_fit import ForModel, for_model
 from .common.report import number, report, table
@@ -121,7 +121,7 @@ class CarlosAutoLora(io.ComfyNode):
             applied = apply.applied(model, clip, loras)
             lines = [f"A choice made before is applied as it is ({len(loras)} LoRAs); the query is not looked at."]
             reason, notes, left_out, preference = "chosen before", applied.warnings, {}, {}
-            reading: dict[str, Any] = {}
+            understanding = None
         else:
             selection, allowed = _selection(model, clip, database, query, cls.hidden, **settings)
             selection, applied, not_applied = _applied(model, clip, selection, cls.hidden.unique_id)
@@ -130,7 +130,7 @@ class CarlosAutoLora(io.ComfyNode):
             made_for = preferred.notes_of(allowed.preference, chosen, database)
             preference = preferred.facts_of(allowed.preference, chosen)
             notes, left_out = [*made_for, *allowed.notes, *not_applied, *applied.warnings], allowed.facts
-            reading = selection.understanding.facts if selection.understanding is not None else {}
+            understanding = selection.understanding
         facts = [facts_of(lora) for lora in applied.loras]
         choice_in_pictures.keep(cls.hidden, query, facts)
         said = {
@@ -140,9 +140,9 @@ class CarlosAutoLora(io.ComfyNode):
             "notes": notes,
             "left_out": left_out,
             **preference,
-            "reading": reading,
+            "reading": reading.facts_of(understanding),
         }
-        text = report([*lines, *_reading_lines(reading), *notes], said)
+        text = report([*lines, *reading.lines(understanding), *notes], said)
         return io.NodeOutput(*applied.outputs, text, ui=ui.PreviewText(text))
 
 
@@ -228,14 +228,6 @@ def _with_file(pick: Pick, node_id: str | None) -> AppliedLora:
         wanted = civitai.wanted(record.metadata.model_id, record.metadata.version_id, progress)
         file = civitai.fetched(wanted, progress)[1]
     return AppliedLora(file, pick.weight, lora_folder.trigger_words(file, record), record.lora_id, pick.score)
-
-
-def _reading_lines(reading: dict[str, Any]) -> list[str]:
-    """What was read as what, where that is more than effects."""
-    titles = (("forbidden", "Not wanted"), ("content", "Content, or nothing fits it"), ("ignored", "Weighs nothing"))
-    said = [f"{title}: {'; '.join(reading[key])}." for key, title in titles if reading.get(key)]
-    effects = "; ".join(effect["text"] for effect in reading.get("effects", ()))
-    return [f"Effects: {effects or 'none'}.", *said] if said else []
 
 
 def _lines(selection: Selection, chosen: list[AppliedLora]) -> list[str]:

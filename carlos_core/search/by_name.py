@@ -34,7 +34,7 @@ def find_named(
 
     Raises RetrievalError for a name without letters or digits, or top_k < 1.
     """
-    words = _words(name)
+    words = plain_words(name)
     if not words:
         raise RetrievalError("The name is empty.", "Type a part of a LoRA's name, file name, id or trigger words.")
     if top_k < 1:
@@ -71,9 +71,10 @@ def _score(words: list[str], names: list[str]) -> float:
 
 def _texts(value: Any) -> list[str]:
     """A cell as names without blanks: "Pixel-Art v2" -> "pixelartv2"."""
-    return ["".join(_words(str(each))) for each in (value if isinstance(value, list) else [value]) if each is not None]
+    return ["".join(plain_words(str(each))) for each in (value if isinstance(value, list) else [value]) if each is not None]
 
 
-def _words(text: str) -> list[str]:
+def plain_words(text: str) -> list[str]:
+    """Words in small letters, without accents and without the marks between them."""
     letters = (char for char in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(char))
     return "".join(char if char.isalnum() else " " for char in letters).split()

@@ -63,13 +63,9 @@ class Question:
         reading = self.reading
         if not reading.query.strip():
             self.searcher.signature(reading.query)
+        understanding = self.understanding
         if not reading.wishes:
-            return self._nothing(_why_empty(reading), Understanding(reading))
-        # Other rules than these are refused by `select`.
-        level = _LEVELS.get(self.rules.min_confidence)
-        if level is None or self._nothing_allowed:
-            return self._selected(reading.text, None, Understanding(reading))
-        understanding = understand(reading, self, level, self.searcher.content_words)
+            return self._nothing(_why_empty(reading), understanding)
         if not understanding.content or understanding.fits_together:
             selection = self._selected(reading.text, None, understanding)
             # It may be joined by words at which `select` does not part it.
@@ -82,6 +78,22 @@ class Question:
         if not selection.picks:
             return selection
         return self._nothing(_why_content(reading, selection.picks[0].match), understanding)
+
+    @cached_property
+    def understanding(self) -> Understanding:
+        """What the query asks for; the effects in it are looked for unless everything is taken or nothing may be."""
+        understanding = self.by_words
+        # Other rules than these are refused by `select`.
+        level = _LEVELS.get(self.rules.min_confidence)
+        if not self.reading.wishes or level is None or self._nothing_allowed:
+            return understanding
+        found = understand(self.reading, self, level, self.searcher.content_words)
+        return replace(found, did_you_mean=understanding.did_you_mean)
+
+    @property
+    def by_words(self) -> Understanding:
+        """What the words alone say, without the library's effects. It needs no encoder."""
+        return Understanding(self.reading, did_you_mean=self.searcher.spelling.suggestions(self.reading))
 
     def search(self, text: str) -> Matches:
         """The best LoRAs for a text, without what the query forbids."""

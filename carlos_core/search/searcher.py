@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypedDict
 from weakref import WeakKeyDictionary
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -20,7 +21,13 @@ from ..database.database import MetricsDatabase, RankingArrays
 from ..errors import RetrievalError
 from ..foreign import whole_text
 from ..progress import OnProgress, Progress
-from ..prompts.prompt_set import PromptSet, default_content_bank, default_effect_bank, default_signature_prompts
+from ..prompts.prompt_set import (
+    PromptSet,
+    default_content_bank,
+    default_effect_bank,
+    default_index_prompts,
+    default_signature_prompts,
+)
 from ..storage import cache_directory
 from .calibration import Background, CalibratedRows, calibrated_rows, confidences, fit_background
 from .content import ContentTail, content_scores, content_tail
@@ -31,6 +38,7 @@ from .question import Question
 from .ranking import rank
 from .reading import read
 from .selection import Selection
+from .spelling import Spelling, spelling_of
 from .understanding import content_words
 
 if TYPE_CHECKING:
@@ -202,6 +210,16 @@ class Searcher:
         """The words of the bank of content."""
         return content_words(self._content_bank.texts)
 
+    @property
+    def spelling(self) -> Spelling:
+        """The words of the library and of the banks, gathered once for each state of the database."""
+        known = self._known.spelling
+        if known is None or known[0] is not self.db.table:
+            right = (self._content_bank, default_index_prompts(), default_signature_prompts())
+            others = [text for prompts in right for text in prompts.texts]
+            known = self._known.spelling = self.db.table, spelling_of(self.db, self._bank.texts, others)
+        return known[1]
+
     def z_scores(self, signature: Tensor, background: Background) -> Tensor:
         """How far each row stands out from its own background, in ranking order. [R]; NaN for rows without a direction."""
         return self._rows_before(background).z_scores(signature)
@@ -248,6 +266,8 @@ class _Known:
     rows: CalibratedRows | None = None
     content: Tensor | None = None
     content_scores: tuple[CalibratedRows, Tensor] | None = None
+    spelling: tuple[pa.Table, Spelling] | None = None
+    """With the rows that it was gathered from."""
 
 
 def check_ranking(ranking: str) -> None:

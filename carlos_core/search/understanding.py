@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from .content import corrected
 from .reading import Phrase, Reading, plain_word
+from .spelling import Suggestion
 from .words import words
 
 MAX_RUN = 6
@@ -93,6 +94,9 @@ class Understanding:
     fits_together: bool = False
     """Whether nothing fits alone, and all of it together does."""
 
+    did_you_mean: tuple[Suggestion, ...] = ()
+    """Words that may be misspelt, and what may have been meant. They are searched for as they are."""
+
     @property
     def facts(self) -> dict[str, Any]:
         """What was read as what, for reports."""
@@ -101,6 +105,7 @@ class Understanding:
             "forbidden": [phrase.text for phrase in self.reading.forbidden],
             "content": list(self.content),
             "ignored": list(self.reading.ignored),
+            "did_you_mean": [{"word": each.word, "meant": each.meant} for each in self.did_you_mean],
         }
 
 

@@ -14,21 +14,27 @@ from carlos_core.clip.signatures import SignatureCache
 from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.prompts.prompt_set import PromptSet
 from carlos_core.search.content import ContentTail, corrected
-from carlos_core.search.limits import COMPOSED, ChoiceRules
+from carlos_core.search.limits import COMPOSED, PUBLISHED_LIMITS, ChoiceRules, SearchLimits
 from carlos_core.search.searcher import Searcher
 from carlos_core.search.selection import Selection
 from tests.support import miniworld
+from tests.support.rows import lora_id_of
 
 RULES = ChoiceRules(COMPOSED)
 SNOW, PENCIL, HEARTS = "mystery_12.safetensors", "pencil_sketch.safetensors", "pink_hearts.safetensors"
 
 
 @pytest.fixture(scope="module")
-def searcher(encoder: OpenClipEncoder, signature_prompts: PromptSet) -> Searcher:
+def signatures() -> SignatureCache:
+    return SignatureCache()
+
+
+@pytest.fixture(scope="module")
+def searcher(encoder: OpenClipEncoder, signature_prompts: PromptSet, signatures: SignatureCache) -> Searcher:
     database: MetricsDatabase = load_database(
         miniworld.MINIWORLD / "reference_metrics.parquet", encoder_id=miniworld.encoder_id()
     )
-    return Searcher(database, encoder=encoder, prompts=signature_prompts, signatures=SignatureCache())
+    return Searcher(database, encoder=encoder, prompts=signature_prompts, signatures=signatures)
 
 
 def files(selection: Selection) -> list[str]:
@@ -104,6 +110,33 @@ def test_forms_of_asking_reach_what_the_bare_phrases_reach(searcher: Searcher) -
         is_right = len(chosen) == len(entry["wants"]) and all(any(file in right for file in chosen) for right in entry["wants"])
         wrong += [] if is_right else [(entry["query"], chosen)]
     assert len(wrong) <= 1, wrong
+
+
+@pytest.mark.parametrize("query", ["drawn in pencil, snowfal", "snowfal", "a house, no snowfal", "no snowfal", "snowfal please"])
+def test_what_may_be_misspelt_is_said_whether_something_fits_or_not_and_searched_for_as_it_is(
+    searcher: Searcher,
+    database: MetricsDatabase,
+    encoder: OpenClipEncoder,
+    signature_prompts: PromptSet,
+    signatures: SignatureCache,
+    query: str,
+) -> None:
+    database.set_value(lora_id_of(database, SNOW), "model_name", "Snowfall")
+    named = Searcher(database, encoder=encoder, prompts=signature_prompts, signatures=signatures)
+    limits_and_rules = [
+        (PUBLISHED_LIMITS, RULES),
+        (PUBLISHED_LIMITS, ChoiceRules(min_confidence="any")),
+        (SearchLimits(max_strength=0.0), RULES),
+    ]
+    for limits, rules in limits_and_rules:
+        selection = named.choose(query, rules=rules, limits=limits)
+        assert facts(selection)["did_you_mean"] == [{"word": "snowfal", "meant": "snowfall"}]
+        without_that_name = searcher.choose(query, rules=rules, limits=limits)
+        assert facts(without_that_name)["did_you_mean"] == []
+        assert [(pick.match.lora_id, pick.weight, pick.part) for pick in selection.picks] == [
+            (pick.match.lora_id, pick.weight, pick.part) for pick in without_that_name.picks
+        ]
+        assert facts(selection) | {"did_you_mean": []} == facts(without_that_name)
 
 
 def test_the_tail_of_content_counts_and_goes_on_beyond_the_bank() -> None:

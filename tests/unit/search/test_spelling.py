@@ -1,0 +1,136 @@
+"""What may have been meant by words of a query: words that LoRAs or effects are called by, one letter away."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.prompts.prompt_set import PromptSet, default_effect_bank
+from carlos_core.search.reading import read
+from carlos_core.search.searcher import Searcher
+from tests.support.rows import a_row
+
+WITHOUT_A_VOCABULARY = """
+import sys
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.search.reading import read
+from carlos_core.search.searcher import Searcher
+spelling = Searcher(MetricsDatabase.empty("some encoder", 4)).spelling
+assert not spelling.suggestions(read("charcoal drawing of zzyzzx, without dust"))
+print("open_clip" in sys.modules)
+"""
+
+
+def library(*names: str, **facts: Any) -> MetricsDatabase:
+    database = MetricsDatabase.empty("some encoder", dimension=4)
+    for place, name in enumerate(names):
+        database.upsert(a_row(str(place), model_name=name, **facts))
+    return database
+
+
+def meant(query: str, database: MetricsDatabase | None = None) -> dict[str, str]:
+    spelling = Searcher(library() if database is None else database).spelling
+    return {suggestion.word: suggestion.meant for suggestion in spelling.suggestions(read(query))}
+
+
+@pytest.fixture(scope="module")
+def snow() -> MetricsDatabase:
+    return library("Snowfall XL v2", "PencilArt_v3", "Aquarelle légère", "a jackal", trigger_words=("kirschblüte",))
+
+
+@pytest.mark.parametrize(
+    ("word", "other"),
+    [
+        ("snowfal", "snowfall"),
+        ("snowwfall", "snowfall"),
+        ("snowfoll", "snowfall"),
+        ("snofwall", "snowfall"),
+        ("nowfall", "snowfall"),
+        ("Snowfal!", "snowfall"),
+        ("pencli", "pencil"),
+        ("pencilrat", "pencilart"),
+        ("aquarele", "aquarelle"),
+        ("kirschblute", None),
+        ("kirschblütte", "kirschblute"),
+        ("snfal", None),
+    ],
+)
+def test_one_letter_away_from_a_word_that_loras_are_called_by(snow: MetricsDatabase, word: str, other: str | None) -> None:
+    assert list(meant(f"a house in {word}", snow).values()) == ([] if other is None else [other])
+
+
+def test_one_letter_away_from_a_word_of_the_bank_of_effects() -> None:
+    assert any("charcoal" in text for text in default_effect_bank().texts)
+    assert meant("charcol drawing") == {"charcol": "charcoal"}
+
+
+def test_the_librarys_words_come_before_the_banks_and_those_of_more_loras_before_others() -> None:
+    assert meant("charcoalq") == {"charcoalq": "charcoal"}
+    assert meant("charcoalq", library("charcoalx")) == {"charcoalq": "charcoalx"}
+    assert meant("charcoalq", library("charcoalz", "charcoalx", "charcoalz")) == {"charcoalq": "charcoalz"}
+    assert meant("charcoalq", library("charcoalz", "charcoalx")) == {"charcoalq": "charcoalx"}
+
+
+def test_files_folders_and_trigger_words_are_names_and_endings_of_files_are_not() -> None:
+    database = MetricsDatabase.empty("some encoder", dimension=4)
+    database.upsert(a_row("1", file_name="winter/Snowdrift.safetensors", trigger_words=("flurryscape",)))
+    assert meant("snowdrif, flurriscape, wintter, safetensor", database) == {
+        "snowdrif": "snowdrift",
+        "flurriscape": "flurryscape",
+        "wintter": "winter",
+    }
+
+
+@pytest.mark.parametrize(
+    ("query", "near"),
+    [
+        ("jackpot", "jackpox"),  # one of CLIP's words
+        ("lighthouse", "lighthousy"),  # the bank of content
+        ("masterpieces in charcoal", "mastirpieces charcoat"),  # words of requests and praise; the bank of effects
+        ("vignettes, vignetted", "vignette"),
+        ("vignette", "vignettes"),
+        ("glitchy", "glitch"),
+        ("ice, red, xml", "icey redd xmls"),
+        ("snowfal1, sn0wfall, 1snowfal", "snowfall"),
+        ("<lora:snowfal:1>, embedding:snowfal, __snowfal__", "snowfall"),
+        ("стеклo, 雪の夜", "snowfall"),
+    ],
+)
+def test_right_words_short_ones_and_tags_are_left_alone(query: str, near: str) -> None:
+    assert meant(query, library(near)) == {}
+
+
+def test_prompts_without_mistakes_are_left_alone(signature_prompts: PromptSet, database: MetricsDatabase) -> None:
+    # Words that no list here holds are in them: the mini-world's prompts are its own.
+    said = [meant(text, database) for text in signature_prompts.texts]
+    assert [each for each in said if each] == []
+
+
+def test_what_is_forbidden_is_checked_and_what_is_ignored_is_not(snow: MetricsDatabase) -> None:
+    assert meant("a house, no snowfal", snow) == {"snowfal": "snowfall"}
+    assert meant("snowfal or pencli", snow) == {"snowfal": "snowfall", "pencli": "pencil"}
+
+
+def test_a_library_that_changed_has_other_words() -> None:
+    database = library("Snowfall")
+    searcher = Searcher(database)
+    assert [each.meant for each in searcher.spelling.suggestions(read("snowfal, raimdrops"))] == ["snowfall"]
+    assert searcher.among({"0": "x"}).spelling is searcher.spelling
+    database.set_value("0", "model_name", "Raindrops")
+    assert [each.meant for each in searcher.spelling.suggestions(read("snowfal, raimdrops"))] == ["raindrops"]
+
+
+def test_the_vocabulary_of_clip_is_read_only_where_it_decides() -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", WITHOUT_A_VOCABULARY], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert process.stdout.split() == ["False"]
+
+
+@pytest.mark.parametrize("unit", ["a", "snowfal", "snowfal ", "no snowfal, ", "é", "'", "ﬁ"])
+def test_any_text_is_taken(snow: MetricsDatabase, unit: str) -> None:
+    assert set(meant(unit * 20_000, snow)) <= {"snowfal"}
