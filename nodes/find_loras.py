@@ -85,9 +85,11 @@ class CarlosLoraRetriever(io.ComfyNode):
         signature_prompts = folders.prompt_set(prompts, default_signature_prompts())
         searcher = runtime.searcher(database, signature_prompts).among(installed, allowed.preference)
         signature = searcher.signature(query)
-        background = searcher.background(bar()) if ranking == limits.CALIBRATED else None
+        progress = bar()
+        background = searcher.background(progress) if ranking == limits.CALIBRATED else None
         found = searcher.find(signature, allowed.limits, top_k, query=query, ranking=ranking, background=background)
-        return matches.output_of(database, files, found, allowed)
+        understanding = searcher.understand(query, limits=allowed.limits, may_skip_effects=True, on_progress=progress)
+        return matches.output_of(database, files, found, allowed, understanding=understanding)
 
 
 class CarlosSimilarLoras(io.ComfyNode):

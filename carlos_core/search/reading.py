@@ -20,6 +20,9 @@ from .words import Words, phrase_at, words
 MAX_CHARACTERS = 4000
 """What is longer is cut: no encoder reads that far."""
 
+SHORT = 6
+"""So many words at most are one thing, if nothing parts them."""
+
 _SHORTHANDS = (
     (re.compile(r"\bw/o\b", re.I), "without"),
     (re.compile(r"\bw/(?=\s|\w)", re.I), "with "),
@@ -108,6 +111,11 @@ class Reading:
     def text(self) -> str:
         """What is asked for, without all else; the query itself if it is plain."""
         return self.query.strip() if self.is_plain else ", ".join(wish.options[0].text for wish in self.wishes)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it is nothing but one short phrase, so that there is nothing to tell apart."""
+        return self.is_plain and [len(option.words) <= SHORT for wish in self.wishes for option in wish.options] == [True]
 
     @property
     def is_foreign(self) -> bool:

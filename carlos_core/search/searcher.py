@@ -18,7 +18,7 @@ from ..clip.encoder import Encoder
 from ..clip.lazy_encoder import LazyEncoder
 from ..clip.signatures import SignatureCache
 from ..database.database import MetricsDatabase, RankingArrays
-from ..errors import RetrievalError
+from ..errors import CarlosError, RetrievalError
 from ..foreign import whole_text
 from ..progress import OnProgress, Progress
 from ..prompts.prompt_set import (
@@ -39,7 +39,7 @@ from .ranking import rank
 from .reading import read
 from .selection import Selection
 from .spelling import Spelling, spelling_of
-from .understanding import content_words
+from .understanding import Understanding, content_words
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -204,6 +204,35 @@ class Searcher:
             return self.choose(query, negative=negative, rules=rules, limits=fewer, ranking=ranking)
 
         return replace(question.selection(), alternative=without)
+
+    def understand(
+        self,
+        query: str,
+        *,
+        limits: SearchLimits = PUBLISHED_LIMITS,
+        may_skip_effects: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> Understanding:
+        """What a query asks for, as `choose` understands it: the effects, each with the LoRA that fits it best, and all else.
+
+        Args:
+            query: one effect or several, or a whole prompt.
+            limits: which LoRAs may be found.
+            may_skip_effects: whether only the words are read where that is all there is to tell (a short phrase), and where the
+                effects cannot be looked for, for example without the encoder; `Understanding.why_unread` then says why.
+            on_progress: called while the banks are encoded, which happens once.
+
+        Raises EncoderError, unless the effects may be skipped.
+        """
+        question = Question(self, read(query), "", DEFAULT_RULES, limits, CALIBRATED, on_progress)
+        if not may_skip_effects:
+            return question.understanding
+        if question.reading.is_short:
+            return question.by_words
+        try:
+            return question.understanding
+        except CarlosError as error:
+            return replace(question.by_words, why_unread=str(error))
 
     @cached_property
     def content_words(self) -> frozenset[str]:

@@ -97,6 +97,9 @@ class Understanding:
     did_you_mean: tuple[Suggestion, ...] = ()
     """Words that may be misspelt, and what may have been meant. They are searched for as they are."""
 
+    why_unread: str = ""
+    """Why the effects could not be looked for; empty if they could, or if there was no need."""
+
     @property
     def facts(self) -> dict[str, Any]:
         """What was read as what, for reports."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
@@ -11,11 +11,14 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from ...carlos_core.loras.matching import Resolved
 from ...carlos_core.search.matches import Match, Matches
 from ..host import lora_folder, runtime
-from . import preferred
+from . import preferred, reading
 from .model_fit import ForModel, for_model
 from .report import number, report, table
 from .search_widgets import limits_of
 from .sockets import CarlosMatches
+
+if TYPE_CHECKING:
+    from ...carlos_core.search.understanding import Understanding
 
 _DOUBT = "Probably nothing fits: for an effect that none of these LoRAs has, the best would look this good {:.0%} of the time."
 
@@ -64,12 +67,30 @@ def found(
     return output_of(database, files, matches, allowed, *notes)
 
 
-def output_of(database: Any, files: Mapping[str, Resolved], matches: Matches, allowed: ForModel, *notes: str) -> io.NodeOutput:
-    """The outputs for matches of a database. files: what `lora_folder.resolved` gave."""
+def output_of(
+    database: Any,
+    files: Mapping[str, Resolved],
+    matches: Matches,
+    allowed: ForModel,
+    *notes: str,
+    understanding: Understanding | None = None,
+) -> io.NodeOutput:
+    """The outputs for matches of a database.
+
+    Args:
+        database: the database that was searched.
+        files: what `lora_folder.resolved` gave.
+        matches: what was found.
+        allowed: among which LoRAs.
+        notes: lines that the report begins with.
+        understanding: what was read in the query, if it was read.
+    """
     facts = _facts(matches, files) | ({"left_out": allowed.facts} if allowed.facts else {})
     facts |= preferred.facts_of(allowed.preference, matches.items)
     made_for = preferred.notes_of(allowed.preference, matches.items, database)
-    text = report([*notes, *_table(matches), *made_for, *_notes(matches, files), *allowed.notes], facts)
+    facts |= {} if understanding is None else {"reading": reading.facts_of(understanding)}
+    read = reading.lines(understanding, database)
+    text = report([*notes, *_table(matches), *read, *made_for, *_notes(matches, files), *allowed.notes], facts)
     if not matches.installed:
         reason = matches.reason or "None of the matches is installed: put one of them into models/loras."
         return io.NodeOutput(matches, ExecutionBlocker(reason), 0.0, text, ui=ui.PreviewText(text))

@@ -157,6 +157,13 @@ def test_what_nothing_fits_leaves_the_picture_alone_and_says_why(host: Host, row
     assert "Nothing fits 'a herd of elephants' of" in asked(host, "a herd of elephants, pencil sketch")["reason"]
 
 
+def test_what_may_be_misspelt_is_asked_about_where_nothing_fits(host: Host, rows: MetricsDatabase) -> None:
+    outputs = host.run(workflows.auto_lora("a house in pencl", DATABASE, max_strength=0.1))
+    facts = facts_of(outputs, "report")
+    assert (facts["choice"], facts["reading"]["did_you_mean"]) == ([], [{"word": "pencl", "meant": "pencil"}])
+    assert 'Did you mean "pencil" for "pencl"?' in outputs["report"]["text"][0].splitlines()
+
+
 def test_what_is_not_wanted_is_not_chosen(host: Host, rows: MetricsDatabase) -> None:
     query = {"query": "pencil sketch in falling snow", "min_confidence": "weak"}
     assert set(weights(asked(host, **query))) == {PENCIL, SNOW}

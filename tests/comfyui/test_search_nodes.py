@@ -56,6 +56,37 @@ def test_a_lora_of_the_list_is_most_like_its_duplicate(host: Host, rows: Metrics
         asked(host, "CarlosSimilarLoras", lora_id="", lora_name="../x.safetensors")
 
 
+def test_a_sentence_is_ranked_as_a_whole_and_the_report_says_what_was_read_in_it(host: Host, rows: MetricsDatabase) -> None:
+    query = "masterpiece, a wooden boat on a lake, snow falling, drawn in pencl, drawn in pencil, no hearts"
+    outputs = host.run(workflows.retrieve(query, DATABASE))
+    facts = facts_of(outputs, "report")
+    directions = [rows.cells(match["lora_id"])["direction"] for match in facts["matches"]]
+    scores = [miniworld.cosine(direction, miniworld.signature(query)) for direction in directions]
+    assert scores
+    assert [match["score"] for match in facts["matches"]] == pytest.approx(scores, abs=1e-4)
+    reading = facts["reading"]
+    files = {effect["text"]: rows.cells(effect["lora_id"])["file_name"] for effect in reading["effects"]}
+    assert (files["snow falling"], files["drawn in pencil"]) == (PAIR[1], PAIR[0])
+    assert (reading["forbidden"], reading["ignored"]) == (["hearts"], ["masterpiece"])
+    assert "a wooden boat on a lake" in reading["content"]
+    assert reading["did_you_mean"] == [{"word": "pencl", "meant": "pencil"}]
+    lines = outputs["report"]["text"][0].splitlines()
+    assert 'Did you mean "pencil" for "pencl"?' in lines
+    assert "Not wanted: hearts." in lines
+    assert f"snow falling (best: {PAIR[1]})" in next(line for line in lines if line.startswith("Effects: "))
+    # A short phrase is ranked and nothing else, also where nothing fits it.
+    nothing = facts_of(host.run(workflows.retrieve("drawn in pencl", DATABASE, max_strength=0.0)), "report")
+    assert nothing["matches"] == []
+    assert nothing["reading"] == {
+        "effects": [],
+        "forbidden": [],
+        "content": [],
+        "ignored": [],
+        "did_you_mean": [{"word": "pencl", "meant": "pencil"}],
+    }
+    assert "reading" not in facts_of(host.run(workflow_of("CarlosLorasByName", name="pencil")), "report")
+
+
 def test_names_and_ids_are_found(host: Host, rows: MetricsDatabase) -> None:
     found = asked(host, "CarlosLorasByName", name="SKETCH pencil")
     assert [match["file"] for match in found] == ["pencil_sketch.safetensors"]

@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from carlos_core.clip.encoder import OpenClipEncoder
+from carlos_core.clip.lazy_encoder import LazyEncoder
 from carlos_core.clip.signatures import SignatureCache
 from carlos_core.database.database import MetricsDatabase, load_database
+from carlos_core.errors import EncoderError
+from carlos_core.progress import Progress
 from carlos_core.prompts.prompt_set import PromptSet
 from carlos_core.search.content import ContentTail, corrected
 from carlos_core.search.limits import COMPOSED, PUBLISHED_LIMITS, ChoiceRules, SearchLimits
@@ -137,6 +140,72 @@ def test_what_may_be_misspelt_is_said_whether_something_fits_or_not_and_searched
             (pick.match.lora_id, pick.weight, pick.part) for pick in without_that_name.picks
         ]
         assert facts(selection) | {"did_you_mean": []} == facts(without_that_name)
+
+
+PROMPT = "masterpiece, a wooden boat on a lake, snow falling, drawn in pencil, no hearts, <lora:x:1>"
+
+
+def test_what_a_query_asks_for_is_told_without_a_choice_too(searcher: Searcher) -> None:
+    asked = searcher.understand(PROMPT)
+    chosen = searcher.choose(PROMPT, rules=RULES)
+    assert asked == chosen.understanding
+    best = {effect.text: searcher.db.cells(effect.lora_id)["file_name"] for effect in asked.effects}
+    assert best == {"snow falling": SNOW, "drawn in pencil": PENCIL}
+    assert (asked.facts["forbidden"], asked.facts["content"]) == (["hearts"], ["a wooden boat on a lake"])
+    assert set(asked.facts["ignored"]) == {"masterpiece", "<lora:x:1>"}
+    pencil = lora_id_of(searcher.db, PENCIL)
+    without_pencil = searcher.understand(PROMPT, limits=SearchLimits(exclude={pencil}))
+    assert pencil not in [effect.lora_id for effect in without_pencil.effects]
+
+
+def test_to_tell_it_changes_no_ranking(searcher: Searcher) -> None:
+    before = searcher.find(searcher.signature(PROMPT), top_k=30, query=PROMPT)
+    searcher.understand(PROMPT, may_skip_effects=True)
+    after = searcher.find(searcher.signature(PROMPT), top_k=30, query=PROMPT)
+    assert [(match.lora_id, match.score, match.confidence) for match in before.items] == [
+        (match.lora_id, match.score, match.confidence) for match in after.items
+    ]
+
+
+def not_there(encoder_id: str) -> OpenClipEncoder:
+    raise EncoderError(f"{encoder_id} is not installed.", "Install it.")
+
+
+@pytest.fixture
+def without_encoder(searcher: Searcher, signature_prompts: PromptSet) -> Searcher:
+    missing = LazyEncoder(miniworld.encoder_id(), 64, not_there)
+    return Searcher(searcher.db, encoder=missing, prompts=signature_prompts, signatures=SignatureCache())
+
+
+@pytest.mark.parametrize("query", ["drawn in pencil", "heavy snowfall by night and day", " pencl sketch "])
+def test_a_short_phrase_costs_nothing_where_effects_may_be_skipped(without_encoder: Searcher, query: str) -> None:
+    understanding = without_encoder.understand(query, may_skip_effects=True)
+    assert (understanding.why_unread, understanding.effects) == ("", ())
+    assert [suggestion.meant for suggestion in understanding.did_you_mean] == (["pencil"] if "pencl" in query else [])
+    with pytest.raises(EncoderError, match="is not installed"):
+        without_encoder.understand(query)
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["drawn in pencil, snowfall", "please, drawn in pencil", "(drawn in pencil:1.2)", "heavy snowfall at night by the lake"],
+)
+def test_without_an_encoder_the_words_are_read_and_it_is_said_why_not_more(without_encoder: Searcher, query: str) -> None:
+    understanding = without_encoder.understand(query, may_skip_effects=True)
+    assert understanding.why_unread == f"{miniworld.encoder_id()} is not installed. Install it."
+    assert understanding.facts["ignored"] == (["please"] if "please" in query else [])
+
+
+def test_telling_effects_apart_shows_progress_and_can_be_cancelled(
+    searcher: Searcher, encoder: OpenClipEncoder, signature_prompts: PromptSet
+) -> None:
+    def cancel(_progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    anew = Searcher(searcher.db, encoder=encoder, prompts=signature_prompts, signatures=SignatureCache())
+    assert not anew.understand("drawn in pencil", may_skip_effects=True, on_progress=cancel).why_unread
+    with pytest.raises(KeyboardInterrupt):
+        anew.understand(PROMPT, may_skip_effects=True, on_progress=cancel)
 
 
 def test_the_tail_of_content_counts_and_goes_on_beyond_the_bank() -> None:
