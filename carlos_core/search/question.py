@@ -14,6 +14,7 @@ from ..errors import RetrievalError
 from ..progress import OnProgress
 from .calibration import LIKELY, WEAK, Background, confidences
 from .content import ContentTail
+from .language import knows_other_languages, other_language
 from .limits import ANY, CALIBRATED, ChoiceRules, SearchLimits
 from .matches import Confidence, Match, Matches
 from .queries import but_not
@@ -64,8 +65,9 @@ class Question:
         if not reading.query.strip():
             self.searcher.signature(reading.query)
         understanding = self.understanding
-        if not reading.wishes:
-            return self._nothing(_why_empty(reading), understanding)
+        why_not = self._why_not_asked
+        if why_not:
+            return self._nothing(why_not, understanding)
         if not understanding.content or understanding.fits_together:
             selection = self._selected(reading.text, None, understanding)
             # It may be joined by words at which `select` does not part it.
@@ -74,10 +76,23 @@ class Question:
         if understanding.effects:
             texts = [effect.text for effect in understanding.effects]
             return self._selected(", ".join(texts), texts, understanding)
-        selection = self._selected(reading.text, None, understanding)
-        if not selection.picks:
-            return selection
-        return self._nothing(_why_content(reading, selection.picks[0].match), understanding)
+        return self._without_effects(understanding)
+
+    @property
+    def _why_not_asked(self) -> str:
+        """Why the query asks for nothing that could be looked for; empty if it does."""
+        if not self.reading.wishes:
+            return _why_empty(self.reading)
+        return _why_language(self._language) if self._language is not None else ""
+
+    def _without_effects(self, understanding: Understanding) -> Selection:
+        """Nothing, for content alone; the reason says why."""
+        selection = self._selected(self.reading.text, None, understanding)
+        if selection.picks:
+            return self._nothing(_why_content(self.reading, selection.picks[0].match), understanding)
+        if len(understanding.content) > 1:
+            return self._nothing(_why_no_effect(self.reading), understanding)
+        return selection
 
     @cached_property
     def understanding(self) -> Understanding:
@@ -85,10 +100,16 @@ class Question:
         understanding = self.by_words
         # Other rules than these are refused by `select`.
         level = _LEVELS.get(self.rules.min_confidence)
-        if not self.reading.wishes or level is None or self._nothing_allowed:
+        if not self.reading.wishes or level is None or self._nothing_allowed or self._language is not None:
             return understanding
         found = understand(self.reading, self, level, self.searcher.content_words)
         return replace(found, did_you_mean=understanding.did_you_mean)
+
+    @cached_property
+    def _language(self) -> str | None:
+        """The language of the query if the encoder does not know it; None if everything is taken, however badly it fits."""
+        language = None if self.rules.min_confidence == ANY else other_language(self.reading.query)
+        return None if language is None or knows_other_languages(str(self.searcher.db.encoder_id)) else language
 
     @property
     def by_words(self) -> Understanding:
@@ -237,9 +258,18 @@ def _why_empty(reading: Reading) -> str:
     return "The query asks for no effect: it holds only words and marks that say nothing alone."
 
 
+def _why_language(language: str) -> str:
+    return f"The query seems to be in {language}, which the encoder hardly knows: ask in English."
+
+
+def _why_no_effect(reading: Reading) -> str:
+    return (
+        f"Nothing in {reading.query.strip()!r} asks surely enough for what a LoRA of this library does: name the effect alone, "
+        "or lower min_confidence."
+    )
+
+
 def _why_content(reading: Reading, best: Match) -> str:
-    if reading.is_foreign:
-        return "The query is in letters that the encoder hardly knows: ask in English."
     return (
         f"Nothing fits {reading.query.strip()!r}: phrases that ask for no effect find LoRAs that fit as well as {best.name} does."
     )

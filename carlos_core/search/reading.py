@@ -35,7 +35,6 @@ _SEPARATOR = re.compile(r"(?P<usual>[,;+\n])|[|/，、；。•·]|[.!?…]+(?=[
 _WORD = re.compile(r"\S+")
 _EDGES = re.compile(r"^[\W_]+|[\W_]+$")
 _APOSTROPHES = str.maketrans("’‘`´", "''''")
-_LATIN_END = 0x250
 _MAX_PIECES = 6
 _MAX_FORBIDDEN = 24
 
@@ -116,12 +115,6 @@ class Reading:
     def is_short(self) -> bool:
         """Whether it is nothing but one short phrase, so that there is nothing to tell apart."""
         return self.is_plain and [len(option.words) <= SHORT for wish in self.wishes for option in wish.options] == [True]
-
-    @property
-    def is_foreign(self) -> bool:
-        """Whether most of its letters are not Latin ones, which the texts of CLIP hardly hold."""
-        letters = [char for char in self.query if char.isalpha()]
-        return 2 * sum(ord(char) >= _LATIN_END for char in letters) > len(letters)
 
 
 def plain_word(word: str) -> str:

@@ -154,11 +154,6 @@ def test_a_bare_phrase_is_taken_as_it_is() -> None:
         assert reading.text == entry["query"]
 
 
-def test_letters_that_are_not_latin_are_told() -> None:
-    assert read("雨の夜").is_foreign
-    assert not read("schönes Wetter").is_foreign
-
-
 @pytest.mark.parametrize(
     "unit", ["(", "(a", "no ", "with ", "a and ", "{", "__", "<", "and on top of it ", "i want ", "\\", ":1.1)"]
 )

@@ -217,3 +217,16 @@ def test_the_tail_of_content_counts_and_goes_on_beyond_the_bank() -> None:
     assert ContentTail(torch.zeros(0)).p_value(5.0) == 1.0
     assert corrected(0.01, 10) == pytest.approx(1 - 0.99**10)
     assert corrected(1.0, 3) == 1.0
+
+
+def test_a_text_in_another_language_gets_that_sentence_and_no_lora(searcher: Searcher) -> None:
+    for query in ("雪の降る夜", "eine alte Zeichnung mit Schnee und ein Herz"):
+        selection = searcher.choose(query, rules=RULES)
+        assert files(selection) == []
+        assert "ask in English" in selection.reason
+
+
+def test_a_prompt_without_an_effect_is_not_told_to_ask_for_the_rest(searcher: Searcher) -> None:
+    selection = searcher.choose("orange pyramid in the desert, teal sky", rules=RULES)
+    assert files(selection) == []
+    assert "asks surely enough for what a LoRA" in selection.reason
