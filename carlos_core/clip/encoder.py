@@ -84,8 +84,19 @@ class OpenClipEncoder:
 
     @property
     def text_tower(self) -> TextTower | None:
-        """The tower that can continue from cached prefixes, on the CPU only: on a GPU a full pass is cheap and memory is not."""
-        return self._tower if self._ready().type == "cpu" else None
+        """The tower that can continue from prefixes, ready to run; None if the model is built otherwise."""
+        self._ready()
+        return self._tower
+
+    @property
+    def keeps_prefixes(self) -> bool:
+        """Whether prefixes are worth keeping: on a GPU they are quickly made again, and memory is scarce."""
+        return self._ready().type == "cpu"
+
+    @property
+    def reads_word_by_word(self) -> bool:
+        """Whether the tokens of a plain text are those of its words, one after the other: so it is with CLIP's own tokenizer."""
+        return type(self._tokenizer).__name__ == "SimpleTokenizer" and self._tokenizer.reduction_fn is None
 
     def token_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Token ids of each text, from the start-of-text to the end-of-text token."""

@@ -19,7 +19,7 @@ from .limits import ANY, CALIBRATED, ChoiceRules, SearchLimits
 from .matches import Confidence, Match, Matches
 from .queries import but_not
 from .reading import Reading
-from .selection import CANDIDATES, Pick, Selection, select
+from .selection import CANDIDATES, Pick, Selection, parts_of, select
 from .understanding import Understanding, Verdict, understand
 from .weights import MAX_OVERDRIVE
 
@@ -136,9 +136,12 @@ class Question:
         best = [self._best(signature) for signature in self.searcher.looks(texts)]
         return [None if each is None else each[1] for each in best]
 
-    def verdict(self, text: str) -> Verdict | None:
+    def verdicts(self, texts: Sequence[str]) -> list[Verdict | None]:
         """See `understanding.Judge`."""
-        best = self._best(self.searcher.signature(text))
+        return [self._verdict(signature) for signature in self.searcher.signatures(texts)]
+
+    def _verdict(self, signature: Tensor) -> Verdict | None:
+        best = self._best(signature)
         if best is None:
             return None
         row, z = best
@@ -213,15 +216,17 @@ class Question:
 
     @cached_property
     def _forbidden(self) -> list[_Forbidden]:
+        texts = [phrase.part(start, end) for phrase in self.reading.forbidden for start, end in phrase.runs]
+        signatures = dict(zip(texts, self.searcher.signatures(texts), strict=True))
         found = []
         for phrase in self.reading.forbidden:
-            doing = [self._doing(phrase.part(start, end)) for start, end in phrase.runs]
-            found.append(_Forbidden(self.searcher.signature(phrase.text), torch.stack(doing).max(0).values))
+            doing = [self._doing(signatures[phrase.part(start, end)]) for start, end in phrase.runs]
+            found.append(_Forbidden(signatures[phrase.text], torch.stack(doing).max(0).values))
         return found
 
-    def _doing(self, text: str) -> Tensor:
+    def _doing(self, signature: Tensor) -> Tensor:
         """z-scores of the rows that surely do something, or of the best if it is not just any; -inf for the others. [R]."""
-        z = self._z(self.searcher.signature(text)).masked_fill(~self._allowed, -torch.inf)
+        z = self._z(signature).masked_fill(~self._allowed, -torch.inf)
         sure = confidences(z, int(self._allowed.sum()))
         does_it = torch.tensor([bool(torch.isfinite(each)) and one.fits for each, one in zip(z, sure, strict=True)])
         if not bool(does_it.any()) and sure[int(z.argmax())].reaches("weak"):
@@ -229,6 +234,10 @@ class Question:
         return z.masked_fill(~does_it, -torch.inf)
 
     def _selected(self, text: str, parts: Sequence[str] | None, understanding: Understanding) -> Selection:
+        texts = parts_of(text) if parts is None else parts
+        if len(texts) > 1 and not self._nothing_allowed:
+            # Encoded together, before they are asked for one by one.
+            self.searcher.signatures([text, *texts])
         selection = select(text, self.search, self.rules, self.limits.max_strength, parts_are=parts)
         picks = self._emphasised(selection.picks, understanding)
         return replace(selection, query=self.reading.query.strip(), picks=picks, understanding=understanding)

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 _LOOK_PROMPTS = 16
 """So many prompts show whether a phrase may ask for an effect. The whole set shows it surely."""
 
+_PHRASES_AT_A_TIME = 8
+"""So many phrases of a bank are encoded between two reports of progress: about five seconds on two cores."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -108,14 +111,19 @@ class Searcher:
 
     def signature(self, text: str) -> Tensor:
         """What a text asks for. [D] float32. Raises RetrievalError for an empty text, EncoderError if the encoder is missing."""
-        text = whole_text(text).strip()
-        if not text:
+        return self.signatures([text])[0]
+
+    def signatures(self, texts: Sequence[str]) -> list[Tensor]:
+        """What texts ask for, each [D] float32; new ones are encoded together. Raises as `signature`."""
+        texts = [whole_text(text).strip() for text in texts]
+        if not all(texts):
             raise RetrievalError("The query is empty.", 'Say what the LoRA should do, e.g. "snowfall, cold winter scene".')
-        return self._signatures.signature(self.encoder, self.prompts, text)
+        return self._signatures.signatures(self.encoder, self.prompts, texts) if texts else []
 
     def looks(self, texts: Sequence[str]) -> list[Tensor]:
         """Rough signatures, of a few of the prompts: each [D] float32. Raises as `signature`."""
-        return [self._signatures.signature(self.encoder, self._few_prompts, whole_text(text).strip()) for text in texts]
+        texts = [whole_text(text).strip() for text in texts]
+        return self._signatures.signatures(self.encoder, self._few_prompts, texts) if texts else []
 
     @cached_property
     def _few_prompts(self) -> PromptSet:
@@ -271,11 +279,11 @@ class Searcher:
         missing = [phrase for phrase in bank.texts if self._signatures.known(encoder_id, prompts, phrase) is None]
         if missing:
             logger.info("carlos: encoding %d phrases with %s to compare queries with, once", len(missing), encoder_id)
-        for place, phrase in enumerate(missing, start=len(bank) - len(missing)):
+        for place in range(0, len(missing), _PHRASES_AT_A_TIME):
             if on_progress is not None:
-                on_progress(Progress(place, len(bank)))
-            self._signatures.signature(self.encoder, prompts, phrase)
-        return torch.stack([self._signatures.signature(self.encoder, prompts, phrase) for phrase in bank.texts])
+                on_progress(Progress(len(bank) - len(missing) + place, len(bank)))
+            self._signatures.signatures(self.encoder, prompts, missing[place : place + _PHRASES_AT_A_TIME])
+        return torch.stack(self._signatures.signatures(self.encoder, prompts, bank.texts))
 
     def _rows_before(self, background: Background) -> CalibratedRows:
         """The library set against a background, computed once for each state of the database."""

@@ -61,8 +61,8 @@ class Judge(Protocol):
         """The best z-score of each, roughly; None where nothing may be chosen."""
         ...
 
-    def verdict(self, text: str) -> Verdict | None:
-        """What a phrase finds; None where nothing may be chosen."""
+    def verdicts(self, texts: Sequence[str]) -> Sequence[Verdict | None]:
+        """What each phrase finds; None where nothing may be chosen."""
         ...
 
     def p_value(self, z: float) -> float:
@@ -191,7 +191,7 @@ class _Search:
 
     def fits_together(self, text: str, phrases: Sequence[Phrase]) -> bool:
         """Whether all phrases fit as one, though none of them does alone."""
-        verdict = self.judge.verdict(text)
+        verdict = self.judge.verdicts([text])[0]
         is_content = all(self._is_content(_Run(phrase, 0, len(phrase.words))) for phrase in phrases)
         return verdict is not None and self._passes(_at_odds(verdict, is_content), len(phrases) + 1)
 
@@ -201,16 +201,18 @@ class _Search:
 
     def _judged(self, runs: Sequence[_Run], looks: Mapping[_Run, float], n_tried: int) -> dict[_Run, Verdict]:
         """Verdicts on the runs that may pass."""
-        verdicts = {}
-        for run in sorted((run for run in runs if run in looks), key=lambda run: -looks[run])[:_MAX_JUDGED]:
-            is_content = self._is_content(run)
-            odds = CONTENT_ODDS if is_content else 1.0
-            if corrected(min(1.0, odds * self.judge.p_value(looks[run] + LOOK_MARGIN)), n_tried) > self.limit:
-                continue
-            verdict = self.judge.verdict(run.text)
-            if verdict is not None:
-                verdicts[run] = _at_odds(verdict, is_content)
-        return verdicts
+        best = sorted((run for run in runs if run in looks), key=lambda run: -looks[run])[:_MAX_JUDGED]
+        hopeful = [run for run in best if self._may_pass(run, looks[run], n_tried)]
+        verdicts = self.judge.verdicts([run.text for run in hopeful])
+        return {
+            run: _at_odds(verdict, self._is_content(run))
+            for run, verdict in zip(hopeful, verdicts, strict=True)
+            if verdict is not None
+        }
+
+    def _may_pass(self, run: _Run, look: float, n_tried: int) -> bool:
+        odds = CONTENT_ODDS if self._is_content(run) else 1.0
+        return corrected(min(1.0, odds * self.judge.p_value(look + LOOK_MARGIN)), n_tried) <= self.limit
 
     def _passes(self, verdict: Verdict, n_tried: int) -> bool:
         return verdict.is_sure and corrected(verdict.p_value, n_tried) <= self.limit

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from carlos_core.clip.encoder import OpenClipEncoder
+from carlos_core.clip.loading import load_encoder_parts
 from carlos_core.clip.signatures import SignatureCache
 from carlos_core.prompts.prompt_set import Prompt, PromptSet, default_signature_prompts
+from tests.support import miniworld
 
 QUERIES = {
     "a word": "snow",
@@ -99,10 +101,85 @@ def test_the_published_encoders_architecture_has_the_signature_of_the_plain_defi
     assert_near(signature, naive_signature(published[0], tokenizer, prompts, "Snowfall, cold winter scene"))
 
 
+def test_signatures_made_together_are_those_made_alone(encoder: OpenClipEncoder, signature_prompts: PromptSet) -> None:
+    # Texts that begin alike, awkward ones, and some twice.
+    words = ["soft", "light", "at", "dawn", "over", "old", "wooden", "boats"]
+    runs = [" ".join(words[start:end]) for start in range(len(words)) for end in range(start + 1, len(words) + 1)]
+    queries = [*runs, *QUERIES.values(), *runs[:5]]
+    together = SignatureCache().signatures(encoder, signature_prompts, queries)
+    assert len(together) == len(queries)
+    for query, signature in zip(queries, together, strict=True):
+        alone = SignatureCache().signature(encoder, signature_prompts, query)
+        assert float((signature - alone).abs().max()) < 1e-6 * max(1.0, float(alone.norm())), query
+
+
+def test_signatures_made_together_are_those_of_the_plain_definition(
+    encoder: OpenClipEncoder, open_clip_model: Any, tokenizer: Any, signature_prompts: PromptSet
+) -> None:
+    queries = [
+        "soft light",
+        "soft light at dawn",
+        "Soft rain, at night",
+        "naïve café",
+        "salt &amp; pepper",
+        "very " * 58 + "cold",
+    ]
+    for query, signature in zip(queries, SignatureCache().signatures(encoder, signature_prompts, queries), strict=True):
+        assert_near(signature, naive_signature(open_clip_model, tokenizer, signature_prompts, query))
+
+
+class KeepsNothing(OpenClipEncoder):
+    """The mini CLIP as it is used on a GPU, where the prompts' keys and values are not kept."""
+
+    keeps_prefixes = False
+
+
+def mini_encoder(kind: type[OpenClipEncoder]) -> OpenClipEncoder:
+    parts = load_encoder_parts(miniworld.encoder_id(), [miniworld.MINIWORLD])
+    return kind(parts.model, parts.tokenizer, parts.encoder_id, parts.pixel_format, parts.dimension)
+
+
+def test_a_signature_does_not_depend_on_whether_the_prompts_are_kept(
+    encoder: OpenClipEncoder, signature_prompts: PromptSet
+) -> None:
+    queries = list(QUERIES.values())
+    kept = SignatureCache().signatures(encoder, signature_prompts, queries)
+    made_again = SignatureCache().signatures(mini_encoder(KeepsNothing), signature_prompts, queries)
+    for one, other in zip(kept, made_again, strict=True):
+        assert float((one - other).abs().max()) < 1e-6 * max(1.0, float(one.norm()))
+
+
+def test_many_queries_take_few_large_runs_of_the_tower_and_each_is_bounded(signature_prompts: PromptSet) -> None:
+    sizes: list[int] = []
+    parts = load_encoder_parts(miniworld.encoder_id(), [miniworld.MINIWORLD])
+    model: Any = parts.model
+    model.transformer.resblocks[0].ln_1.register_forward_hook(lambda _, inputs, __: sizes.append(inputs[0][..., 0].numel()))
+    encoder = OpenClipEncoder(model, parts.tokenizer, parts.encoder_id, parts.pixel_format, parts.dimension)
+    cache = SignatureCache()
+    cache.signature(encoder, signature_prompts, "anything")
+    sizes.clear()
+    cache.signature(encoder, signature_prompts, "old snow")
+    alone = sum(sizes)
+    sizes.clear()
+    cache.signatures(
+        encoder, signature_prompts, [f"{a} {b}" for a in ("snow", "rain", "fog", "mist") for b in "cdefghijklmnopqr"]
+    )
+    assert max(sizes) <= 4096
+    assert len(sizes) < 64 / 8
+    # The first words are run once for each prompt.
+    assert sum(sizes) < 0.75 * 64 * alone
+
+
 def test_any_encoder_will_do_for_the_definition() -> None:
     # " zebra" adds the same letters to every prompt.
     signature = SignatureCache().signature(LetterCounter(), prompt_set("a cat", "some dogs"), "zebra")
     assert {chr(97 + k): count for k, count in enumerate(signature.tolist()) if count} == dict.fromkeys("zebra", 1.0)
+
+
+def test_any_encoder_makes_signatures_together() -> None:
+    found = SignatureCache().signatures(LetterCounter(), prompt_set("a cat", "some dogs"), ["zebra", "ant", "zebra"])
+    assert [int(signature.sum()) for signature in found] == [5, 3, 5]
+    assert SignatureCache().signatures(LetterCounter(), prompt_set("a cat"), []) == []
 
 
 def test_a_signature_depends_on_query_and_prompts_not_on_what_was_asked_before(

@@ -380,7 +380,8 @@ def test_a_bank_is_encoded_once_and_then_needs_no_encoder(
 
     steps: list[Progress] = []
     first = searcher_of(encoder, few_prompts, SignatureCache(tmp_path), short_bank).background(steps.append)
-    assert [(step.done, step.total) for step in steps] == [(done, 120) for done in range(120)]
+    assert [(step.done, step.total) for step in steps] == [(done, 120) for done in range(0, 120, steps[1].done)]
+    assert 0 < steps[1].done <= 20
     lazy = LazyEncoder(miniworld.encoder_id(), DIMENSION, load_nothing)
     again = searcher_of(lazy, few_prompts, SignatureCache(tmp_path), short_bank).background()
     assert torch.equal(again.probes, first.probes)
@@ -393,8 +394,11 @@ def test_an_interrupted_bank_goes_on_where_it_stopped_and_damaged_files_are_made
     class Cancelled(Exception):
         pass
 
+    stopped_at: list[int] = []
+
     def cancel_after_30(progress: Progress) -> None:
-        if progress.done == 30:
+        if progress.done >= 30:
+            stopped_at.append(progress.done)
             raise Cancelled
 
     def background(on_progress: OnProgress) -> Background:
@@ -404,12 +408,15 @@ def test_an_interrupted_bank_goes_on_where_it_stopped_and_damaged_files_are_made
         background(cancel_after_30)
     steps: list[int] = []
     first = background(lambda progress: steps.append(progress.done))
-    assert steps == list(range(30, 120))
+    assert steps[0] == stopped_at[0] < steps[1] < steps[-1] < 120
     files = sorted(tmp_path.glob("*.f64"))
     files[3].write_bytes(files[3].read_bytes()[:-5])
     files[7].write_bytes(b"")
     files[11].write_bytes(bytes([files[11].read_bytes()[0] ^ 1]) + files[11].read_bytes()[1:])
     steps.clear()
     again = background(lambda progress: steps.append(progress.done))
-    assert 2 <= len(steps) <= 3
-    assert torch.equal(again.probes, first.probes)
+    # Two or three files of the 121: one may be the prompts' mean.
+    assert len(steps) == 1
+    assert 117 <= steps[0] <= 118
+    # What is encoded together with other phrases differs in the last digits.
+    torch.testing.assert_close(again.probes, first.probes, rtol=1e-4, atol=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from carlos_core.clip.encoder import OpenClipEncoder
 from carlos_core.clip.lazy_encoder import LazyEncoder
+from carlos_core.clip.loading import load_encoder_parts
 from carlos_core.clip.signatures import SignatureCache
 from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.errors import EncoderError
@@ -102,6 +104,35 @@ def test_emphasis_gives_more_or_less_weight(searcher: Searcher) -> None:
 
 def test_any_confidence_still_takes_the_best(searcher: Searcher) -> None:
     assert files(searcher.choose("photo of a cat", rules=ChoiceRules(min_confidence="any")))
+
+
+class Listening(OpenClipEncoder):
+    """The mini CLIP, and the texts that it had to read."""
+
+    def __init__(self) -> None:
+        parts = load_encoder_parts(miniworld.encoder_id(), [miniworld.MINIWORLD])
+        super().__init__(parts.model, parts.tokenizer, parts.encoder_id, parts.pixel_format, parts.dimension)
+        self.heard: list[str] = []
+
+    def token_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        self.heard += texts
+        return super().token_ids(texts)
+
+
+def test_a_changed_word_costs_only_the_phrases_that_hold_it_and_an_unchanged_query_nothing(
+    searcher: Searcher, signature_prompts: PromptSet
+) -> None:
+    listening = Listening()
+    other = Searcher(searcher.db, encoder=listening, prompts=signature_prompts, signatures=SignatureCache())
+    query = "a wooden boat on a quiet lake, snow falling, two birds on a fence, no rain"
+    other.choose(query, rules=RULES)
+    assert "snow falling" in listening.heard
+    listening.heard.clear()
+    other.choose(query, rules=RULES)
+    assert listening.heard == []
+    assert files(other.choose(query.replace("boat", "house"), rules=RULES)) == files(searcher.choose(query, rules=RULES))
+    assert "a wooden house on a quiet lake" in listening.heard
+    assert [text for text in listening.heard if "house" not in text] == []
 
 
 def test_forms_of_asking_reach_what_the_bare_phrases_reach(searcher: Searcher) -> None:
