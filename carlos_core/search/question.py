@@ -31,6 +31,11 @@ _LEVELS = {"clear": LIKELY, "likely": LIKELY, "weak": WEAK}
 bank of content is too small to tell phrases of content from effects that surely."""
 
 
+_LONG = 12
+"""A query of more words or of several parts that asks for no effect is only looked at as a whole, to say what comes nearest:
+encoding it with all prompts would take longer than all else."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Forbidden:
     """What a LoRA must not do. z: [R], of the rows that do it; -inf for the others, all of them if no LoRA does just that."""
@@ -85,15 +90,6 @@ class Question:
             return _why_empty(self.reading)
         return _why_language(self._language) if self._language is not None else ""
 
-    def _without_effects(self, understanding: Understanding) -> Selection:
-        """Nothing, for content alone; the reason says why."""
-        selection = self._selected(self.reading.text, None, understanding)
-        if selection.picks:
-            return self._nothing(_why_content(self.reading, selection.picks[0].match), understanding)
-        if len(understanding.content) > 1:
-            return self._nothing(_why_no_effect(self.reading), understanding)
-        return selection
-
     @cached_property
     def understanding(self) -> Understanding:
         """What the query asks for; the effects in it are looked for unless everything is taken or nothing may be."""
@@ -118,7 +114,10 @@ class Question:
 
     def search(self, text: str) -> Matches:
         """The best LoRAs for a text, without what the query forbids."""
-        signature, barred = self.searcher.signature(text), torch.zeros(0, dtype=torch.bool)
+        return self._matches(text, self.searcher.signature(text))
+
+    def _matches(self, text: str, signature: Tensor) -> Matches:
+        barred = torch.zeros(0, dtype=torch.bool)
         if self._negative is not None:
             signature = but_not(signature, self._negative)
         if self._forbidden:
@@ -257,6 +256,26 @@ class Question:
         share = min(1.0, self.rules.strength_budget / sum(weights))
         return tuple(replace(pick, weight=round(weight * share, 3)) for pick, weight in zip(picks, weights, strict=True))
 
+    def _without_effects(self, understanding: Understanding) -> Selection:
+        """Nothing, for content alone; the reason says why."""
+        if len(understanding.content) > 1 or len(self.reading.text.split()) > _LONG:
+            return self._nothing(self._what_is_nearest(), understanding)
+        selection = self._selected(self.reading.text, None, understanding)
+        if not selection.picks:
+            return selection
+        return self._nothing(_why_content(self.reading, selection.picks[0].match), understanding)
+
+    def _what_is_nearest(self) -> str:
+        """Why a prompt gets nothing."""
+        text = self.reading.text
+        matches = self._matches(text, self.searcher.looks([text])[0])
+        if not matches.items:
+            return matches.reason
+        best = matches.items[0]
+        if best.confidence is not None and best.confidence.reaches(self.rules.min_confidence):
+            return _why_content(self.reading, best)
+        return _why_no_effect(self.reading, best)
+
     def _nothing(self, reason: str, understanding: Understanding) -> Selection:
         return Selection(self.reading.query.strip(), (), reason, understanding=understanding)
 
@@ -271,10 +290,10 @@ def _why_language(language: str) -> str:
     return f"The query seems to be in {language}, which the encoder hardly knows: ask in English."
 
 
-def _why_no_effect(reading: Reading) -> str:
+def _why_no_effect(reading: Reading, nearest: Match) -> str:
     return (
-        f"Nothing in {reading.query.strip()!r} asks surely enough for what a LoRA of this library does: name the effect alone, "
-        "or lower min_confidence."
+        f"Nothing in {reading.query.strip()!r} asks surely enough for what a LoRA of this library does (what comes nearest is "
+        f"{nearest.name}): name the effect alone, or lower min_confidence."
     )
 
 

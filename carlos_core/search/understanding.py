@@ -191,8 +191,11 @@ class _Search:
 
     def fits_together(self, text: str, phrases: Sequence[Phrase]) -> bool:
         """Whether all phrases fit as one, though none of them does alone."""
-        verdict = self.judge.verdicts([text])[0]
         is_content = all(self._is_content(_Run(phrase, 0, len(phrase.words))) for phrase in phrases)
+        look = self.judge.looks([text])[0]
+        if look is None or not self._may_pass(look, is_content, len(phrases) + 1):
+            return False
+        verdict = self.judge.verdicts([text])[0]
         return verdict is not None and self._passes(_at_odds(verdict, is_content), len(phrases) + 1)
 
     def _looks(self, runs: Sequence[_Run]) -> dict[_Run, float]:
@@ -202,7 +205,7 @@ class _Search:
     def _judged(self, runs: Sequence[_Run], looks: Mapping[_Run, float], n_tried: int) -> dict[_Run, Verdict]:
         """Verdicts on the runs that may pass."""
         best = sorted((run for run in runs if run in looks), key=lambda run: -looks[run])[:_MAX_JUDGED]
-        hopeful = [run for run in best if self._may_pass(run, looks[run], n_tried)]
+        hopeful = [run for run in best if self._may_pass(looks[run], self._is_content(run), n_tried)]
         verdicts = self.judge.verdicts([run.text for run in hopeful])
         return {
             run: _at_odds(verdict, self._is_content(run))
@@ -210,8 +213,8 @@ class _Search:
             if verdict is not None
         }
 
-    def _may_pass(self, run: _Run, look: float, n_tried: int) -> bool:
-        odds = CONTENT_ODDS if self._is_content(run) else 1.0
+    def _may_pass(self, look: float, is_content: bool, n_tried: int) -> bool:
+        odds = CONTENT_ODDS if is_content else 1.0
         return corrected(min(1.0, odds * self.judge.p_value(look + LOOK_MARGIN)), n_tried) <= self.limit
 
     def _passes(self, verdict: Verdict, n_tried: int) -> bool:

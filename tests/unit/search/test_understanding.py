@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -133,6 +134,19 @@ def test_a_changed_word_costs_only_the_phrases_that_hold_it_and_an_unchanged_que
     assert files(other.choose(query.replace("boat", "house"), rules=RULES)) == files(searcher.choose(query, rules=RULES))
     assert "a wooden house on a quiet lake" in listening.heard
     assert [text for text in listening.heard if "house" not in text] == []
+
+
+def test_a_prompt_without_an_effect_is_not_encoded_as_a_whole_with_all_prompts(
+    searcher: Searcher, signature_prompts: PromptSet
+) -> None:
+    listening = Listening()
+    other = Searcher(searcher.db, encoder=listening, prompts=signature_prompts, signatures=SignatureCache())
+    query = "a red car on a road, two birds on a fence, a man with a hat, an empty street, three apples on a plate"
+    selection = other.choose(query, rules=RULES)
+    assert files(selection) == []
+    assert query in selection.reason
+    # Once, when it is looked at.
+    assert Counter(listening.heard)[query] == 1
 
 
 def test_forms_of_asking_reach_what_the_bare_phrases_reach(searcher: Searcher) -> None:
