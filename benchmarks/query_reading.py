@@ -1,13 +1,14 @@
 """Times how Auto LoRA reads a query: prompts of 5 to 60 words, new, with one word changed, and unchanged.
 
-usage: python -m benchmarks.query_reading [--device cuda] [--threads N] [--kept FOLDER]
+usage: python -m benchmarks.query_reading [--device cuda] [--threads N] [--kept FOLDER] [--phrases N]
 
 The encoder has CLIP ViT-B/32's size and random weights: speed does not depend on them. The library are the bundled rows, and one
 row for each effect that the prompts name, with the direction of its signature, so that just these are found. How many phrases
 are judged with all prompts does depend on what an encoder makes of them: see the counts. "runs" are passes of the text tower,
 "texts" the features that these gave, "tokens" what went through them, with padding.
 
-The banks of phrases are encoded first and reported apart; --kept is a folder where they stay for the next time.
+The banks of phrases are encoded first and reported apart; --kept is a folder where they stay for the next time. --phrases: only
+so many of each, at least 100, which are sooner there and tell effects from content less surely.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from carlos_core.clip.pixels import PixelFormat
 from carlos_core.clip.signatures import SignatureCache
 from carlos_core.database.database import MetricsDatabase
 from carlos_core.database.published import load_bundled_database
-from carlos_core.prompts.prompt_set import default_signature_prompts
+from carlos_core.prompts.prompt_set import PromptSet, default_content_bank, default_effect_bank, default_signature_prompts
 from carlos_core.records import LoraRecord
 from carlos_core.search.limits import COMPOSED, ChoiceRules
 from carlos_core.search.searcher import Searcher
@@ -105,6 +106,10 @@ def make_encoder(device: str) -> tuple[OpenClipEncoder, Tally]:
     return OpenClipEncoder(model, tokenizer, DEFAULT_ENCODER_ID, pixel_format, 512), Tally(model)
 
 
+def first(bank: PromptSet, n: int) -> PromptSet:
+    return PromptSet(f"{bank.name}, {n} of them", bank.prompts[:n])
+
+
 def library(encoder: OpenClipEncoder) -> MetricsDatabase:
     """The bundled rows, and those of the effects."""
     database = load_bundled_database().copy()
@@ -139,6 +144,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--kept", type=Path)
+    parser.add_argument("--phrases", type=int, default=1000)
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -147,10 +153,15 @@ def main() -> None:
     print(f"{platform.machine()}, {options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     with tempfile.TemporaryDirectory() as folder:
         kept = options.kept or Path(folder) / "banks"
-        encode_banks(Searcher(database, encoder=encoder, signatures=SignatureCache(kept)), tally)
+        effects, content = first(default_effect_bank(), options.phrases), first(default_content_bank(), options.phrases)
+
+        def searcher_with(folder: Path) -> Searcher:
+            return Searcher(database, encoder=encoder, signatures=SignatureCache(folder), bank=effects, content=content)
+
+        encode_banks(searcher_with(kept), tally)
         # Queries are not kept for the next time.
         shutil.copytree(kept, Path(folder) / "queries")
-        searcher = Searcher(database, encoder=encoder, signatures=SignatureCache(Path(folder) / "queries"))
+        searcher = searcher_with(Path(folder) / "queries")
         encode_banks(searcher, tally)
         start = time.perf_counter()
         searcher.signature("anything"), searcher.looks(["anything"])
