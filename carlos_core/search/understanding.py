@@ -178,9 +178,11 @@ class _Search:
         """The runs of words that ask for effects, and the LoRAs that they ask for."""
         pieces = [_Run(phrase, start, end) for phrase in phrases for start, end in phrase.pieces]
         runs = [_Run(phrase, start, end) for phrase in phrases for start, end in phrase.runs]
-        whole = self._judged(runs, self._looks(runs), 1)
-        are_all_effects = all(piece in whole and self._passes(whole[piece], 1) for piece in pieces)
-        n = 1 if are_all_effects else len(pieces)
+        looks = self._looks(runs)
+        n = 1 if self._may_all_pass(pieces, looks) else len(pieces)
+        whole = self._judged(runs, looks, n)
+        if not all(piece in whole and self._passes(whole[piece], 1) for piece in pieces):
+            n = len(pieces)
         taken = _surest({run: verdict for run, verdict in whole.items() if self._passes(verdict, n)})
         inner = _runs_within([piece for piece in pieces if not any(piece.overlaps(run) for run in taken)])
         looks = self._looks(inner)
@@ -188,6 +190,14 @@ class _Search:
         verdicts = self._judged(inner, looks, n)
         fitting = {run: verdict for run, verdict in verdicts.items() if self._passes(verdict, n)}
         return taken | _surest({run: verdict for run, verdict in fitting.items() if not self._is_explained(run, looks)})
+
+    def _may_all_pass(self, pieces: Sequence[_Run], looks: Mapping[_Run, float]) -> bool:
+        """Whether each piece may be an effect by itself. The least sure one is judged: if it is none, fewer others need be."""
+        if not all(piece in looks and self._may_pass(looks[piece], self._is_content(piece), 1) for piece in pieces):
+            return False
+        least = min(pieces, key=lambda piece: looks[piece])
+        verdict = self._judged([least], looks, 1).get(least)
+        return verdict is not None and self._passes(verdict, 1)
 
     def fits_together(self, text: str, phrases: Sequence[Phrase]) -> bool:
         """Whether all phrases fit as one, though none of them does alone."""
