@@ -1,11 +1,11 @@
 """What Auto LoRA chooses for queries in the forms in which people ask: emphasis, sentences, whole prompts, negations, garbage.
 
-usage: python -m studies.queries_as_asked MINIWORLD [--plain FOLDER] [--queries FILE] [--misses]
+usage: python -m studies.queries_as_asked MINIWORLD [--plain FOLDER] [--rows FILE] [--queries FILE] [--misses]
 
 MINIWORLD: folder with mini_clip, labels.json, queries.json, queries_as_asked.json and reference_metrics.parquet. --plain: folder
-with the second CLIP and its metrics. --queries: other queries of that form. The rows are those of the reference metrics. Mode
-composed, at most 2 LoRAs, budget 2, likely. "Right": just one LoRA for each effect that is asked for; nothing where none is.
-Intervals: Wilson, 95%.
+with the second CLIP and its metrics. --rows: a database of the mini-world's files, measured by the indexer with mini_clip,
+instead of its reference metrics (--plain keeps its own). --queries: other queries of that form. Mode composed, at most 2 LoRAs,
+budget 2, likely. "Right": just one LoRA for each effect that is asked for; nothing where none is. Intervals: Wilson, 95%.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Asked:
         return len(files) == len(self.wants) and all(any(file in right for file in files) for right in self.wants)
 
 
-def chooser(miniworld: Path, folder: Path, clip: str, metrics: str) -> tuple[Searcher, Choose]:
-    """Auto LoRA's choice under one CLIP."""
+def chooser(miniworld: Path, folder: Path, clip: str, rows: Path) -> tuple[Searcher, Choose]:
+    """Auto LoRA's choice under one CLIP. folder: where the CLIP is."""
     encoder_id = local_encoders([folder])[clip].encoder_id
     searcher = Searcher(
-        database(folder / metrics, encoder_id),
+        database(rows, encoder_id),
         encoder=load_encoder(encoder_id, [folder]),
         prompts=load_prompt_set(miniworld / "prompts_signature.json"),
         signatures=SignatureCache(),
@@ -102,6 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("miniworld", type=Path)
     parser.add_argument("--plain", type=Path)
+    parser.add_argument("--rows", type=Path)
     parser.add_argument("--queries", type=Path)
     parser.add_argument("--misses", action="store_true")
     options = parser.parse_args()
@@ -109,14 +110,15 @@ def main() -> None:
     path = options.queries or options.miniworld / "queries_as_asked.json"
     asked = [Asked(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
     bare = json.loads((options.miniworld / "queries.json").read_text(encoding="utf-8"))
-    clips = [("easy CLIP", options.miniworld, "mini_clip", "reference_metrics.parquet")]
+    rows = options.rows or options.miniworld / "reference_metrics.parquet"
+    clips = [("easy CLIP", options.miniworld, "mini_clip", rows)]
     if options.plain:
-        clips.append(("hard CLIP", options.plain, "mini_clip_plain", "reference_metrics_plain.parquet"))
-    for name, folder, clip, metrics in clips:
-        searcher, choose = chooser(options.miniworld, folder, clip, metrics)
+        clips.append(("hard CLIP", options.plain, "mini_clip_plain", options.plain / "reference_metrics_plain.parquet"))
+    for name, folder, clip, rows in clips:
+        searcher, choose = chooser(options.miniworld, folder, clip, rows)
         searcher.background()
         start = time.perf_counter()
-        print(f"\n### {name}: {len(asked)} queries of {path.name}\n")
+        print(f"\n### {name}: {len(asked)} queries of {path.name}, rows of {rows.name}\n")
         report_forms(asked, choose, with_misses=options.misses, labels=labels)
         print(f"\n{time.perf_counter() - start:.0f} s after the bank of effects.")
         report_bare(bare, choose, labels)
