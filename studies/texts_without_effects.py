@@ -116,19 +116,37 @@ LACKING = _list(
     tarot card, ancient fresco, woodcut, porcelain doll look, liquid metal, cyberpunk, gothic, art nouveau, baroque"""
 )
 
+LATER = {
+    "scene": _list("wobbly, battered, spotless, lopsided, bulky, squeaky, ragged, sticky, upholstered, knotted, slanted"),
+    "tags": _list(
+        """hand on own chest, seen through a doorway, looking_at_another, leg up, head tilt, thumbs up, arms spread, eyelashes,
+        over-the-knee boots, puffy sleeves, hair tie, sunburn, hugging own legs, looking over shoulder, detached collar, denim
+        shorts, holding fan, outstretched hand, polka dot dress, eyepatch, tall grass, power lines, vending machine, wet hair"""
+    ),
+    "praise": _list(
+        """exceptional clarity, top notch, museum quality, best in show, jaw dropping, insanely good, ultra fine detail,
+        world class, lifelike details, sublime, phenomenal, great shading, very pretty,
+        perfect hands, accurate fingers, fine artwork,
+        lovely work, bestselling, hi-res, ultra realistic, professional lighting, unbelievable, gold award, clean"""
+    ),
+    "names": _list("Old Bill, Saint Agnes, Fort Worth, Silver Lake, Rosewood, Ember Hale, Autumn Frost, Grey Wolf Lodge"),
+}
+"""Written after what the first lists showed had been mended, without looking at the bank of content again."""
+
 
 def _scene(rng: random.Random) -> str:
     pick = rng.choice
     subject, colour, place = pick(SUBJECTS), pick(COLOURS), pick(PLACES)
+    size = pick((*SIZES, *LATER["scene"]))
     return pick(
         (
             subject,
             f"{colour} {subject}",
             f"{colour} {pick(THINGS)}",
-            f"{pick(SIZES)} {subject}",
+            f"{size} {subject}",
             f"a {subject} in a {place}",
-            f"a {pick(SIZES)} {colour} {subject}",
-            f"{pick(SIZES)} {colour} {subject} on a {pick(MATERIALS)} {pick(THINGS)}",
+            f"a {size} {colour} {subject}",
+            f"{size} {colour} {subject} on a {pick(MATERIALS)} {pick(THINGS)}",
             f"{pick(COUNTS)} {subject}s {pick(NEAR)} the {place}",
             f"a {subject} {pick(ACTIONS)}",
             f"a {subject} {pick(ACTIONS)} {pick(NEAR)} a {place}",
@@ -157,6 +175,7 @@ def _name(rng: random.Random) -> str:
             f"by {first} {last}",
             f"{pick(TITLES)} {first} of {town}",
             f"the streets of {town}",
+            pick(LATER["names"]),
         )
     )
 
@@ -172,10 +191,10 @@ def _garbage(rng: random.Random) -> str:
 
 _KINDS: dict[str, tuple[Callable[[random.Random], str], str]] = {
     "scene": (_scene, ", "),
-    "tags": (lambda rng: rng.choice(TAGS), ", "),
+    "tags": (lambda rng: rng.choice((*TAGS, *LATER["tags"])), ", "),
     "names": (_name, ", "),
     "single words": (_word, " "),
-    "praise": (lambda rng: rng.choice(QUALITY), ", "),
+    "praise": (lambda rng: rng.choice((*QUALITY, *LATER["praise"])), ", "),
     "garbage": (_garbage, " "),
     "effects it lacks": (lambda rng: rng.choice(LACKING), ", "),
 }

@@ -20,8 +20,7 @@ def other_language(text: str) -> str | None:
 
     Told by its letters, or by small words: at least two of one language, a fifth of all words, and no English one beside them.
     """
-    letters = [char for char in text if char.isalpha()]
-    if 2 * sum(ord(char) >= _LATIN_END for char in letters) > len(letters):
+    if has_other_letters(text):
         return OTHER_LETTERS
     words = text.casefold().replace(",", " ").split()
     listed = _languages()
@@ -30,6 +29,12 @@ def other_language(text: str) -> str | None:
     found = {name: [word for word in words if word in small] for name, small in listed.items()}
     best = max(found, key=lambda name: len(set(found[name])))
     return best if len(set(found[best])) >= 2 and len(found[best]) >= _SHARE * len(words) else None
+
+
+def has_other_letters(text: str) -> bool:
+    """Whether most of its letters are not Latin ones, which the texts of CLIP hardly hold."""
+    letters = [char for char in text if char.isalpha()]
+    return 2 * sum(ord(char) >= _LATIN_END for char in letters) > len(letters)
 
 
 def knows_other_languages(encoder_id: str) -> bool:

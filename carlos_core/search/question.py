@@ -98,14 +98,18 @@ class Question:
         level = _LEVELS.get(self.rules.min_confidence)
         if not self.reading.wishes or level is None or self._nothing_allowed or self._language is not None:
             return understanding
-        found = understand(self.reading, self, level, self.searcher.content_words)
+        found = understand(self.reading, self, level, self.searcher.content_words, reads_all_letters=self._knows_other_languages)
         return replace(found, did_you_mean=understanding.did_you_mean)
 
     @cached_property
     def _language(self) -> str | None:
         """The language of the query if the encoder does not know it; None if everything is taken, however badly it fits."""
-        language = None if self.rules.min_confidence == ANY else other_language(self.reading.query)
-        return None if language is None or knows_other_languages(str(self.searcher.db.encoder_id)) else language
+        takes_all = self._knows_other_languages or self.rules.min_confidence == ANY
+        return None if takes_all else other_language(self.reading.query)
+
+    @property
+    def _knows_other_languages(self) -> bool:
+        return knows_other_languages(str(self.searcher.db.encoder_id))
 
     @property
     def by_words(self) -> Understanding:

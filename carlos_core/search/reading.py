@@ -352,11 +352,8 @@ class _Reader:
 
     def _without_praise(self, tokens: _Tokens) -> _Tokens:
         """Without quality tags: all if there is nothing else, else those at the beginning that are no part of an effect."""
-        known, plain = self.words, tokens.plain
-        place = 0
-        while place < len(plain) and (n := known.praise(plain[place:])) > 0:
-            place += n
-        if place == len(plain):
+        known = self.words
+        if known.only_praises(tokens.plain):
             self._ignore(tokens.written)
             return tokens[:0]
         while (n := known.praise(tokens.plain)) > 0 and known.is_certain(tokens.plain[:n]):

@@ -5,10 +5,13 @@ p-value: how often an unrelated effect, or a phrase of content (`content`), find
 phrases must find no more by chance than one of a few:
 
 - If each thing that the query names is an effect by itself, all of them are: one that is not would have to pass alone.
-- Otherwise p-values are corrected for all phrases, and for runs of words also for all runs that were tried (Sidak).
-- A phrase all of whose words are known from the bank of content is taken for content CONTENT_ODDS times as readily.
-- A run of words is no effect if a part of it that only holds such words is as sure by itself ("brown" in "brown bridge").
+- Otherwise p-values are corrected for all phrases, and for runs of words also for all runs that were tried (Sidak), and the limit
+  is MIXED_SHARE of what it is for effects alone: most texts with something else in them ask for nothing.
+- A phrase all of whose words are known from the bank of content, or ordinary, is taken for content CONTENT_ODDS times as readily.
+- A phrase or run of words is no effect if a part of it that only holds such words is as sure by itself, and what is left without
+  it is none ("brown" in "brown bridge").
 - Of runs that overlap the surest is taken.
+- Words in letters that are not Latin ones ask for nothing, unless the encoder knows more than English.
 
 A phrase is looked at with a few of the signature's prompts first, and judged with all of them if that may still change something.
 """
@@ -20,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from .content import corrected
+from .language import has_other_letters
 from .reading import Phrase, Reading, plain_word
 from .spelling import Suggestion
 from .words import words
@@ -27,10 +31,16 @@ from .words import words
 MAX_RUN = 6
 """The most words of a run inside of a phrase."""
 
+MAX_WHOLE = 9
+"""The most words of what is judged as one: the bank of content has no longer phrases, and longer texts all drift the same way."""
+
 MAX_TRIED = 240
 """The most runs of words that are tried in a query; if there are more, shorter ones only."""
 
 CONTENT_ODDS = 10.0
+
+MIXED_SHARE = 0.6
+"""Which share of the limit holds for a text that does not only name effects: 3% of such texts at a limit of 5%."""
 
 LOOK_MARGIN = 2.0
 """By how much a z-score of a look may be below that of the whole signature (observed: 1.7)."""
@@ -128,6 +138,16 @@ class _Run:
     def words(self) -> tuple[str, ...]:
         return self.phrase.words[self.start : self.end]
 
+    @property
+    def has_only_small_words(self) -> bool:
+        """Whether it holds words as "in" only, which explain nothing, whatever an encoder makes of them."""
+        known = words()
+        return all(word.casefold() in known.stops | known.towards | known.fillers for word in self.words)
+
+    def without(self, part: _Run) -> str:
+        """What is left of the text without a part of it."""
+        return f"{self.phrase.part(self.start, part.start)} {self.phrase.part(part.end, self.end)}".strip()
+
     def overlaps(self, other: _Run) -> bool:
         return self.phrase == other.phrase and self.start < other.end and other.start < self.end
 
@@ -135,7 +155,9 @@ class _Run:
         return self.phrase == other.phrase and self.start <= other.start and other.end <= self.end
 
 
-def understand(reading: Reading, judge: Judge, limit: float, content_words: Collection[str]) -> Understanding:
+def understand(
+    reading: Reading, judge: Judge, limit: float, content_words: Collection[str], *, reads_all_letters: bool = False
+) -> Understanding:
     """Find the effects in a query.
 
     Args:
@@ -143,8 +165,9 @@ def understand(reading: Reading, judge: Judge, limit: float, content_words: Coll
         judge: what the library makes of phrases.
         limit: the highest corrected p-value that counts as a match.
         content_words: words of the bank of content, as `plain_word` gives them.
+        reads_all_letters: whether the encoder knows more than English.
     """
-    search = _Search(judge, limit, content_words)
+    search = _Search(judge, limit, content_words, reads_all_letters)
     wishes = tuple(dict.fromkeys(reading.wishes))
     phrases = list(dict.fromkeys(phrase for wish in wishes for phrase in wish.options))[:_MAX_PHRASES]
     taken = search.taken(phrases)
@@ -164,8 +187,9 @@ def understand(reading: Reading, judge: Judge, limit: float, content_words: Coll
 
 
 def content_words(texts: Iterable[str]) -> frozenset[str]:
-    """The words of a bank of content, and those that mean nothing anywhere."""
-    return frozenset(plain_word(word) for text in texts for word in text.split()) | words().stops
+    """The words of a bank of content and other ordinary ones, and those that mean nothing anywhere."""
+    of_bank = (word for text in texts for word in text.split())
+    return frozenset(plain_word(word) for word in (*of_bank, *words().ordinary)) | words().stops
 
 
 @dataclass(frozen=True)
@@ -173,22 +197,23 @@ class _Search:
     judge: Judge
     limit: float
     content_words: Collection[str]
+    reads_all_letters: bool
 
     def taken(self, phrases: Sequence[Phrase]) -> dict[_Run, Verdict]:
         """The runs of words that ask for effects, and the LoRAs that they ask for."""
         pieces = [_Run(phrase, start, end) for phrase in phrases for start, end in phrase.pieces]
-        runs = [_Run(phrase, start, end) for phrase in phrases for start, end in phrase.runs]
+        runs = [run for phrase in phrases for run in (_Run(phrase, *each) for each in phrase.runs) if self._can_be_judged(run)]
         looks = self._looks(runs)
         n = 1 if self._may_all_pass(pieces, looks) else len(pieces)
         whole = self._judged(runs, looks, n)
-        if not all(piece in whole and self._passes(whole[piece], 1) for piece in pieces):
-            n = len(pieces)
-        taken = _surest({run: verdict for run, verdict in whole.items() if self._passes(verdict, n)})
-        inner = _runs_within([piece for piece in pieces if not any(piece.overlaps(run) for run in taken)])
+        whole = self._unexplained({run: verdict for run, verdict in whole.items() if self._passes(verdict, 1)})
+        n, share = (1, 1.0) if all(piece in whole for piece in pieces) else (len(pieces), MIXED_SHARE)
+        taken = _surest({run: verdict for run, verdict in whole.items() if self._passes(verdict, n, share)})
+        inner = self._runs_within([piece for piece in pieces if not any(piece.overlaps(run) for run in taken)])
         looks = self._looks(inner)
         n = len(pieces) + len(inner)
         verdicts = self._judged(inner, looks, n)
-        fitting = {run: verdict for run, verdict in verdicts.items() if self._passes(verdict, n)}
+        fitting = {run: verdict for run, verdict in verdicts.items() if self._passes(verdict, n, MIXED_SHARE)}
         return taken | _surest({run: verdict for run, verdict in fitting.items() if not self._is_explained(run, looks)})
 
     def _may_all_pass(self, pieces: Sequence[_Run], looks: Mapping[_Run, float]) -> bool:
@@ -201,12 +226,29 @@ class _Search:
 
     def fits_together(self, text: str, phrases: Sequence[Phrase]) -> bool:
         """Whether all phrases fit as one, though none of them does alone."""
+        if len(text.split()) > MAX_WHOLE or any(self._is_in_other_letters(phrase.text) for phrase in phrases):
+            return False
         is_content = all(self._is_content(_Run(phrase, 0, len(phrase.words))) for phrase in phrases)
         look = self.judge.looks([text])[0]
         if look is None or not self._may_pass(look, is_content, len(phrases) + 1):
             return False
         verdict = self.judge.verdicts([text])[0]
-        return verdict is not None and self._passes(_at_odds(verdict, is_content), len(phrases) + 1)
+        return verdict is not None and self._passes(_at_odds(verdict, is_content), len(phrases) + 1, MIXED_SHARE)
+
+    def _can_be_judged(self, run: _Run) -> bool:
+        return run.end - run.start <= MAX_WHOLE and not any(map(self._is_in_other_letters, run.words))
+
+    def _is_in_other_letters(self, text: str) -> bool:
+        return not self.reads_all_letters and has_other_letters(text)
+
+    def _unexplained(self, fitting: Mapping[_Run, Verdict]) -> dict[_Run, Verdict]:
+        """Those of these runs that no part explains."""
+        parts = [part for part in self._runs_within(list(fitting)) if self._is_content(part)]
+        looks = self._looks([*fitting, *parts])
+        return {run: verdict for run, verdict in fitting.items() if not self._is_explained(run, looks)}
+
+    def _runs_within(self, pieces: Sequence[_Run]) -> list[_Run]:
+        return [run for run in _runs_within(pieces) if self._can_be_judged(run)]
 
     def _looks(self, runs: Sequence[_Run]) -> dict[_Run, float]:
         looks = self.judge.looks([run.text for run in runs])
@@ -227,17 +269,18 @@ class _Search:
         odds = CONTENT_ODDS if is_content else 1.0
         return corrected(min(1.0, odds * self.judge.p_value(look + LOOK_MARGIN)), n_tried) <= self.limit
 
-    def _passes(self, verdict: Verdict, n_tried: int) -> bool:
-        return verdict.is_sure and corrected(verdict.p_value, n_tried) <= self.limit
+    def _passes(self, verdict: Verdict, n_tried: int, share: float = 1.0) -> bool:
+        return verdict.is_sure and corrected(verdict.p_value, n_tried) <= share * self.limit
 
     def _is_content(self, run: _Run) -> bool:
         return all(plain_word(word) in self.content_words for word in run.words)
 
     def _is_explained(self, run: _Run, looks: Mapping[_Run, float]) -> bool:
-        """Whether a part of a run that only holds words of content looks as sure."""
-        return any(
-            look >= looks[run] and run.holds(part) and part != run and self._is_content(part) for part, look in looks.items()
-        )
+        """Whether a part that only holds words of content looks as sure, and what is left without it asks for nothing."""
+        parts = [part for part, look in looks.items() if look >= looks[run] and part != run and run.holds(part)]
+        parts = [part for part in parts if self._is_content(part) and not part.has_only_small_words]
+        left = self.judge.looks([run.without(part) for part in parts])
+        return any(look is None or self.judge.p_value(look) > self.limit for look in left)
 
 
 def _at_odds(verdict: Verdict, is_content: bool) -> Verdict:

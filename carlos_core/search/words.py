@@ -26,6 +26,9 @@ class Words:
     vague: frozenset[str]
     quality: frozenset[str]
     certain: frozenset[str]
+    praising: frozenset[str]
+    praised: frozenset[str]
+    ordinary: frozenset[str]
     joins: frozenset[str]
     alternatives: frozenset[str]
     negations: frozenset[str]
@@ -65,6 +68,15 @@ class Words:
             if phrase in self.quality or phrase.replace("_", " ") in self.quality or _SCORE.fullmatch(phrase):
                 return n
         return 0
+
+    def only_praises(self, words: Sequence[str]) -> bool:
+        """Whether these words are quality tags and nothing else: "masterpiece", "very good composition"."""
+        place = 0
+        while place < len(words) and (n := self.praise(words[place:])) > 0:
+            place += n
+        rest = self.praising | self.praised | self.stops
+        is_made = not self.praising.isdisjoint(words) and not self.praised.isdisjoint(words) and rest.issuperset(words)
+        return place == len(words) or is_made
 
     def is_certain(self, words: Sequence[str]) -> bool:
         """Whether a quality tag is one even beside other words: "best quality", but not "detailed"."""

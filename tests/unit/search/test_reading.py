@@ -119,6 +119,16 @@ def test_requests_and_praise_weigh_nothing(query: str) -> None:
     assert wishes(read(query)) == ["wet ink"]
 
 
+@pytest.mark.parametrize("praise", ["very good composition", "incredibly detailed faces", "state of the art", "well drawn"])
+def test_what_is_made_of_words_of_praise_is_a_quality_tag(praise: str) -> None:
+    assert wishes(read(f"wet ink, {praise}")) == ["wet ink"]
+
+
+@pytest.mark.parametrize("effect", ["high contrast", "detailed line art", "drawn with a pen", "very dark background"])
+def test_praise_beside_other_words_is_no_quality_tag(effect: str) -> None:
+    assert wishes(read(effect)) == [effect]
+
+
 def test_a_noun_that_only_seems_to_be_asked_about_stays() -> None:
     assert wishes(read("turn it into a photo negative")) == ["photo negative"]
 

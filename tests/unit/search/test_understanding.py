@@ -21,8 +21,10 @@ from carlos_core.progress import Progress
 from carlos_core.prompts.prompt_set import PromptSet
 from carlos_core.search.content import ContentTail, corrected
 from carlos_core.search.limits import COMPOSED, PUBLISHED_LIMITS, ChoiceRules, SearchLimits
+from carlos_core.search.reading import read
 from carlos_core.search.searcher import Searcher
 from carlos_core.search.selection import Selection
+from carlos_core.search.understanding import MAX_WHOLE, Verdict, understand
 from tests.support import miniworld
 from tests.support.rows import lora_id_of
 
@@ -90,6 +92,46 @@ def test_what_asks_for_no_effect_gets_nothing(searcher: Searcher, query: str) ->
     selection = searcher.choose(query, rules=RULES)
     assert files(selection) == []
     assert selection.reason
+
+
+def test_an_object_of_a_colour_is_not_taken_for_the_effect_that_has_this_colour(searcher: Searcher) -> None:
+    selection = searcher.choose("large red robot on a metal floor, yellow background", rules=RULES)
+    assert files(selection) == []
+    assert files(searcher.choose("many red balloons, yellow background", rules=RULES)) == ["red_balloons.safetensors"]
+
+
+class JudgeOfWords:
+    """A library with one LoRA that all texts ask for which hold its word."""
+
+    def __init__(self, word: str) -> None:
+        self.word, self.judged = word, list[str]()
+
+    def looks(self, texts: Sequence[str]) -> list[float | None]:
+        return [9.0 if self.word in text.split() else 0.0 for text in texts]
+
+    def verdict(self, text: str) -> Verdict | None:
+        self.judged.append(text)
+        return Verdict("lora", 9.0, 1e-6, True) if self.word in text.split() else Verdict("lora", 0.0, 1.0, False)
+
+    def verdicts(self, texts: Sequence[str]) -> list[Verdict | None]:
+        return [self.verdict(text) for text in texts]
+
+    def p_value(self, z: float) -> float:
+        return 1e-6 if z >= 9 else 1.0
+
+
+def test_nothing_longer_than_the_phrases_of_the_bank_is_judged_as_one() -> None:
+    judge = JudgeOfWords("smoke")
+    understanding = understand(read(f"{' '.join(f'word{n}' for n in range(20))} smoke, {'more ' * 12}"), judge, 0.05, ())
+    assert judge.judged
+    assert max(len(text.split()) for text in judge.judged) <= MAX_WHOLE
+    assert [effect.lora_id for effect in understanding.effects] == ["lora"]
+
+
+def test_words_in_letters_that_the_encoder_hardly_knows_ask_for_nothing() -> None:
+    judge = JudgeOfWords("собака")
+    assert not understand(read("red smoke собака"), judge, 0.05, ()).effects
+    assert not any("собака" in text for text in judge.judged)
 
 
 def test_emphasis_gives_more_or_less_weight(searcher: Searcher) -> None:
