@@ -220,7 +220,9 @@ class _Search:
         """Whether each piece may be an effect by itself. The least sure one is judged: if it is none, fewer others need be."""
         if not all(piece in looks and self._may_pass(looks[piece], self._is_content(piece), 1) for piece in pieces):
             return False
-        least = min(pieces, key=lambda piece: looks[piece])
+        least = min(pieces, key=lambda piece: looks[piece], default=None)
+        if least is None:
+            return False
         verdict = self._judged([least], looks, 1).get(least)
         return verdict is not None and self._passes(verdict, 1)
 
