@@ -153,8 +153,13 @@ def test_what_nothing_fits_leaves_the_picture_alone_and_says_why(host: Host, row
     assert facts["reason"].startswith("Nothing fits 'a herd of elephants'")
     assert facts["reason"] in outputs["report"]["text"][0].splitlines()[0]
     np.testing.assert_array_equal(picture(host, outputs, "nothing"), picture(host, outputs, "plain"))
-    # The same where only one of two effects is missing.
-    assert "Nothing fits 'a herd of elephants' of" in asked(host, "a herd of elephants, pencil sketch")["reason"]
+
+
+def test_what_nothing_fits_is_named_and_not_held_against_the_rest(host: Host, rows: MetricsDatabase) -> None:
+    outputs = host.run(workflows.auto_lora("a herd of elephants, pencil sketch", DATABASE))
+    assert weights(facts_of(outputs, "report")) == {PENCIL: 1.0}
+    assert facts_of(outputs, "report")["reading"]["content"] == ["a herd of elephants"]
+    assert "Content, or nothing fits it: a herd of elephants." in outputs["report"]["text"][0].splitlines()
 
 
 def test_what_may_be_misspelt_is_asked_about_where_nothing_fits(host: Host, rows: MetricsDatabase) -> None:
