@@ -27,8 +27,8 @@ from .text_tower import Prefix, TextTower
 
 logger = logging.getLogger(__name__)
 
-_PREFIX_SETS_KEPT = 2
-"""A prompt set, and the few prompts of it that texts are looked at with first."""
+_PREFIX_SETS_KEPT = 3
+"""A prompt set, and the few and the few more prompts of it that texts are looked at with first."""
 
 _SIGNATURES_KEPT = 4096
 _CHECKSUM_BYTES = 16

@@ -136,8 +136,11 @@ class Question:
 
     def looks(self, texts: Sequence[str]) -> list[float | None]:
         """See `understanding.Judge`."""
-        best = [self._best(signature) for signature in self.searcher.looks(texts)]
-        return [None if each is None else each[1] for each in best]
+        return [self._best_z(signature) for signature in self.searcher.looks(texts)]
+
+    def closer_looks(self, texts: Sequence[str]) -> list[float | None]:
+        """See `understanding.Judge`."""
+        return [self._best_z(signature) for signature in self.searcher.looks(texts, closer=True)]
 
     def verdicts(self, texts: Sequence[str]) -> list[Verdict | None]:
         """See `understanding.Judge`."""
@@ -153,6 +156,10 @@ class Question:
     def p_value(self, z: float) -> float:
         """See `understanding.Judge`."""
         return max(self._confidence(z).p_value, self._tail.p_value(z))
+
+    def _best_z(self, signature: Tensor) -> float | None:
+        best = self._best(signature)
+        return None if best is None else best[1]
 
     def _best(self, signature: Tensor) -> tuple[int, float] | None:
         """The row that fits a signature best, and its z-score."""

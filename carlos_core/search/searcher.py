@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-_LOOK_PROMPTS = 16
-"""So many prompts show whether a phrase may ask for an effect. The whole set shows it surely."""
+_LOOK_PROMPTS, _CLOSER_PROMPTS = 16, 64
+"""So many prompts show whether a phrase may ask for an effect, at first and where that leaves it open. The whole set shows it."""
 
 _PHRASES_AT_A_TIME = 8
 """So many phrases of a bank are encoded between two reports of progress: about five seconds on two cores."""
@@ -120,14 +120,23 @@ class Searcher:
             raise RetrievalError("The query is empty.", 'Say what the LoRA should do, e.g. "snowfall, cold winter scene".')
         return self._signatures.signatures(self.encoder, self.prompts, texts) if texts else []
 
-    def looks(self, texts: Sequence[str]) -> list[Tensor]:
-        """Rough signatures, of a few of the prompts: each [D] float32. Raises as `signature`."""
+    def looks(self, texts: Sequence[str], *, closer: bool = False) -> list[Tensor]:
+        """Rough signatures, of a few of the prompts: each [D] float32. Raises as `signature`. closer: of a few more."""
         texts = [whole_text(text).strip() for text in texts]
-        return self._signatures.signatures(self.encoder, self._few_prompts, texts) if texts else []
+        prompts = self._more_prompts if closer else self._few_prompts
+        return self._signatures.signatures(self.encoder, prompts, texts) if texts else []
 
     @cached_property
     def _few_prompts(self) -> PromptSet:
-        return PromptSet(f"{self.prompts.name}, {_LOOK_PROMPTS} of them", self.prompts.stratified()[:_LOOK_PROMPTS])
+        return self._some_prompts(_LOOK_PROMPTS)
+
+    @cached_property
+    def _more_prompts(self) -> PromptSet:
+        # Half of a set costs more than it saves.
+        return self.prompts if len(self.prompts) <= 2 * _CLOSER_PROMPTS else self._some_prompts(_CLOSER_PROMPTS)
+
+    def _some_prompts(self, n: int) -> PromptSet:
+        return PromptSet(f"{self.prompts.name}, {n} of them", self.prompts.stratified()[:n])
 
     def background(self, on_progress: OnProgress | None = None) -> Background:
         """What unrelated effects look like to the encoder.

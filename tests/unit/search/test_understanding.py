@@ -109,6 +109,9 @@ class JudgeOfWords:
     def looks(self, texts: Sequence[str]) -> list[float | None]:
         return [9.0 if self.word in text.split() else 0.0 for text in texts]
 
+    def closer_looks(self, texts: Sequence[str]) -> list[float | None]:
+        return self.looks(texts)
+
     def verdict(self, text: str) -> Verdict | None:
         self.judged.append(text)
         return Verdict("lora", 9.0, 1e-6, True) if self.word in text.split() else Verdict("lora", 0.0, 1.0, False)
