@@ -111,7 +111,8 @@ def test_without_an_installed_match_the_branch_is_blocked_with_a_message(host: H
     query = "an oil painting of a house"
     workflow = workflows.retrieve("no such thing", create_as="nothing_here")
     outputs = host.run(workflow)
-    assert facts_of(outputs, "report") == {"query": "no such thing", "matches": []}
+    facts = facts_of(outputs, "report")
+    assert (facts["query"], facts["matches"]) == ("no such thing", [])
     blocked = workflow | {
         "checkpoint": workflows.node("CheckpointLoaderSimple", ckpt_name=workflows.CHECKPOINT),
         "load": workflows.load_found_lora(),
