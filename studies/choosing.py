@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -30,6 +31,23 @@ from carlos_core.search.selection import CANDIDATES, Selection, select
 
 BUDGET = 2.0
 """What the weights of a choice may add up to."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One of the mini-world's CLIPs: where it is, its name, and the reference metrics under it."""
+
+    title: str
+    folder: Path
+    name: str
+    metrics: Path
+
+
+def clips(miniworld: Path, plain: Path | None) -> list[Clip]:
+    """The easy CLIP of the mini-world, and the hard one if its folder is given."""
+    easy = Clip("easy CLIP", miniworld, "mini_clip", miniworld / "reference_metrics.parquet")
+    hard = [Clip("hard CLIP", plain, "mini_clip_plain", plain / "reference_metrics_plain.parquet")] if plain else []
+    return [easy, *hard]
 
 
 def interval(k: int, n: int) -> str:

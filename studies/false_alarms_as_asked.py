@@ -26,7 +26,7 @@ from carlos_core.database.database import MetricsDatabase
 from carlos_core.prompts.prompt_set import load_prompt_set
 from carlos_core.search.limits import COMPOSED, ChoiceRules
 from carlos_core.search.searcher import Searcher
-from studies.choosing import BUDGET, database, interval
+from studies.choosing import BUDGET, Clip, clips, database, interval
 from studies.texts_without_effects import KINDS, LENGTHS, texts
 
 TEXTS = dict(zip(LENGTHS, (100, 100, 50, 25, 12, 10), strict=True))
@@ -92,11 +92,11 @@ def large_library(db: MetricsDatabase, n: int, rng: np.random.Generator) -> Metr
 class Libraries:
     """Libraries of one CLIP that share what is encoded."""
 
-    def __init__(self, miniworld: Path, folder: Path, clip: str, metrics: str, cache: SignatureCache | None = None) -> None:
-        encoder_id = local_encoders([folder])[clip].encoder_id
-        encoder, prompts = load_encoder(encoder_id, [folder]), load_prompt_set(miniworld / "prompts_signature.json")
-        cache = cache or SignatureCache()
-        db, rng = database(folder / metrics, encoder_id), np.random.default_rng(_LIBRARY_SEED)
+    def __init__(self, miniworld: Path, clip: Clip) -> None:
+        encoder_id = local_encoders([clip.folder])[clip.name].encoder_id
+        encoder, prompts = load_encoder(encoder_id, [clip.folder]), load_prompt_set(miniworld / "prompts_signature.json")
+        cache = SignatureCache()
+        db, rng = database(clip.metrics, encoder_id), np.random.default_rng(_LIBRARY_SEED)
         parts = [some_rows(db, _SMALL, rng) for _ in range(_PARTS)]
         libraries = {"5 rows": parts, "22 rows": [db], "740 rows": [large_library(db, _LARGE, rng)]}
         self.searchers = {
@@ -143,19 +143,16 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--misses", action="store_true")
     options = parser.parse_args()
-    clips = [("easy CLIP", options.miniworld, "mini_clip", "reference_metrics.parquet")]
-    if options.plain:
-        clips.append(("hard CLIP", options.plain, "mini_clip_plain", "reference_metrics_plain.parquet"))
-    for clip, folder, name, metrics in clips:
+    for clip in clips(options.miniworld, options.plain):
         start = time.process_time()
-        libraries = Libraries(options.miniworld, folder, name, metrics)
+        libraries = Libraries(options.miniworld, clip)
         outcomes = [
             libraries.outcome(kind, length, text, turn)
             for kind in KINDS
             for length, n in TEXTS.items()
             for turn, text in enumerate(texts(kind, length, max(1, round(options.share * n)), options.seed))
         ]
-        print(f"\n### {clip}, texts of seed {options.seed}\n")
+        print(f"\n### {clip.title}, texts of seed {options.seed}\n")
         report(outcomes, libraries.searchers)
         print(f"\n{time.process_time() - start:.0f} s of one core.")
         if options.misses:

@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from carlos_core.clip.weights import local_encoders
 from carlos_core.prompts.prompt_set import load_prompt_set
 from carlos_core.search.limits import COMPOSED, ChoiceRules
 from carlos_core.search.searcher import Searcher
-from studies.choosing import BUDGET, alike, database, interval
+from studies.choosing import BUDGET, Clip, alike, clips, database, interval
 
 Choose = Callable[[str], list[str]]
 """A query -> the files chosen."""
@@ -46,12 +46,12 @@ class Asked:
         return len(files) == len(self.wants) and all(any(file in right for file in files) for right in self.wants)
 
 
-def chooser(miniworld: Path, folder: Path, clip: str, rows: Path) -> tuple[Searcher, Choose]:
-    """Auto LoRA's choice under one CLIP. folder: where the CLIP is."""
-    encoder_id = local_encoders([folder])[clip].encoder_id
+def chooser(miniworld: Path, clip: Clip) -> tuple[Searcher, Choose]:
+    """Auto LoRA's choice under one CLIP."""
+    encoder_id = local_encoders([clip.folder])[clip.name].encoder_id
     searcher = Searcher(
-        database(rows, encoder_id),
-        encoder=load_encoder(encoder_id, [folder]),
+        database(clip.metrics, encoder_id),
+        encoder=load_encoder(encoder_id, [clip.folder]),
         prompts=load_prompt_set(miniworld / "prompts_signature.json"),
         signatures=SignatureCache(),
     )
@@ -110,15 +110,12 @@ def main() -> None:
     path = options.queries or options.miniworld / "queries_as_asked.json"
     asked = [Asked(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
     bare = json.loads((options.miniworld / "queries.json").read_text(encoding="utf-8"))
-    rows = options.rows or options.miniworld / "reference_metrics.parquet"
-    clips = [("easy CLIP", options.miniworld, "mini_clip", rows)]
-    if options.plain:
-        clips.append(("hard CLIP", options.plain, "mini_clip_plain", options.plain / "reference_metrics_plain.parquet"))
-    for name, folder, clip, rows in clips:
-        searcher, choose = chooser(options.miniworld, folder, clip, rows)
+    easy, *hard = clips(options.miniworld, options.plain)
+    for clip in (replace(easy, metrics=options.rows or easy.metrics), *hard):
+        searcher, choose = chooser(options.miniworld, clip)
         searcher.background()
         start = time.perf_counter()
-        print(f"\n### {name}: {len(asked)} queries of {path.name}, rows of {rows.name}\n")
+        print(f"\n### {clip.title}: {len(asked)} queries of {path.name}, rows of {clip.metrics.name}\n")
         report_forms(asked, choose, with_misses=options.misses, labels=labels)
         print(f"\n{time.perf_counter() - start:.0f} s after the bank of effects.")
         report_bare(bare, choose, labels)

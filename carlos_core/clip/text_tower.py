@@ -121,8 +121,8 @@ class TextTower:
         """Features of every prefix with every text of a tree, [prefixes, texts, D]."""
         model = self._model
         device = model.positional_embedding.device
-        starts = torch.tensor([prefix.length for prefix in prefixes], device=device)
-        past = int(starts.max())
+        lengths = [prefix.length for prefix in prefixes]
+        starts, past = torch.tensor(lengths, device=device), max(lengths)
         positions = starts[:, None] + torch.tensor(tree.depths, device=device)
         hidden = model.token_embedding(torch.tensor(tree.tokens, device=device)) + model.positional_embedding[positions]
         mask = _attention_mask(starts, past, tree.sees().to(device), hidden.dtype)
@@ -141,12 +141,12 @@ class TextTower:
         device = model.positional_embedding.device
         n = len(texts)
         lengths = torch.tensor([len(text) for text in texts], device=device)
-        width = int(lengths.max())
+        width = max(map(len, texts))
         ids = torch.zeros(n, width, dtype=torch.long)
         for place, text in enumerate(texts):
             ids[place, : len(text)] = torch.tensor(text)
-        starts = torch.tensor([prefix.length for prefix in prefixes or ()] or [0] * n, device=device)
-        past = int(starts.max())
+        before = [prefix.length for prefix in prefixes or ()] or [0] * n
+        starts, past = torch.tensor(before, device=device), max(before)
         positions = starts[:, None] + torch.arange(width, device=device)
         positions = positions.clamp(max=model.positional_embedding.shape[0] - 1)
         hidden = model.token_embedding(ids.to(device)) + model.positional_embedding[positions]

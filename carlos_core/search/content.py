@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,12 +33,21 @@ class ContentTail:
         n = len(self.maxima)
         if n == 0:
             return 1.0
-        threshold = float(self.maxima[min(n - 1, int(_UPPER * n))])
-        if z <= threshold:
+        if z <= self._threshold:
             return float((self.maxima >= z).sum()) / n
-        beyond = self.maxima[self.maxima > threshold]
-        excess = float((beyond - threshold).mean()) if len(beyond) else 0.0
-        return len(beyond) / n * math.exp(-(z - threshold) / excess) if excess > 0 else 0.0
+        n_beyond, excess = self._beyond
+        return n_beyond / n * math.exp(-(z - self._threshold) / excess) if excess > 0 else 0.0
+
+    @cached_property
+    def _threshold(self) -> float:
+        n = len(self.maxima)
+        return float(self.maxima[min(n - 1, int(_UPPER * n))])
+
+    @cached_property
+    def _beyond(self) -> tuple[int, float]:
+        """How many maxima are above the threshold, and by how much on average."""
+        beyond = self.maxima[self.maxima > self._threshold]
+        return len(beyond), float((beyond - self._threshold).mean()) if len(beyond) else 0.0
 
 
 def content_scores(rows: CalibratedRows, signatures: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ ENGLISH = "English"
 OTHER_LETTERS = "a language with other letters"
 _LATIN_END = 0x250
 _SHARE = 0.2
-_MULTILINGUAL = ("xlm", "nllb", "mt5", "i18n", "multilingual", "siglip2", "siglip-2", "metaclip-2", "m-clip")
+_MULTILINGUAL = ("xlm", "nllb", "mt5", "i18n", "multilingual", "siglip2", "metaclip2", "mclip")
+"""In names of encoders, without the marks between their parts."""
 
 
 def other_language(text: str) -> str | None:
@@ -40,7 +41,7 @@ def has_other_letters(text: str) -> bool:
 def knows_other_languages(encoder_id: str) -> bool:
     """Whether an encoder was trained on more languages than English, as its name says."""
     plain = "".join(plain_words(encoder_id))
-    return any("".join(plain_words(name)) in plain for name in _MULTILINGUAL)
+    return any(name in plain for name in _MULTILINGUAL)
 
 
 @lru_cache(maxsize=1)

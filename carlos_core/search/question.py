@@ -30,7 +30,6 @@ _LEVELS = {"clear": LIKELY, "likely": LIKELY, "weak": WEAK}
 """Up to which corrected p-value a phrase counts as an effect, for each `min_confidence`. "clear" is asked of a match alone: the
 bank of content is too small to tell phrases of content from effects that surely."""
 
-
 _LONG = 12
 """A query of more words or of several parts that asks for no effect is only looked at as a whole, to say what comes nearest:
 encoding it with all prompts would take longer than all else."""
@@ -96,7 +95,7 @@ class Question:
         understanding = self.by_words
         # Other rules than these are refused by `select`.
         level = _LEVELS.get(self.rules.min_confidence)
-        if not self.reading.wishes or level is None or self._nothing_allowed or self._language is not None:
+        if not self.reading.wishes or level is None or not self._n_allowed or self._language is not None:
             return understanding
         found = understand(self.reading, self, level, self.searcher.content_words, reads_all_letters=self._knows_other_languages)
         return replace(found, did_you_mean=understanding.did_you_mean)
@@ -121,9 +120,7 @@ class Question:
         return self._matches(text, self.searcher.signature(text))
 
     def _matches(self, text: str, signature: Tensor) -> Matches:
-        barred = torch.zeros(0, dtype=torch.bool)
-        if self._negative is not None:
-            signature = but_not(signature, self._negative)
+        signature, barred = self._without_negative(signature), torch.zeros(0, dtype=torch.bool)
         if self._forbidden:
             # Nothing is left of "snow, no snow".
             try:
@@ -166,14 +163,16 @@ class Question:
         if not bool(signature.any()):
             return None
         try:
-            if self._negative is not None:
-                signature = but_not(signature, self._negative)
-            signature, barred = self._without_forbidden(signature)
+            signature, barred = self._without_forbidden(self._without_negative(signature))
         except RetrievalError:
             return None
         z = self._z(signature).masked_fill(~self._allowed | barred, -torch.inf)
         row = int(z.argmax())
         return (row, float(z[row])) if bool(torch.isfinite(z[row])) else None
+
+    def _without_negative(self, signature: Tensor) -> Tensor:
+        """A signature without the negative query. Raises RetrievalError if nothing is left of it."""
+        return signature if self._negative is None else but_not(signature, self._negative)
 
     def _without_forbidden(self, signature: Tensor) -> tuple[Tensor, Tensor]:
         """A signature without what no LoRA does, and the rows, [R] bool, that do what is forbidden rather than what it asks for.
@@ -194,7 +193,7 @@ class Question:
         return self.searcher.z_scores(signature, self.searcher.background(self.on_progress))
 
     def _confidence(self, z: float) -> Confidence:
-        return confidences(torch.tensor([z]), int(self._allowed.sum()))[0]
+        return confidences(torch.tensor([z]), self._n_allowed)[0]
 
     @cached_property
     def _background(self) -> Background | None:
@@ -212,9 +211,9 @@ class Question:
         """The rows that may be chosen, in ranking order. [R] bool."""
         return self.limits.mask(self.searcher.db, self.searcher.installed) & (self.searcher.db.ranking_arrays.norms > 0)
 
-    @property
-    def _nothing_allowed(self) -> bool:
-        return not bool(self._allowed.any())
+    @cached_property
+    def _n_allowed(self) -> int:
+        return int(self._allowed.sum())
 
     @cached_property
     def _tail(self) -> ContentTail:
@@ -237,7 +236,7 @@ class Question:
     def _doing(self, signature: Tensor) -> Tensor:
         """z-scores of the rows that surely do something, or of the best if it is not just any; -inf for the others. [R]."""
         z = self._z(signature).masked_fill(~self._allowed, -torch.inf)
-        sure = confidences(z, int(self._allowed.sum()))
+        sure = confidences(z, self._n_allowed)
         does_it = torch.tensor([bool(torch.isfinite(each)) and one.fits for each, one in zip(z, sure, strict=True)])
         if not bool(does_it.any()) and sure[int(z.argmax())].reaches("weak"):
             does_it[int(z.argmax())] = True
@@ -245,7 +244,7 @@ class Question:
 
     def _selected(self, text: str, parts: Sequence[str] | None, understanding: Understanding) -> Selection:
         texts = parts_of(text) if parts is None else parts
-        if len(texts) > 1 and not self._nothing_allowed:
+        if len(texts) > 1 and self._n_allowed:
             # Encoded together, before they are asked for one by one.
             self.searcher.signatures([text, *texts])
         selection = select(text, self.search, self.rules, self.limits.max_strength, parts_are=parts)

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby
+from itertools import compress, groupby
+from operator import not_
 
 from ..foreign import whole_text
 from .emphasis import Weighed, weighed
@@ -125,12 +126,12 @@ def plain_word(word: str) -> str:
 
 def read(query: str) -> Reading:
     """Read a query. Equal queries give equal readings."""
-    text = whole_text(query).translate(_APOSTROPHES)[:MAX_CHARACTERS]
+    query = whole_text(query)
+    text = query.translate(_APOSTROPHES)[:MAX_CHARACTERS]
     for shorthand, meaning in _SHORTHANDS:
         text = shorthand.sub(meaning, text)
-    settings = _SETTINGS.search(text)
-    if settings is not None:
-        text = text[: settings.start()]
+    settings = [found.strip() for found in _SETTINGS.findall(text)]
+    text = _SETTINGS.sub("", text)
     wanted, *unwanted = _NEGATIVE_PROMPT.split(text)
     plain, negative = weighed(wanted), weighed(", ".join(unwanted))
     reader = _Reader(plain, words())
@@ -138,21 +139,11 @@ def read(query: str) -> Reading:
     barred = _Reader(negative, reader.words)
     barred.forbid()
     return Reading(
-        query=whole_text(query),
+        query=query,
         wishes=tuple(reader.wishes),
         forbidden=tuple(dict.fromkeys((*reader.forbidden, *barred.forbidden)))[:_MAX_FORBIDDEN],
-        ignored=tuple(
-            dict.fromkeys(
-                (
-                    *plain.tags,
-                    *reader.ignored,
-                    *negative.tags,
-                    *barred.ignored,
-                    *([settings[0].strip()] if settings is not None else ()),
-                )
-            )
-        ),
-        is_plain=not reader.is_changed and not plain.tags and whole_text(query).strip() == plain.text.strip(),
+        ignored=tuple(dict.fromkeys((*plain.tags, *reader.ignored, *negative.tags, *barred.ignored, *settings))),
+        is_plain=not reader.is_changed and not plain.tags and query.strip() == plain.text.strip(),
     )
 
 
@@ -257,10 +248,10 @@ class _Reader:
 
     def _tokens(self, start: int, end: int) -> Iterator[_Tokens]:
         found = [match.span() for match in _WORD.finditer(self.text.text, start, end)]
-        places = [(a, b) for a, b in found if _EDGES.sub("", self.text.text[a:b]) or self.text.text[a:b] == "&"]
-        if len(places) < len(found):
-            marks = [self.text.text[a:b] for a, b in found if (a, b) not in set(places)]
-            self._ignore(" ".join(marks))
+        written = [self.text.text[a:b] for a, b in found]
+        is_word = [bool(_EDGES.sub("", text)) or text == "&" for text in written]
+        self._ignore(" ".join(compress(written, map(not_, is_word))))
+        places = compress(found, is_word)
         for _, run in groupby((_Tokens(self.text, (place,)) for place in places), key=lambda word: word.sign):
             yield _Tokens(self.text, tuple(word.places[0] for word in run))
 

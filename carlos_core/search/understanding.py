@@ -212,7 +212,9 @@ class _Search:
         looks = self._looks(runs)
         n = 1 if self._may_all_pass(pieces, looks) else len(pieces)
         whole = self._judged(runs, looks, n)
-        whole = self._unexplained({run: verdict for run, verdict in whole.items() if self._passes(verdict, 1)})
+        whole = {run: verdict for run, verdict in whole.items() if self._passes(verdict, 1)}
+        parts = [part for part in self._runs_within(list(whole)) if self._is_content(part)]
+        whole = self._unexplained(whole, {run: looks[run] for run in whole} | self._looks(parts))
         n, share = (1, 1.0) if all(piece in whole for piece in pieces) else (len(pieces), MIXED_SHARE)
         taken = _surest({run: verdict for run, verdict in whole.items() if self._passes(verdict, n, share)})
         inner = self._runs_within([piece for piece in pieces if not any(piece.overlaps(run) for run in taken)])
@@ -220,7 +222,7 @@ class _Search:
         n = len(pieces) + len(inner)
         verdicts = self._judged(inner, looks, n)
         fitting = {run: verdict for run, verdict in verdicts.items() if self._passes(verdict, n, MIXED_SHARE)}
-        return taken | _surest({run: verdict for run, verdict in fitting.items() if not self._is_explained(run, looks)})
+        return taken | _surest(self._unexplained(fitting, looks))
 
     def _may_all_pass(self, pieces: Sequence[_Run], looks: Mapping[_Run, float]) -> bool:
         """Whether each piece may be an effect by itself. The least sure one is judged: if it is none, fewer others need be."""
@@ -249,10 +251,8 @@ class _Search:
     def _is_in_other_letters(self, text: str) -> bool:
         return not self.reads_all_letters and has_other_letters(text)
 
-    def _unexplained(self, fitting: Mapping[_Run, Verdict]) -> dict[_Run, Verdict]:
-        """Those of these runs that no part explains."""
-        parts = [part for part in self._runs_within(list(fitting)) if self._is_content(part)]
-        looks = self._looks([*fitting, *parts])
+    def _unexplained(self, fitting: Mapping[_Run, Verdict], looks: Mapping[_Run, float]) -> dict[_Run, Verdict]:
+        """Those of these runs that no part explains. looks: of the runs and of the parts."""
         return {run: verdict for run, verdict in fitting.items() if not self._is_explained(run, looks)}
 
     def _runs_within(self, pieces: Sequence[_Run]) -> list[_Run]:

@@ -165,11 +165,16 @@ class Listening(OpenClipEncoder):
         return super().token_ids(texts)
 
 
+def listening_to(db: MetricsDatabase, prompts: PromptSet) -> tuple[Listening, Searcher]:
+    """An encoder that has read nothing, and a searcher that has nothing else."""
+    listening = Listening()
+    return listening, Searcher(db, encoder=listening, prompts=prompts, signatures=SignatureCache())
+
+
 def test_a_changed_word_costs_only_the_phrases_that_hold_it_and_an_unchanged_query_nothing(
     searcher: Searcher, signature_prompts: PromptSet
 ) -> None:
-    listening = Listening()
-    other = Searcher(searcher.db, encoder=listening, prompts=signature_prompts, signatures=SignatureCache())
+    listening, other = listening_to(searcher.db, signature_prompts)
     query = "a wooden boat on a quiet lake, snow falling, two birds on a fence, no rain"
     other.choose(query, rules=RULES)
     assert "snow falling" in listening.heard
@@ -184,8 +189,7 @@ def test_a_changed_word_costs_only_the_phrases_that_hold_it_and_an_unchanged_que
 def test_a_prompt_without_an_effect_is_not_encoded_as_a_whole_with_all_prompts(
     searcher: Searcher, signature_prompts: PromptSet
 ) -> None:
-    listening = Listening()
-    other = Searcher(searcher.db, encoder=listening, prompts=signature_prompts, signatures=SignatureCache())
+    listening, other = listening_to(searcher.db, signature_prompts)
     query = "a red car on a road, two birds on a fence, a man with a hat, an empty street, three apples on a plate"
     selection = other.choose(query, rules=RULES)
     assert files(selection) == []
