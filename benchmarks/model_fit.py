@@ -58,10 +58,11 @@ def main() -> None:
     options = parser.parse_args()
     sys.path.insert(0, str(options.comfyui))
     sys.argv = [sys.argv[0], "--cpu"]
-    import comfy.lora
     import comfy.options
 
     comfy.options.enable_args_parsing()
+    import comfy.lora
+
     from carlos_core.comfy.layers import ModelLayers
     from carlos_core.comfy.lora_fit import fit_of_file
     from carlos_core.loras.fits import fits_of
