@@ -2,9 +2,9 @@
 
 usage: python -m benchmarks.large_folder [--files 5000] [--layouts 50]
 
-In a real ComfyUI (COMFYUI_DIR or ~/comfy/ComfyUI) on the CPU, with the mini-world and its reference metrics: the node alone, without
-a picture. Each round asks five queries that were read before. The further files have 722 layers of another model's names each; they
-are no LoRAs of the database. Prints Markdown.
+In a real ComfyUI (COMFYUI_DIR or ~/comfy/ComfyUI) on the CPU, with the mini-world and its reference metrics: the node alone,
+without a picture. Each round asks five queries that were read before. The further files have 722 layers of another model's names
+each; they are no LoRAs of the database. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from tests.support.comfyui_host import Host, facts_of
 
 DATABASE = "reference.parquet"
 QUERIES = ("snow falling", "drawn in pencil", "sepia toned", "burning flames", "pink hearts")
-LAYERS = {f"lora_unet_input_blocks_{place // 10}_1_transformer_blocks_{place % 10}_attn1_to_q": (640, 640) for place in range(722)}
+LAYERS = {
+    f"lora_unet_input_blocks_{place // 10}_1_transformer_blocks_{place % 10}_attn1_to_q": (640, 640) for place in range(722)
+}
 
 
 def seconds_of(host: Host, query: str) -> float:
     """From the start of a workflow to its end, by ComfyUI's own clock."""
     entry = host.wait(host.submit(workflows.auto_lora(query, DATABASE)))
     facts = facts_of(host.outputs_of(entry), "report")
-    assert facts["loras"], f"nothing was chosen for {query!r}"
+    assert facts["choice"], f"nothing was chosen for {query!r}"
     times = {kind: message["timestamp"] for kind, message in entry["status"]["messages"]}
     return (times["execution_success"] - times["execution_start"]) / 1000
 
