@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -22,11 +22,12 @@ from ..errors import GenerationError
 from ..generator import LEADING, Generated, Job, LoraFit, LoraUse, Sampling
 from ..memory import is_out_of_memory
 from ..progress import OnProgress, Progress
-from .conditioning import Conditioning, form_of, joined, size_of, text_of, zeroed
+from .conditioning import form_of, joined, text_of, zeroed
 from .families import native_size
 from .fingerprint import Fingerprint, model_fingerprint
 from .layers import model_key
 from .patching import apply_lora, load_lora
+from .texts import Texts
 
 logger = logging.getLogger(__name__)
 
@@ -61,42 +62,16 @@ _BATCH_SIZES = (16, 8, 4, 2)
 _CPU_BATCH_SIZE = 4
 _MEMORY_MARGIN = 1.5
 _SIDES_KEPT = 3
-_CONDITIONING_BYTES = 512 << 20
-
-
-class _Texts:
-    """Conditionings of texts under one text encoder."""
-
-    def __init__(self) -> None:
-        self._conditionings: dict[str, Conditioning] = {}
-        self._n_bytes = 0
-
-    @property
-    def is_full(self) -> bool:
-        return self._n_bytes > _CONDITIONING_BYTES
-
-    def get(self, text: str) -> Conditioning | None:
-        return self._conditionings.get(text)
-
-    def keep(self, text: str, conditioning: Conditioning) -> None:
-        """Add a conditioning; the oldest are dropped if there is no room."""
-        while self.is_full:
-            self._n_bytes -= size_of(self._conditionings.pop(next(iter(self._conditionings))))
-        self._conditionings[text] = conditioning
-        self._n_bytes += size_of(conditioning)
 
 
 @dataclass(eq=False)
 class _Side:
-    """Model and text encoder with some LoRAs applied (none: the base side).
-
-    texts: shared with the base side if the LoRAs do not touch the text encoder.
-    """
+    """Model and text encoder with some LoRAs applied (none: the base side)."""
 
     model: Any
-    clip: Any
     fits: tuple[LoraFit, ...]
-    texts: _Texts = field(default_factory=_Texts)
+    texts: Texts
+    """Shared with the base side if the LoRAs do not touch the text encoder."""
 
 
 @dataclass
@@ -194,12 +169,11 @@ class ComfyGenerator:
 
     def prepare(self, jobs: Sequence[Job]) -> None:
         """Encode the texts of the next jobs at once, so that a small GPU does not have to change models at every batch."""
+        by_side: dict[tuple[LoraUse, ...], list[str]] = {}
         for job in jobs:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            side = self._side(job.loras)
-            if side.texts.is_full:
-                break
-            self._encoded(side, text_of(job))
+            by_side.setdefault(job.loras, [""]).append(text_of(job))
+        for loras, texts in by_side.items():
+            self._side(loras).texts.prepare(texts)
 
     def generate(self, jobs: Sequence[Job], on_progress: OnProgress | None = None) -> Generated:
         """Make pictures; see `Generator`.
@@ -236,7 +210,7 @@ class ComfyGenerator:
             side = self._side(loras)
             by_form: dict[Any, list[int]] = {}
             for index in members:
-                by_form.setdefault(form_of(self._encoded(side, text_of(jobs[index]))), []).append(index)
+                by_form.setdefault(form_of(side.texts.conditioning(text_of(jobs[index]))), []).append(index)
             for alike in by_form.values():
                 for start in range(0, len(alike), limit):
                     yield alike[start : start + limit]
@@ -268,8 +242,9 @@ class ComfyGenerator:
 
     def _sampled_together(self, jobs: Sequence[Job], report: Callable[[int], None]) -> Tensor:
         side = self._side(jobs[0].loras)
-        positive = joined([self._encoded(side, text_of(job)) for job in jobs])
-        negative = joined([zeroed(self._encoded(side, "")) if self._sampling.zero_negative else self._encoded(side, "")])
+        positive = joined([side.texts.conditioning(text_of(job)) for job in jobs])
+        empty = side.texts.conditioning("")
+        negative = joined([zeroed(empty) if self._sampling.zero_negative else empty])
         # The noise that a KSampler with this seed makes for one picture, whatever shares the batch.
         noise = torch.cat([comfy.sample.prepare_noise(self._empty_latent, job.seed) for job in jobs])
         if self._sampling.scheduler == LEADING:
@@ -295,20 +270,6 @@ class ComfyGenerator:
             images = images[:, 0]
         return images
 
-    def _encoded(self, side: _Side, text: str) -> Conditioning:
-        """Conditioning of a text under a side's text encoder."""
-        conditioning = side.texts.get(text)
-        if conditioning is None:
-            encoded = side.clip.encode_from_tokens_scheduled(side.clip.tokenize(text))
-            if len(encoded) != 1:
-                raise GenerationError(
-                    "This CLIP has a schedule of its own (hooks), so that a prompt is not a single conditioning.",
-                    "Index with the CLIP as the checkpoint loader gives it.",
-                )
-            conditioning = (encoded[0][0], encoded[0][1])
-            side.texts.keep(text, conditioning)
-        return conditioning
-
     def _side(self, loras: tuple[LoraUse, ...]) -> _Side:
         """Model and text encoder with LoRAs applied, on clones; the last few combinations are kept."""
         side = self._sides.pop(loras, None)
@@ -320,9 +281,8 @@ class ComfyGenerator:
                 fits.append(fit)
             model = model.clone()
             model.set_model_unet_function_wrapper(_counting(model.model_options.get("model_function_wrapper"), self._count))
-            side = _Side(model, clip, tuple(fits))
-            if loras and clip is self._clip:
-                side.texts = self._side(()).texts
+            has_own_texts = not loras or clip is not self._clip
+            side = _Side(model, tuple(fits), Texts(clip) if has_own_texts else self._side(()).texts)
             while len(self._sides) >= _SIDES_KEPT:
                 del self._sides[next(iter(self._sides))]
         self._sides[loras] = side

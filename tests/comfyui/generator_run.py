@@ -64,6 +64,7 @@ def main() -> None:
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(CHECKPOINT, output_vae=True, output_clip=True)
     both = with_text_encoder_part(clip)
     comfy.sd.CLIP.encode_from_tokens_scheduled = counted(comfy.sd.CLIP.encode_from_tokens_scheduled, "texts encoded")
+    comfy.sd.CLIP.load_model = counted(comfy.sd.CLIP.load_model, "text encoder loaded")
     comfy.utils.load_torch_file = counted(comfy.utils.load_torch_file, "files loaded")
 
     def generator() -> ComfyGenerator:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import comfyui_host as hosts
 
-ENCODED, LOADED = "texts encoded", "files loaded"
+ENCODED, LOADED, MADE_READY = "texts encoded", "files loaded", "text encoder loaded"
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,8 @@ def found(comfyui: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFact
 
 def test_each_text_is_encoded_once_with_the_negative(found: dict[str, Any]) -> None:
     # Two different texts and the empty negative.
-    assert found["base side"] == {ENCODED: 3}
+    assert found["base side"][ENCODED] == 3
+    assert LOADED not in found["base side"]
     assert found["base side again"] == {}
 
 
@@ -42,9 +43,14 @@ def test_checking_a_lora_and_generating_with_it_load_its_file_once(found: dict[s
 
 def test_pictures_are_the_same_whether_texts_were_encoded_ahead_or_not(found: dict[str, Any]) -> None:
     assert found["same pictures"] == [True, True, True]
-    # The texts themselves, under two text encoders; the empty negative comes with the first picture.
-    assert [found[f"prepared, {side}"].get(ENCODED, 0) for side in range(3)] == [2, 0, 2]
-    assert [found[f"generated, {side}"].get(ENCODED, 0) for side in range(3)] == [1, 0, 1]
+    # Two texts and the empty negative, under two text encoders.
+    assert [found[f"prepared, {side}"].get(ENCODED, 0) for side in range(3)] == [3, 0, 3]
+    assert [found[f"generated, {side}"].get(ENCODED, 0) for side in range(3)] == [0, 0, 0]
+
+
+def test_texts_that_are_encoded_ahead_have_the_text_encoder_loaded_once(found: dict[str, Any]) -> None:
+    assert [found[f"prepared, {side}"].get(MADE_READY, 0) for side in range(3)] == [1, 0, 1]
+    assert [found[f"generated, {side}"].get(MADE_READY, 0) for side in range(3)] == [0, 0, 0]
 
 
 def test_a_generator_that_is_done_is_freed_at_once(found: dict[str, Any]) -> None:
