@@ -123,7 +123,7 @@ def encode_banks(searcher: Searcher, tally: Tally) -> None:
     """Make what queries are compared with, and say what that took, if it took anything."""
     tally.reset()
     start = time.perf_counter()
-    searcher.content_tail(searcher.background(), torch.ones(len(searcher.db.ranking_arrays.norms), dtype=torch.bool))
+    searcher.content_tails(searcher.background(), torch.ones(len(searcher.db.ranking_arrays.norms), dtype=torch.bool))
     if tally.runs:
         seconds = time.perf_counter() - start
         print(f"The banks: {seconds:.0f} s, {tally.texts:,} texts, {tally.runs:,} runs, {tally.tokens:,} tokens.")

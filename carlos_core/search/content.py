@@ -5,11 +5,17 @@ colours and things that effects have, too, and so reach z-scores that no normal 
 So a second question is asked: how often would a phrase of a bank of content find a LoRA that looks as good? The share of
 the bank is counted; beyond its upper tenth the tail is that of an exponential distribution with the mean excess of that tenth
 (peaks over a threshold, with a shape of 0), so that a p-value below one in the bank's size has a meaning.
+
+Colours and other words that many phrases share reach more than the rest ("brown" is near to sepia by itself), but the bank knows
+them. What a query says in words that the bank does not know is therefore held against other phrases than what it knows: those
+with a word that is in no other phrase of the bank. For them, too, the rest of the bank would not have known it.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,8 +23,12 @@ import torch
 from torch import Tensor
 
 from .calibration import CalibratedRows
+from .reading import plain_word
+from .words import words
 
 _UPPER = 0.9
+_FEWEST = 50
+"""So many phrases with a word of their own make a tail; with fewer, that of all phrases is taken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,17 +60,49 @@ class ContentTail:
         return len(beyond), float((beyond - self._threshold).mean()) if len(beyond) else 0.0
 
 
+@dataclass(frozen=True, eq=False)
+class ContentTails:
+    """What the best of some rows reaches for phrases of content, by whether the other phrases have all of their words."""
+
+    known: ContentTail
+    """Of all phrases: most of them have no word of their own."""
+
+    new: ContentTail
+    """Of those with a word of their own."""
+
+    def p_value(self, z: float, *, is_known: bool) -> float:
+        """How often a phrase of content finds a row as good as this, in [0, 1]. is_known: whether the bank has all its words."""
+        return (self.known if is_known else self.new).p_value(z)
+
+
 def content_scores(rows: CalibratedRows, signatures: Tensor) -> Tensor:
-    """z-scores of phrases of content with each row. signatures: [B, D], raw. [B, R] float64; NaN for rows without a direction."""
+    """z-scores of phrases of content with each row. signatures: [B, D], raw. [B, R] float64; NaN for rows and phrases without a
+    direction."""
     has_direction = torch.linalg.vector_norm(signatures, dim=1) > 0
-    return torch.stack([rows.z_scores(signature) for signature in signatures[has_direction]])
+    nothing = torch.full_like(rows.mean, torch.nan)
+    return torch.stack([rows.z_scores(one) if has else nothing for one, has in zip(signatures, has_direction, strict=True)])
 
 
-def content_tail(scores: Tensor, allowed: Tensor) -> ContentTail:
-    """The tail of the rows that may be chosen. scores: [B, R], from `content_scores`; allowed: [R] bool."""
+def content_tails(scores: Tensor, allowed: Tensor, has_own_word: Tensor) -> ContentTails:
+    """The tails of the rows that may be chosen.
+
+    scores: [B, R], from `content_scores`; allowed: [R] bool; has_own_word: [B] bool, from `own_words`.
+    """
     if not bool(allowed.any()):
-        return ContentTail(torch.zeros(0, dtype=torch.float64))
-    return ContentTail(scores[:, allowed].max(1).values.sort().values)
+        none = ContentTail(torch.zeros(0, dtype=torch.float64))
+        return ContentTails(none, none)
+    maxima = scores[:, allowed].max(1).values
+    known = ContentTail(maxima[~maxima.isnan()].sort().values)
+    own = maxima[has_own_word & ~maxima.isnan()].sort().values
+    return ContentTails(known, ContentTail(own) if len(own) >= _FEWEST else known)
+
+
+def own_words(phrases: Sequence[str]) -> Tensor:
+    """Which phrases have a word that is in no other one and not ordinary. [B] bool."""
+    common = {plain_word(word) for word in words().ordinary} | words().stops
+    of_phrases = [{plain_word(word) for word in phrase.split()} - common for phrase in phrases]
+    count = Counter(word for of_phrase in of_phrases for word in of_phrase)
+    return torch.tensor([any(count[word] == 1 for word in of_phrase) for of_phrase in of_phrases], dtype=torch.bool)
 
 
 def corrected(p_value: float, n: int) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import RetrievalError
 from ..progress import OnProgress
 from .calibration import LIKELY, WEAK, Background, confidences
-from .content import ContentTail
+from .content import ContentTails
 from .language import knows_other_languages, other_language
 from .limits import ANY, CALIBRATED, ChoiceRules, SearchLimits
 from .matches import Confidence, Match, Matches
@@ -148,11 +148,11 @@ class Question:
         if best is None:
             return None
         row, z = best
-        return Verdict(self._ids[row], z, self.p_value(z), self._confidence(z).reaches(self.rules.min_confidence))
+        return Verdict(self._ids[row], z, self._confidence(z).reaches(self.rules.min_confidence))
 
-    def p_value(self, z: float) -> float:
+    def p_value(self, z: float, *, is_content: bool) -> float:
         """See `understanding.Judge`."""
-        return max(self._confidence(z).p_value, self._tail.p_value(z))
+        return max(self._confidence(z).p_value, self._tails.p_value(z, is_known=is_content))
 
     def _best_z(self, signature: Tensor) -> float | None:
         best = self._best(signature)
@@ -216,8 +216,8 @@ class Question:
         return int(self._allowed.sum())
 
     @cached_property
-    def _tail(self) -> ContentTail:
-        return self.searcher.content_tail(self.searcher.background(self.on_progress), self._allowed, self.on_progress)
+    def _tails(self) -> ContentTails:
+        return self.searcher.content_tails(self.searcher.background(self.on_progress), self._allowed, self.on_progress)
 
     @cached_property
     def _negative(self) -> Tensor | None:

@@ -30,7 +30,7 @@ from ..prompts.prompt_set import (
 )
 from ..storage import cache_directory
 from .calibration import Background, CalibratedRows, calibrated_rows, confidences, fit_background
-from .content import ContentTail, content_scores, content_tail
+from .content import ContentTails, content_scores, content_tails, own_words
 from .limits import CALIBRATED, DEFAULT_RULES, PUBLISHED, PUBLISHED_LIMITS, RANKINGS, ChoiceRules, SearchLimits
 from .matches import Match, Matches, matches_at
 from .preference import Preference
@@ -256,6 +256,11 @@ class Searcher:
         """The words of the bank of content."""
         return content_words(self._content_bank.texts)
 
+    @cached_property
+    def _has_own_word(self) -> Tensor:
+        """Which phrases of the bank of content have a word that no other one has. [B] bool."""
+        return own_words(self._content_bank.texts)
+
     @property
     def spelling(self) -> Spelling:
         """The words of the library and of the banks, gathered once for each state of the database."""
@@ -270,7 +275,7 @@ class Searcher:
         """How far each row stands out from its own background, in ranking order. [R]; NaN for rows without a direction."""
         return self._rows_before(background).z_scores(signature)
 
-    def content_tail(self, background: Background, allowed: Tensor, on_progress: OnProgress | None = None) -> ContentTail:
+    def content_tails(self, background: Background, allowed: Tensor, on_progress: OnProgress | None = None) -> ContentTails:
         """What phrases that ask for no effect reach with the best of some rows. allowed: [R] bool, in ranking order.
 
         The first time, the bank of content is looked at and kept, as in `background`. Raises EncoderError.
@@ -280,7 +285,7 @@ class Searcher:
         rows = self._rows_before(background)
         if self._known.content_scores is None or self._known.content_scores[0] is not rows:
             self._known.content_scores = rows, content_scores(rows, self._known.content)
-        return content_tail(self._known.content_scores[1], allowed)
+        return content_tails(self._known.content_scores[1], allowed, self._has_own_word)
 
     def _encoded(self, bank: PromptSet, prompts: PromptSet, on_progress: OnProgress | None) -> Tensor:
         """The signatures of a bank, made with some prompts. [B, D]."""

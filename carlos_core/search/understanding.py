@@ -4,10 +4,12 @@ Phrases between separators, what stands between their "and" and "with", and runs
 p-value: how often an unrelated effect, or a phrase of content (`content`), finds a LoRA that looks as good. A text of many
 phrases must find no more by chance than one of a few:
 
-- If each thing that the query names is an effect by itself, all of them are: one that is not would have to pass alone.
+- If each thing that the query names is an effect by itself, all of them are: one that is not would have to pass alone, before all
+  phrases of the bank.
 - Otherwise p-values are corrected for all phrases, and for runs of words also for all runs that were tried (Sidak), and the limit
   is MIXED_SHARE of what it is for effects alone: most texts with something else in them ask for nothing.
 - A phrase all of whose words are known from the bank of content, or ordinary, is taken for content CONTENT_ODDS times as readily.
+  One with other words is held against those of the bank that have a word of their own (`content`).
 - A phrase or run of words is no effect if a part of it that only holds such words is as sure by itself, and what is left without
   it is none ("brown" in "brown bridge").
 - Of runs that overlap the surest is taken.
@@ -59,9 +61,6 @@ class Verdict:
     z: float
     """Standard deviations above what unrelated effects reach."""
 
-    p_value: float
-    """How often an unrelated effect, or a phrase of content, finds a LoRA that looks as good."""
-
     is_sure: bool
     """Whether it is as sure as the rules ask, whatever else is tried."""
 
@@ -81,8 +80,9 @@ class Judge(Protocol):
         """What each phrase finds; None where nothing may be chosen."""
         ...
 
-    def p_value(self, z: float) -> float:
-        """The p-value of a verdict with this z-score."""
+    def p_value(self, z: float, *, is_content: bool) -> float:
+        """How often an unrelated effect, or a phrase of content, finds a LoRA with this z-score. is_content: whether the bank of
+        content has all words of what found it."""
         ...
 
 
@@ -185,7 +185,7 @@ def understand(
         named = [phrase for phrase in wish.options if found[phrase]]
         best = min(named, key=lambda phrase: min(taken[run].p_value for run in found[phrase]), default=None)
         runs = sorted(found[best], key=lambda run: run.start) if best is not None else []
-        effects += [Effect(run.text, run.phrase.weight(run.start, run.end), taken[run].lora_id) for run in runs]
+        effects += [Effect(run.text, run.phrase.weight(run.start, run.end), taken[run].verdict.lora_id) for run in runs]
         for phrase in (best,) if best is not None else wish.options:
             content += _left(phrase, runs)
     fits_together = not effects and len(phrases) > 1 and search.fits_together(reading.text, phrases)
@@ -199,29 +199,38 @@ def content_words(texts: Iterable[str]) -> frozenset[str]:
 
 
 @dataclass(frozen=True)
+class _Finding:
+    """What a run of words finds, and how often other words would find as much."""
+
+    verdict: Verdict
+    p_value: float
+
+
+@dataclass(frozen=True)
 class _Search:
     judge: Judge
     limit: float
     content_words: Collection[str]
     reads_all_letters: bool
 
-    def taken(self, phrases: Sequence[Phrase]) -> dict[_Run, Verdict]:
+    def taken(self, phrases: Sequence[Phrase]) -> dict[_Run, _Finding]:
         """The runs of words that ask for effects, and the LoRAs that they ask for."""
         pieces = [_Run(phrase, start, end) for phrase in phrases for start, end in phrase.pieces]
         runs = [run for phrase in phrases for run in (_Run(phrase, *each) for each in phrase.runs) if self._can_be_judged(run)]
         looks = self._looks(runs)
         n = 1 if self._may_all_pass(pieces, looks) else len(pieces)
         whole = self._judged(runs, looks, n)
-        whole = {run: verdict for run, verdict in whole.items() if self._passes(verdict, 1)}
+        whole = {run: finding for run, finding in whole.items() if self._passes(finding, 1)}
         parts = [part for part in self._runs_within(list(whole)) if self._is_content(part)]
         whole = self._unexplained(whole, {run: looks[run] for run in whole} | self._looks(parts))
-        n, share = (1, 1.0) if all(piece in whole for piece in pieces) else (len(pieces), MIXED_SHARE)
-        taken = _surest({run: verdict for run, verdict in whole.items() if self._passes(verdict, n, share)})
+        all_pass = all(piece in whole and self._passes_before_all(whole[piece]) for piece in pieces)
+        n, share = (1, 1.0) if all_pass else (len(pieces), MIXED_SHARE)
+        taken = _surest({run: finding for run, finding in whole.items() if self._passes(finding, n, share)})
         inner = self._runs_within([piece for piece in pieces if not any(piece.overlaps(run) for run in taken)])
         looks = self._looks(inner)
         n = len(pieces) + len(inner)
-        verdicts = self._judged(inner, looks, n)
-        fitting = {run: verdict for run, verdict in verdicts.items() if self._passes(verdict, n, MIXED_SHARE)}
+        findings = self._judged(inner, looks, n)
+        fitting = {run: finding for run, finding in findings.items() if self._passes(finding, n, MIXED_SHARE)}
         return taken | _surest(self._unexplained(fitting, looks))
 
     def _may_all_pass(self, pieces: Sequence[_Run], looks: Mapping[_Run, float]) -> bool:
@@ -231,8 +240,8 @@ class _Search:
         least = min(pieces, key=lambda piece: looks[piece], default=None)
         if least is None:
             return False
-        verdict = self._judged([least], looks, 1).get(least)
-        return verdict is not None and self._passes(verdict, 1)
+        finding = self._judged([least], looks, 1).get(least)
+        return finding is not None and self._passes(finding, 1)
 
     def fits_together(self, text: str, phrases: Sequence[Phrase]) -> bool:
         """Whether all phrases fit as one, though none of them does alone."""
@@ -243,7 +252,7 @@ class _Search:
         if look is None or not self._may_pass(look, is_content, len(phrases) + 1):
             return False
         verdict = self.judge.verdicts([text])[0]
-        return verdict is not None and self._passes(_at_odds(verdict, is_content), len(phrases) + 1, MIXED_SHARE)
+        return verdict is not None and self._passes(self._finding(verdict, is_content), len(phrases) + 1, MIXED_SHARE)
 
     def _can_be_judged(self, run: _Run) -> bool:
         return run.end - run.start <= MAX_WHOLE and not any(map(self._is_in_other_letters, run.words))
@@ -251,9 +260,9 @@ class _Search:
     def _is_in_other_letters(self, text: str) -> bool:
         return not self.reads_all_letters and has_other_letters(text)
 
-    def _unexplained(self, fitting: Mapping[_Run, Verdict], looks: Mapping[_Run, float]) -> dict[_Run, Verdict]:
+    def _unexplained(self, fitting: Mapping[_Run, _Finding], looks: Mapping[_Run, float]) -> dict[_Run, _Finding]:
         """Those of these runs that no part explains. looks: of the runs and of the parts."""
-        return {run: verdict for run, verdict in fitting.items() if not self._is_explained(run, looks)}
+        return {run: finding for run, finding in fitting.items() if not self._is_explained(run, looks)}
 
     def _runs_within(self, pieces: Sequence[_Run]) -> list[_Run]:
         return [run for run in _runs_within(pieces) if self._can_be_judged(run)]
@@ -262,8 +271,8 @@ class _Search:
         looks = self.judge.looks([run.text for run in runs])
         return {run: look for run, look in zip(runs, looks, strict=True) if look is not None}
 
-    def _judged(self, runs: Sequence[_Run], looks: Mapping[_Run, float], n_tried: int) -> dict[_Run, Verdict]:
-        """Verdicts on the runs that may pass."""
+    def _judged(self, runs: Sequence[_Run], looks: Mapping[_Run, float], n_tried: int) -> dict[_Run, _Finding]:
+        """What the runs that may pass find."""
         best = sorted((run for run in runs if run in looks), key=lambda run: -looks[run])[:_MAX_JUDGED]
         hopeful = [run for run in best if self._may_pass(looks[run], self._is_content(run), n_tried)]
         closer = zip(hopeful, self.judge.closer_looks([run.text for run in hopeful]), strict=True)
@@ -274,43 +283,59 @@ class _Search:
         ]
         verdicts = self.judge.verdicts([run.text for run in hopeful])
         return {
-            run: _at_odds(verdict, self._is_content(run))
+            run: self._finding(verdict, self._is_content(run))
             for run, verdict in zip(hopeful, verdicts, strict=True)
             if verdict is not None
         }
 
     def _may_pass(self, look: float, is_content: bool, n_tried: int, margin: float = LOOK_MARGIN) -> bool:
-        odds = CONTENT_ODDS if is_content else 1.0
-        return corrected(min(1.0, odds * self.judge.p_value(look + margin)), n_tried) <= self.limit
+        return corrected(self._p_value(look + margin, is_content), n_tried) <= self.limit
 
-    def _passes(self, verdict: Verdict, n_tried: int, share: float = 1.0) -> bool:
-        return verdict.is_sure and corrected(verdict.p_value, n_tried) <= share * self.limit
+    def _passes(self, finding: _Finding, n_tried: int, share: float = 1.0) -> bool:
+        return finding.verdict.is_sure and corrected(finding.p_value, n_tried) <= share * self.limit
+
+    def _passes_before_all(self, finding: _Finding) -> bool:
+        """Whether it would also pass before all phrases of content, whatever words the bank knows."""
+        return self._passes(
+            replace(finding, p_value=max(finding.p_value, self.judge.p_value(finding.verdict.z, is_content=True))), 1
+        )
+
+    def _finding(self, verdict: Verdict, is_content: bool) -> _Finding:
+        return _Finding(verdict, self._p_value(verdict.z, is_content))
+
+    def _p_value(self, z: float, is_content: bool) -> float:
+        return min(1.0, (CONTENT_ODDS if is_content else 1.0) * self.judge.p_value(z, is_content=is_content))
 
     def _is_content(self, run: _Run) -> bool:
-        return all(plain_word(word) in self.content_words for word in run.words)
+        return self._are_known(run.words)
+
+    def _are_known(self, words: Iterable[str]) -> bool:
+        return all(plain_word(word) in self.content_words for word in words)
 
     def _is_explained(self, run: _Run, looks: Mapping[_Run, float]) -> bool:
         """Whether a part that only holds words of content looks as sure, and what is left without it asks for nothing."""
         parts = [part for part, look in looks.items() if look >= looks[run] and part != run and run.holds(part)]
         parts = [part for part in parts if self._is_content(part) and not part.has_only_small_words]
-        left = self.judge.looks([run.without(part) for part in parts])
-        return any(look is None or self.judge.p_value(look) > self.limit for look in left)
+        left = [run.without(part) for part in parts]
+        looks_of_left = zip(left, self.judge.looks(left), strict=True)
+        return any(
+            look is None or self.judge.p_value(look, is_content=self._are_known(text.split())) > self.limit
+            for text, look in looks_of_left
+        )
 
 
-def _at_odds(verdict: Verdict, is_content: bool) -> Verdict:
-    return replace(verdict, p_value=min(1.0, CONTENT_ODDS * verdict.p_value)) if is_content else verdict
-
-
-def _surest(fitting: Mapping[_Run, Verdict]) -> dict[_Run, Verdict]:
+def _surest(fitting: Mapping[_Run, _Finding]) -> dict[_Run, _Finding]:
     """The surest runs that do not overlap; where a longer one holds it and asks for the same LoRA, the longer one."""
-    taken: dict[_Run, Verdict] = {}
-    for run in sorted(fitting, key=lambda run: (fitting[run].p_value, -fitting[run].z, run.start, -run.end)):
+    taken: dict[_Run, _Finding] = {}
+    for run in sorted(fitting, key=lambda run: (fitting[run].p_value, -fitting[run].verdict.z, run.start, -run.end)):
         if any(run.overlaps(other) for other in taken):
             continue
         wider = [
             other
-            for other, verdict in fitting.items()
-            if other.holds(run) and verdict.lora_id == fitting[run].lora_id and not any(other.overlaps(each) for each in taken)
+            for other, finding in fitting.items()
+            if other.holds(run)
+            and finding.verdict.lora_id == fitting[run].verdict.lora_id
+            and not any(other.overlaps(each) for each in taken)
         ]
         longest = max(wider, key=lambda other: other.end - other.start)
         taken[longest] = fitting[longest]

@@ -19,7 +19,7 @@ from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.errors import EncoderError
 from carlos_core.progress import Progress
 from carlos_core.prompts.prompt_set import PromptSet
-from carlos_core.search.content import ContentTail, corrected
+from carlos_core.search.content import ContentTail, content_tails, corrected, own_words
 from carlos_core.search.limits import COMPOSED, PUBLISHED_LIMITS, ChoiceRules, SearchLimits
 from carlos_core.search.reading import read
 from carlos_core.search.searcher import Searcher
@@ -114,12 +114,12 @@ class JudgeOfWords:
 
     def verdict(self, text: str) -> Verdict | None:
         self.judged.append(text)
-        return Verdict("lora", 9.0, 1e-6, True) if self.word in text.split() else Verdict("lora", 0.0, 1.0, False)
+        return Verdict("lora", 9.0, True) if self.word in text.split() else Verdict("lora", 0.0, False)
 
     def verdicts(self, texts: Sequence[str]) -> list[Verdict | None]:
         return [self.verdict(text) for text in texts]
 
-    def p_value(self, z: float) -> float:
+    def p_value(self, z: float, *, is_content: bool) -> float:
         return 1e-6 if z >= 9 else 1.0
 
 
@@ -311,6 +311,28 @@ def test_the_tail_of_content_counts_and_goes_on_beyond_the_bank() -> None:
     assert ContentTail(torch.zeros(0)).p_value(5.0) == 1.0
     assert corrected(0.01, 10) == pytest.approx(1 - 0.99**10)
     assert corrected(1.0, 3) == 1.0
+
+
+def test_words_that_the_bank_of_content_lacks_are_held_against_phrases_with_a_word_of_their_own() -> None:
+    phrases = ["a brown bridge", "a brown cat", "a cat on a bridge", "a harp", "a lyre on a bridge", "the the"]
+    assert own_words(phrases).tolist() == [False, False, False, True, True, False]
+    n = 60
+    scores = torch.cat([torch.linspace(4, 6, n), torch.linspace(0, 2, n)]).double()[:, None] + torch.tensor([0.0, 9.0])
+    scores[3] = torch.nan
+    has_own_word, allowed = torch.arange(2 * n) >= n, torch.tensor([True, False])
+    tails = content_tails(scores, allowed, has_own_word)
+    assert (len(tails.known.maxima), len(tails.new.maxima)) == (2 * n - 1, n)
+    assert tails.p_value(4.0, is_known=True) > 0.4
+    assert tails.p_value(4.0, is_known=False) < 0.001
+    # Too few to make a tail: all phrases count.
+    few = content_tails(scores, allowed, torch.arange(2 * n) >= 2 * n - 5)
+    assert few.p_value(4.0, is_known=False) == few.p_value(4.0, is_known=True)
+    assert content_tails(scores, torch.zeros(2, dtype=torch.bool), has_own_word).p_value(9.0, is_known=False) == 1.0
+
+
+def test_an_effect_is_found_among_content_whose_colours_look_like_another(searcher: Searcher) -> None:
+    prompt = "a fishing boat in a small harbour, ropes and nets on the deck, thick snow falling, large flakes everywhere"
+    assert files(searcher.choose(prompt, rules=RULES)) == [SNOW]
 
 
 def test_a_text_in_another_language_gets_that_sentence_and_no_lora(searcher: Searcher) -> None:
