@@ -50,7 +50,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         base = hosts.make_base_folder(Path(name))
         hosts.build_checkpoint(base / "models" / "checkpoints" / workflows.CHECKPOINT)
-        (base / "models" / "carlos").mkdir(exist_ok=True)
         miniworld.reference_rows(base / "models" / "carlos" / DATABASE)
         print("| folder | first query, seconds | each of the next ones | each of five more |")
         print("|---|---|---|---|")

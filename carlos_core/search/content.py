@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -97,9 +97,15 @@ def content_tails(scores: Tensor, allowed: Tensor, has_own_word: Tensor) -> Cont
     return ContentTails(known, ContentTail(own) if len(own) >= _FEWEST else known)
 
 
+def content_words(texts: Iterable[str]) -> frozenset[str]:
+    """The words of a bank of content and other ordinary ones, and those that mean nothing anywhere."""
+    of_bank = (word for text in texts for word in text.split())
+    return frozenset(plain_word(word) for word in (*of_bank, *words().ordinary)) | words().stops
+
+
 def own_words(phrases: Sequence[str]) -> Tensor:
     """Which phrases have a word that is in no other one and not ordinary. [B] bool."""
-    common = {plain_word(word) for word in words().ordinary} | words().stops
+    common = content_words(())
     of_phrases = [{plain_word(word) for word in phrase.split()} - common for phrase in phrases]
     count = Counter(word for of_phrase in of_phrases for word in of_phrase)
     return torch.tensor([any(count[word] == 1 for word in of_phrase) for of_phrase in of_phrases], dtype=torch.bool)

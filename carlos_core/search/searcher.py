@@ -30,7 +30,7 @@ from ..prompts.prompt_set import (
 )
 from ..storage import cache_directory
 from .calibration import Background, CalibratedRows, calibrated_rows, confidences, fit_background
-from .content import ContentTails, content_scores, content_tails, own_words
+from .content import ContentTails, content_scores, content_tails, content_words, own_words
 from .limits import CALIBRATED, DEFAULT_RULES, PUBLISHED, PUBLISHED_LIMITS, RANKINGS, ChoiceRules, SearchLimits
 from .matches import Match, Matches, matches_at
 from .preference import Preference
@@ -39,7 +39,7 @@ from .ranking import rank
 from .reading import read
 from .selection import Selection
 from .spelling import Spelling, spelling_of
-from .understanding import Understanding, content_words
+from .understanding import Understanding
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

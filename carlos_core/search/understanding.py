@@ -22,7 +22,7 @@ still change something.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .content import corrected
@@ -192,12 +192,6 @@ def understand(
     return Understanding(reading, tuple(effects), tuple(dict.fromkeys(content)), fits_together)
 
 
-def content_words(texts: Iterable[str]) -> frozenset[str]:
-    """The words of a bank of content and other ordinary ones, and those that mean nothing anywhere."""
-    of_bank = (word for text in texts for word in text.split())
-    return frozenset(plain_word(word) for word in (*of_bank, *words().ordinary)) | words().stops
-
-
 @dataclass(frozen=True)
 class _Finding:
     """What a run of words finds, and how often other words would find as much."""
@@ -241,7 +235,7 @@ class _Search:
         if least is None:
             return False
         finding = self._judged([least], looks, 1).get(least)
-        return finding is not None and self._passes(finding, 1)
+        return finding is not None and self._passes_before_all(finding)
 
     def fits_together(self, text: str, phrases: Sequence[Phrase]) -> bool:
         """Whether all phrases fit as one, though none of them does alone."""
@@ -296,9 +290,7 @@ class _Search:
 
     def _passes_before_all(self, finding: _Finding) -> bool:
         """Whether it would also pass before all phrases of content, whatever words the bank knows."""
-        return self._passes(
-            replace(finding, p_value=max(finding.p_value, self.judge.p_value(finding.verdict.z, is_content=True))), 1
-        )
+        return self._passes(finding, 1) and self.judge.p_value(finding.verdict.z, is_content=True) <= self.limit
 
     def _finding(self, verdict: Verdict, is_content: bool) -> _Finding:
         return _Finding(verdict, self._p_value(verdict.z, is_content))
@@ -309,8 +301,8 @@ class _Search:
     def _is_content(self, run: _Run) -> bool:
         return self._are_known(run.words)
 
-    def _are_known(self, words: Iterable[str]) -> bool:
-        return all(plain_word(word) in self.content_words for word in words)
+    def _are_known(self, some_words: Iterable[str]) -> bool:
+        return all(plain_word(word) in self.content_words for word in some_words)
 
     def _is_explained(self, run: _Run, looks: Mapping[_Run, float]) -> bool:
         """Whether a part that only holds words of content looks as sure, and what is left without it asks for nothing."""

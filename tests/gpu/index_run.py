@@ -10,7 +10,6 @@ With CUDA, memory is managed as ComfyUI's main.py does it by default (dynamic VR
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ import comfyui_memory
 
 comfyui_memory.prepare(is_dynamic=HAS_GPU and "--static" not in OPTIONS)
 import comfy.sd
+from facts import say
 
 from benchmarks.model_families import TEXT_ENCODER_OPTIONS
 from carlos_core.clip.weights import local_encoders
@@ -56,11 +56,6 @@ class Counting(ComfyGenerator):
     def generate(self, jobs: Sequence[Any], on_progress: Any = None) -> Any:
         self.pictures += len(jobs)
         return super().generate(jobs, on_progress)
-
-
-def say(**facts: Any) -> None:
-    sys.stdout.write(json.dumps(facts) + "\n")
-    sys.stdout.flush()
 
 
 @torch.inference_mode()

@@ -11,7 +11,6 @@ further LoRAs of the mini-world, whose measured directions are compared with the
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -31,6 +30,7 @@ import comfyui_memory
 comfyui_memory.prepare(is_dynamic=HAS_GPU and "--static" not in OPTIONS)
 import comfy.model_management
 import comfy.sd
+from facts import say
 
 from benchmarks.model_families import TEXT_ENCODER_OPTIONS
 from carlos_core.clip.weights import local_encoders
@@ -52,11 +52,6 @@ from carlos_core.prompts.prompt_set import load_prompt_set
 from carlos_core.vectors import cosine
 
 STEPS = 12
-
-
-def say(**facts: Any) -> None:
-    sys.stdout.write(json.dumps(facts) + "\n")
-    sys.stdout.flush()
 
 
 def seconds_of(generator: ComfyGenerator, jobs: list[Job]) -> float:

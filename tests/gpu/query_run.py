@@ -12,7 +12,6 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 N = int(sys.argv[1])
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +25,8 @@ import comfyui_memory
 
 comfyui_memory.prepare(is_dynamic=HAS_GPU)
 
+from facts import say
+
 from carlos_core.clip.encoder import OpenClipEncoder
 from carlos_core.clip.loading import load_encoder
 from carlos_core.clip.signatures import SignatureCache
@@ -35,11 +36,6 @@ from carlos_core.database.database import load_database
 from carlos_core.prompts.prompt_set import load_prompt_set
 from carlos_core.search.limits import COMPOSED, ChoiceRules
 from carlos_core.search.searcher import Searcher
-
-
-def say(**facts: Any) -> None:
-    sys.stdout.write(json.dumps(facts) + "\n")
-    sys.stdout.flush()
 
 
 def choices(encoder: OpenClipEncoder, queries: list[str]) -> tuple[list[list[tuple[str, float]]], torch.Tensor]:
