@@ -45,6 +45,10 @@ class BrokenPictureError(GenerationError):
     """A picture was made, but its values are not finite."""
 
 
+class UnsuitableSamplingError(GenerationError):
+    """Pictures can be made, but with the chosen sampling they do not show what they were asked for."""
+
+
 class IndexingError(CarlosError):
     """A LoRA could not be indexed or its results could not be kept."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from .progress import OnProgress
 
@@ -65,6 +65,8 @@ class Generated:
     """[B, H, W, 3] float, values in [0, 1], in the order of the jobs."""
     model_evaluations: int
     """Forward passes of the diffusion model, for all pictures together. Cond and uncond count as one each."""
+    warm_up_evaluations: int = 0
+    """Further ones whose results were thrown away."""
 
 
 @dataclass(frozen=True)
@@ -124,3 +126,30 @@ class Generator(Protocol):
     def generate(self, jobs: Sequence[Job], on_progress: OnProgress | None = None) -> Generated:
         """Make pictures. on_progress: called after each sampler step, with steps done and in total, for all pictures together."""
         ...
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What a generator runs on, beside the model and its settings: pictures may differ in their last bits from one to another."""
+
+    host: str
+    """The program that runs the model, with its version."""
+    torch: str
+    """Version of torch."""
+    device: str
+    """The device's name."""
+    weights: str
+    """Type of the model's weights, e.g. "bfloat16"."""
+    dynamic_vram: bool
+    """Whether the host moves weights in and out while the model runs."""
+
+
+@runtime_checkable
+class OnDevice(Protocol):
+    """A generator that knows what it runs on, and whose model can be unloaded."""
+
+    @property
+    def environment(self) -> Environment: ...
+
+    def unload(self) -> None:
+        """Take the model off its device; the next picture loads it again."""

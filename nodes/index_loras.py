@@ -45,7 +45,7 @@ class CarlosLoraIndexer(io.ComfyNode):
             category="CARLoS",
             description="Measures what a LoRA does: compares pictures with and without it through CLIP, and saves the result.",
             is_output_node=True,
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             inputs=[
                 *indexing.model_inputs(),
                 io.Combo.Input(
@@ -72,7 +72,7 @@ class CarlosLoraIndexer(io.ComfyNode):
 
     @classmethod
     def execute(cls, lora_name: str, civitai_model_id: str, civitai_version_id: str, **settings: Any) -> io.NodeOutput:
-        indexer = indexing.indexer_of(**settings)
+        indexer = indexing.indexer_of(cls.hidden, **settings)
         progress = NodeProgress(cls.hidden.unique_id)
         if lora_name == CIVITAI:
             outcome = _of_version(indexer, civitai_model_id, civitai_version_id, progress)
@@ -80,7 +80,8 @@ class CarlosLoraIndexer(io.ComfyNode):
             lora = lora_folder.read_lora(lora_folder.lora_path(lora_name), lora_name)
             outcome = indexing.index(indexer, lora, progress)
         fit = lora_folder.lora_fit(outcome.lora.path, settings["model"], settings["clip"])
-        text = report([*_lines(outcome), *indexing.plan_lines(indexer)], indexing.facts_of(outcome, fit))
+        facts = {**indexing.facts_of(outcome, fit), "settings": indexing.settings_facts(indexer)}
+        text = report([*_lines(outcome), *indexing.plan_lines(indexer)], facts)
         return io.NodeOutput(indexer.target.read(), text, outcome.contact_sheet, ui=ui.PreviewText(text))
 
 
@@ -93,7 +94,7 @@ class CarlosIndexLibrary(io.ComfyNode):
             category="CARLoS",
             description="Measures all LoRAs in models/loras, or a selection, one after another. Skips those that it knows.",
             is_output_node=True,
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             inputs=[
                 *indexing.model_inputs(),
                 io.String.Input(
@@ -107,11 +108,10 @@ class CarlosIndexLibrary(io.ComfyNode):
 
     @classmethod
     def execute(cls, name_filter: str, **settings: Any) -> io.NodeOutput:
-        indexer = indexing.indexer_of(**settings)
         names = [name for name in lora_folder.lora_names() if _fits(name, name_filter)]
         if not names:
             raise IndexingError(f"No LoRA's name fits {name_filter!r}.", "Empty name_filter to take all of models/loras.")
-        plan = indexing.plan_lines(indexer)
+        indexer = indexing.indexer_of(cls.hidden, **settings)
         places = dict(lora_folder.paths_of(names))
         fits = _fits_of(settings["model"], settings["clip"])
         left_out = _gone(names, places) | _unfit(names, fits, class_of_model(settings["model"]))
@@ -124,8 +124,9 @@ class CarlosIndexLibrary(io.ComfyNode):
             "indexed": [indexing.facts_of(outcome, fits.get(outcome.lora.name)) for outcome in new],
             "skipped": [outcome.lora.name for outcome in outcomes if not outcome.is_new],
             "failed": [vars(failure) for failure in _failures(results)],
+            "settings": indexing.settings_facts(indexer),
         }
-        text = report([*_library_lines(results), *plan], facts)
+        text = report([*_library_lines(results), *indexing.plan_lines(indexer)], facts)
         sheet = _stacked([outcome.contact_sheet for outcome in new])
         return io.NodeOutput(indexer.target.read(), text, sheet, ui=ui.PreviewText(text))
 

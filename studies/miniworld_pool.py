@@ -26,8 +26,8 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Variant:
-    """A protocol. sigmas: fractions of the schedule; start: 0 for pure noise, else the noise level that the base picture's own
-    latent is taken up to again. seeds: "shared" by all prompts, or one "own" to each prompt."""
+    """A protocol. start: 0 for pure noise, else the noise level that the base picture's own latent is taken up to again. seeds:
+    "shared" by all prompts, or one "own" to each prompt. size: side of the pictures in pixels."""
 
     name: str
     steps: int
@@ -35,6 +35,7 @@ class Variant:
     start: float = 0.0
     seeds: str = "shared"
     size: int = SIDE
+    scheduler: str = "simple"
 
     @property
     def evaluations(self) -> int:
@@ -64,13 +65,21 @@ VARIANTS = (
     Variant("steps2-cfg1", 2, 1.0),
     Variant("steps1-cfg1", 1, 1.0),
     Variant("full-own", 12, 3.0, seeds="own"),
+    Variant("steps4-cfg3-96px", 4, 3.0, size=96),
+    Variant("steps4-cfg3-64px", 4, 3.0, size=64),
+    *(
+        Variant(f"steps{steps}-cfg{cfg:g}-{scheduler}", steps, cfg, scheduler=scheduler)
+        for cfg in (3.0, 5.0, 8.0, 12.0)
+        for scheduler in ("simple", "normal")
+        for steps in (2, 3, 4, 6, 8, 12, 25)
+    ),
 )
 
 
 class MiniWorld:
     """The mini-world on ComfyUI's own code."""
 
-    def __init__(self, comfyui: Path, assets: Path) -> None:
+    def __init__(self, comfyui: Path, assets: Path, dtype: torch.dtype | None = None) -> None:
         sys.path.insert(0, str(comfyui))
         arguments, sys.argv = sys.argv, [sys.argv[0], *([] if torch.cuda.is_available() else ["--cpu"])]
         import comfy.options
@@ -85,7 +94,7 @@ class MiniWorld:
         checkpoint = Path("/tmp/miniworld.safetensors")
         build_checkpoint.build(str(assets / "mini_diffusion.safetensors"), str(checkpoint))
         self.model, self.clip, self.vae, _ = comfy.sd.load_checkpoint_guess_config(
-            str(checkpoint), output_vae=True, output_clip=True
+            str(checkpoint), output_vae=True, output_clip=True, model_options={"dtype": dtype} if dtype else {}
         )
 
     def with_lora(self, path: Path) -> tuple[Any, Any]:
@@ -105,7 +114,7 @@ def latents_of(
     if variant.start:
         sigmas = torch.linspace(variant.start, 0, variant.steps + 1)
     else:
-        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", variant.steps)
+        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), variant.scheduler, variant.steps)
     latent = torch.zeros_like(noise) if clean is None or not variant.start else clean
     return comfy.sample.sample_custom(
         model,
@@ -139,8 +148,7 @@ def own_seed(prompt: str, k: int) -> int:
     return int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:4], "big") + k
 
 
-@torch.inference_mode()
-def main() -> None:
+def options_of() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comfyui", type=Path)
     parser.add_argument("miniworld", type=Path)
@@ -148,9 +156,16 @@ def main() -> None:
     parser.add_argument("--clip", nargs="*", default=[], help="NAME=FOLDER of further encoders")
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--skip", type=int, default=0, help="so many LoRAs, in the order of their names")
     parser.add_argument("--files", type=int, default=99)
     parser.add_argument("--seconds", type=float, default=540, help="stop before this time is over")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+@torch.inference_mode()
+def main() -> None:
+    options = options_of()
     world = MiniWorld(options.comfyui, options.miniworld)
     from carlos_core.clip.loading import load_encoder
     from carlos_core.clip.weights import local_encoders
@@ -163,7 +178,7 @@ def main() -> None:
         local = local_encoders([Path(folder)])[name]
         encoders[name] = load_encoder(local.encoder_id, [folder])
     prompts = load_prompt_set(options.miniworld / "prompts_index.json").stratified()[: options.prompts]
-    files = sorted((options.miniworld / "loras").glob("*.safetensors"))[: options.files]
+    files = sorted((options.miniworld / "loras").glob("*.safetensors"))[options.skip :][: options.files]
     pool: dict[str, np.ndarray] = {}
     variants = [variant for variant in VARIANTS if not options.only or variant.name in options.only]
     clean: torch.Tensor | None = None
@@ -178,11 +193,12 @@ def main() -> None:
             model, clip = world.with_lora(file) if file else (world.model, world.clip)
         except LoraError:
             continue
-        texts = [", ".join([prompt.text, *triggers]) for _ in range(4) for prompt in prompts]
+        texts = [", ".join([prompt.text, *triggers]) for _ in range(options.seeds) for prompt in prompts]
         conditionings = conditionings_of(clip, texts)
         for variant in variants:
             start = time.time()
-            seeds = [own_seed(prompt.text, k) if variant.seeds == "own" else k for k in range(4) for prompt in prompts]
+            pairs = [(prompt, k) for k in range(options.seeds) for prompt in prompts]
+            seeds = [own_seed(prompt.text, k) if variant.seeds == "own" else k for prompt, k in pairs]
             latents = latents_of(model, conditionings, noise_of(seeds, variant.size), variant, clean)
             if file is None and variant.name == "full":
                 clean = latents

@@ -26,6 +26,13 @@ _FAMILIES = {
 """ComfyUI's class of a model's configuration -> our name (`loras.family.FAMILIES`). A class by its own name: ComfyUI derives
 Flux.2's from Flux's, and Z-Image's from Lumina's."""
 
+_FEW_STEP_CLASSES = ("FluxSchnell",)
+"""ComfyUI's classes of models that exist only distilled to few steps. Others (Z-Image, Krea 2, Flux.2 Klein) are the same class
+with and without."""
+
+_FEW_STEP_SAMPLINGS = ("LCM", "ModelSamplingDiscreteDistilled")
+"""Classes of a model's sampling that stand for distilled models."""
+
 _FAMILIES_BY_BEGINNING = {"WAN": "Wan", "HunyuanVideo": "Hunyuan Video", "HunyuanImage": "Hunyuan Video"}
 
 
@@ -52,6 +59,15 @@ def model_family(model: Any) -> str | None:
 def is_guidance_distilled(model: Any) -> bool:
     """Whether a model takes its guidance as an input and needs no CFG, such as Flux."""
     return bool(model.model.model_config.unet_config.get("guidance_embed", False))
+
+
+def wants_few_steps(model: Any) -> str:
+    """What in a model itself says that it is distilled to few steps without guidance, in words; empty if nothing does."""
+    if class_of_model(model) in _FEW_STEP_CLASSES:
+        return f"models of the class {class_of_model(model)} are"
+    sampling = type(model.get_model_object("model_sampling"))
+    name = next((base.__name__ for base in sampling.__mro__ if base.__name__ in _FEW_STEP_SAMPLINGS), None)
+    return f"its sampling is {name}" if name else ""
 
 
 def _of_class(model: Any, table: Mapping[str, _T]) -> _T | None:

@@ -16,10 +16,11 @@ import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import torch
+from comfyui_version import __version__ as comfyui_version
 from torch import Tensor
 
 from ..errors import GenerationError
-from ..generator import LEADING, Generated, Job, LoraFit, LoraUse, Sampling
+from ..generator import LEADING, Environment, Generated, Job, LoraFit, LoraUse, Sampling
 from ..memory import is_out_of_memory
 from ..progress import OnProgress, Progress
 from .conditioning import form_of, joined, text_of, zeroed
@@ -83,6 +84,8 @@ class _Count:
     """
 
     evaluations: int = 0
+    warm_up: int = 0
+    """Those whose results are thrown away."""
 
 
 class ComfyGenerator:
@@ -149,6 +152,22 @@ class ComfyGenerator:
         fingerprint.add("settings", self.settings)
         return fingerprint.hexdigest()
 
+    @cached_property
+    def environment(self) -> Environment:
+        """What pictures are made on."""
+        device, dynamic = self._model.load_device, getattr(self._model, "is_dynamic", None)
+        return Environment(
+            host=f"ComfyUI {comfyui_version}",
+            torch=torch.__version__,
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            weights=str(self._model.model_dtype()).removeprefix("torch."),
+            dynamic_vram=bool(dynamic is not None and dynamic()),
+        )
+
+    def unload(self) -> None:
+        """Take all models off the device."""
+        comfy.model_management.unload_all_models()
+
     def suggest_batch_size(self) -> int:
         """The largest batch that fits into memory by ComfyUI's own estimate, once other models have made room."""
         if self._sampling.sampler_name not in _BATCHED_SAMPLERS:
@@ -182,7 +201,7 @@ class ComfyGenerator:
         """
         jobs = list(jobs)
         images: list[Tensor | None] = [None] * len(jobs)
-        self._count.evaluations = 0
+        self._count.evaluations = self._count.warm_up = 0
         done = 0
         for indices in self._groups(jobs):
             group = [jobs[index] for index in indices]
@@ -194,11 +213,12 @@ class ComfyGenerator:
 
             sampled = self._sampled(group, report)
             if len(group) == len(jobs):
-                return Generated(sampled, self._count.evaluations)
+                return Generated(sampled, self._count.evaluations, self._count.warm_up)
             for index, image in zip(indices, sampled, strict=True):
                 images[index] = image
             done += len(group) * self._sampling.steps
-        return Generated(torch.stack([image for image in images if image is not None]), self._count.evaluations)
+        made = torch.stack([image for image in images if image is not None])
+        return Generated(made, self._count.evaluations, self._count.warm_up)
 
     def _groups(self, jobs: Sequence[Job]) -> Iterator[list[int]]:
         """Indices of jobs that can share a sampler call: they have the same LoRAs, and conditionings of one form."""
@@ -250,25 +270,49 @@ class ComfyGenerator:
         if self._sampling.scheduler == LEADING:
             # diffusers starts from sqrt(sigma^2 + 1) * noise. Below its highest level, ComfyUI starts from sigma * noise.
             noise = noise * (1 + 1 / self._sigmas[0] ** 2).sqrt()
-        latents = comfy.sample.sample(
-            side.model,
+        if not self._is_warm(side):
+            self._warm_up(side, noise[:1], joined([side.texts.conditioning(text_of(jobs[0]))]), negative)
+        steps, sigmas = self._sampling.steps, self._sigmas if self._sampling.scheduler == LEADING else None
+        latents = self._latents(
+            side,
             noise,
-            self._sampling.steps,
-            self._sampling.cfg,
-            self._sampling.sampler_name,
-            comfy.samplers.SCHEDULER_NAMES[0] if self._sampling.scheduler == LEADING else self._sampling.scheduler,
-            positive,
-            negative,
-            torch.zeros_like(noise),
-            sigmas=self._sigmas if self._sampling.scheduler == LEADING else None,
-            callback=lambda step, x0, x, total: report(step + 1),
-            disable_pbar=True,
+            (positive, negative),
+            (self._sampling.sampler_name, steps, sigmas),
             seed=jobs[0].seed,
+            callback=lambda step, x0, x, total: report(step + 1),
         )
         images = self._vae.decode(latents)
         if images.ndim == 5:
             images = images[:, 0]
         return images
+
+    def _latents(
+        self, side: _Side, noise: Tensor, conditionings: tuple[Any, Any], way: tuple[str, int, Tensor | None], **further: Any
+    ) -> Tensor:
+        """way: sampler, steps, and the noise levels, unless they are those of the scheduler."""
+        sampler, steps, sigmas = way
+        is_own = self._sampling.scheduler == LEADING
+        scheduler = comfy.samplers.SCHEDULER_NAMES[0] if is_own else self._sampling.scheduler
+        empty = torch.zeros_like(noise)
+        settings = (steps, self._sampling.cfg, sampler, scheduler, *conditionings, empty)
+        return comfy.sample.sample(side.model, noise, *settings, sigmas=sigmas, disable_pbar=True, **further)
+
+    def _is_warm(self, side: _Side) -> bool:
+        """Whether a side's model is loaded, with its LoRAs, and has been used since. On the CPU that makes no difference."""
+        loaded = comfy.model_management.current_loaded_models
+        return comfy.model_management.is_device_cpu(side.model.load_device) or any(each.model is side.model for each in loaded)
+
+    def _warm_up(self, side: _Side, noise: Tensor, positive: Any, negative: Any) -> None:
+        """One step of one picture, which is thrown away.
+
+        On a GPU the first picture after loading differs a little from all later ones (H200, SDXL's layout: by a mean of 0.40 of
+        255), and the first one with a LoRA on 8-bit weights under dynamic VRAM by 2.4 of 255, a tenth of that LoRA's effect.
+        After one step there is no difference (`benchmarks/results/gpu.md`).
+        """
+        before = self._count.evaluations
+        self._latents(side, noise, (positive, negative), ("euler", 1, self._sigmas[:2]), seed=0)
+        self._count.warm_up += self._count.evaluations - before
+        self._count.evaluations = before
 
     def _side(self, loras: tuple[LoraUse, ...]) -> _Side:
         """Model and text encoder with LoRAs applied, on clones; the last few combinations are kept."""

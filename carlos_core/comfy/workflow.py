@@ -1,10 +1,11 @@
-"""What a workflow says about the model that a node gets: the names of the files that it comes from.
+"""What a workflow says about the model that a node gets: the names of the files that it comes from, and how it is sampled.
 
 A loaded MODEL does not know its file's name. The prompt that ComfyUI runs does: it holds every node with its inputs.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,18 @@ _OF_A_MODEL = ("model", "ckpt", "checkpoint", "unet", "diffusion_model", "dit")
 
 _OF_A_NAME = ("name", "path", "file")
 """Ends of the latter: what is linked to them is text."""
+
+_OF_GUIDANCE = ("cfg", "cfg_conds")
+"""Inputs of samplers and guiders that say the scale of guidance."""
+
+_WITHOUT_GUIDANCE = ("BasicGuider",)
+"""Classes of guiders that have no such input: they do without guidance."""
+
+_OWN = "Carlos"
+"""Beginning of our own nodes' classes: their cfg is a setting of `custom`, not how the model is used."""
+
+_FEW_STEP_LORA = re.compile(r"lightning|hyper|lcm|dmd|turbo|schnell|tcd|flash|\d[ _-]?steps?(?![a-z])", re.IGNORECASE)
+"""In names of LoRAs after which a model wants few steps, and did not before."""
 
 
 def checkpoints_of(prompt: Any, node_id: str | None, name: str = "model") -> tuple[str, ...]:
@@ -45,6 +58,76 @@ def checkpoints_of(prompt: Any, node_id: str | None, name: str = "model") -> tup
     return tuple(found)
 
 
+def guidances_of(prompt: Any, node_id: str | None, name: str = "model") -> tuple[float, ...]:
+    """The scales of guidance of all samplers that get the MODEL at an input of a node, as it is or with LoRAs and patches on it.
+
+    Those behind a LoRA for few steps do not count, since the MODEL itself does without that LoRA. Each node is visited once.
+
+    Args:
+        prompt: node id -> {"class_type", "inputs"}, as ComfyUI gives it to nodes.
+        node_id: the node that asks.
+        name: of the input.
+    """
+    origin = _origin(prompt, _links(_inputs(prompt, node_id)).get(name))
+    if origin is None:
+        return ()
+    users: dict[str, list[tuple[str, str, int]]] = {}
+    for user in prompt:
+        for key, (source, slot) in _links(_inputs(prompt, user)).items():
+            users.setdefault(source, []).append((user, key, slot))
+    found: dict[str, float] = {}
+    seen: set[str] = set()
+    # Only one of the first node's outputs is this MODEL.
+    open_uses = [(user, key) for user, key, slot in users.get(origin[0], ()) if slot == origin[1]]
+    while open_uses:
+        user, key = open_uses.pop()
+        inputs = _inputs(prompt, user)
+        is_one_of_several = any(_is_of_model(other) for other in _links(inputs)) and not _is_of_model(key)
+        if is_one_of_several or user in seen or _class(prompt, user).startswith(_OWN):
+            continue
+        seen.add(user)
+        scale = _guidance(prompt, user)
+        if scale is not None:
+            found[user] = scale
+        elif not any(_is_file(value) and _FEW_STEP_LORA.search(value) for value in inputs.values()):
+            open_uses += [(further, key) for further, key, _slot in users.get(user, ())]
+    return tuple(found[user] for user in sorted(found))
+
+
+def _origin(prompt: Any, link: tuple[str, int] | None) -> tuple[str, int] | None:
+    """Where a link comes from, before nodes that only pass it on."""
+    seen: set[str] = set()
+    while link is not None and link[0] not in seen:
+        seen.add(link[0])
+        inputs = _inputs(prompt, link[0])
+        links = _links(inputs)
+        if len(inputs) != 1 or len(links) != 1:
+            break
+        link = next(iter(links.values()))
+    return link
+
+
+def _guidance(prompt: Any, node_id: str) -> float | None:
+    """The scale of guidance that a sampler or a guider says; None for other nodes, and where it is computed."""
+    if _class(prompt, node_id) in _WITHOUT_GUIDANCE:
+        return 1.0
+    inputs = _inputs(prompt, node_id)
+    value = next((inputs[key] for key in _OF_GUIDANCE if key in inputs), None)
+    if isinstance(value, list):
+        source = _sources(inputs).get(next(key for key in _OF_GUIDANCE if key in inputs))
+        numbers = [each for each in _inputs(prompt, source).values() if _number(each) is not None]
+        value = numbers[0] if len(numbers) == 1 else None
+    return _number(value)
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _class(prompt: Any, node_id: str) -> str:
+    return str(prompt[node_id].get("class_type", ""))
+
+
 def _named(prompt: Any, inputs: Mapping[str, Any]) -> Iterator[str]:
     """The files that a loader names, by itself or by a node that gives it one name."""
     for key, value in inputs.items():
@@ -66,8 +149,13 @@ def _is_file(value: Any) -> bool:
 
 def _sources(inputs: Mapping[str, Any]) -> dict[str, str]:
     """Input -> the node that it is linked to."""
+    return {key: source for key, (source, _slot) in _links(inputs).items()}
+
+
+def _links(inputs: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+    """Input -> the node that it is linked to, and which of that node's outputs."""
     links = ((key, value) for key, value in inputs.items() if isinstance(value, list) and len(value) == 2)
-    return {key: value[0] for key, value in links if isinstance(value[0], str)}
+    return {key: (value[0], value[1]) for key, value in links if isinstance(value[0], str) and isinstance(value[1], int)}
 
 
 def _inputs(prompt: Any, node_id: Any) -> Mapping[str, Any]:

@@ -26,7 +26,7 @@ _REQUIRED = ("direction", "strength", "consistency")
 _PLAIN = (
     *("lora_id", "file_name", "sha256", "direction", "strength", "consistency", "n_images", "n_prompts", "alignment"),
     *("strength_se", "consistency_se", "suggested_weight", "protocol_id", "model_key", "encoder_id", "indexed_at"),
-    "notes",
+    *("notes", "measured_on", "noise_floor"),
 )
 """Columns that are fields of a record without any change."""
 
@@ -67,6 +67,8 @@ def column_types(dimension: int) -> dict[str, pa.DataType]:
         "indexed_at": pa.string(),
         "notes": pa.list_(pa.string()),
         "model_key": pa.string(),
+        "measured_on": pa.string(),
+        "noise_floor": pa.float64(),
     }
 
 

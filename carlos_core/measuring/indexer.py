@@ -12,14 +12,17 @@ from torch import Tensor
 
 from ..database.database import MetricsDatabase
 from ..database.target import Target, upsert
-from ..errors import CarlosError
+from ..errors import CarlosError, UnsuitableSamplingError
 from ..foreign import printable
+from ..generator import LoraUse
 from ..loras.lora_file import LoraFile, read_lora_file
 from ..progress import OnProgress
 from ..records import LoraMetadata, LoraRecord, MeasuredRow
+from .base_check import BaseCheck, Checked
 from .measure import measure, sides_of
 from .plan import Plan
 from .protocol import Covering, Protocol, has_effect
+from .quick_steps import QuickSteps
 from .strength_curve import strength_curve
 from .studio import Studio
 
@@ -49,6 +52,9 @@ class Outcome:
     notes: tuple[str, ...]
     contact_sheet: Tensor
     """[1, H, W, 3] float in [0, 1]."""
+
+    other_evaluations: int = 0
+    """As in `measure.Measurement`."""
 
     sweep_evaluations: int = 0
     """`model_evaluations` of the `strength_curve.StrengthCurve`; 0 without a sweep in this run."""
@@ -111,6 +117,15 @@ class Indexer:
     any_checkpoint: bool = True
     """Do not measure again what was measured on another checkpoint of the same shape."""
 
+    base_check: BaseCheck | None = None
+    """What looks at the pictures without a LoRA before one is measured on them."""
+
+    quick_steps: QuickSteps | None = None
+    """What chose the steps of the studio's generator; the first LoRA with an effect is compared with full steps."""
+
+    remarks: tuple[str, ...] = ()
+    """What is to be said of the settings, in words."""
+
     def index(self, lora: LoraFile, on_progress: OnProgress | None = None) -> Outcome:
         """Measure a LoRA and keep its row, unless the database has it by the same protocol or a fuller one.
 
@@ -121,10 +136,31 @@ class Indexer:
         row, covering = self._covering(database, lora.lora_id)
         if row is not None and covering is not None:
             return self._swept(self._known(database, lora, row, covering), on_progress)
-        found = measure(self.studio, lora, self.protocol, self.plan, on_progress, again=self.overwrite)
+        checked = self._checked(lora, on_progress)
+        notes = (checked.note,) if checked.note else ()
+        found = measure(self.studio, lora, self.protocol, self.plan, on_progress, again=self.overwrite, notes=notes)
         row = upsert(self.target, found.record, self.protocol.described())
-        evaluations = found.model_evaluations, found.base_model_evaluations
-        return self._swept(Outcome(lora, INDEXED, row, *evaluations, row.notes, found.contact_sheet), on_progress)
+        if self.quick_steps is not None and has_effect(row.measured):
+            self.quick_steps.compare(self.studio, lora, self.protocol, on_progress)
+        outcome = Outcome(
+            lora,
+            INDEXED,
+            row,
+            found.model_evaluations,
+            found.base_model_evaluations + checked.base_evaluations,
+            row.notes,
+            found.contact_sheet,
+            found.other_evaluations + checked.other_evaluations,
+        )
+        return self._swept(outcome, on_progress)
+
+    def _checked(self, lora: LoraFile, on_progress: OnProgress | None) -> Checked:
+        """What the pictures without the LoRA look like. A LoRA that does not fit is an error before any is made."""
+        if self.base_check is None:
+            return Checked()
+        self.studio.generator.check_lora(LoraUse(lora.path, self.protocol.lora_weight))
+        base, _ = sides_of(self.studio, lora, self.protocol)
+        return self.base_check.look(self.studio, base, self.plan.shots, on_progress)
 
     def known_version(self, version_id: int) -> Outcome | None:
         """The outcome for a LoRA of CivitAI if it need not be measured, even without its file; None if it must be measured."""
@@ -147,11 +183,13 @@ class Indexer:
         """Measure LoRAs one after another, each kept as it comes; one that fails does not stop the rest.
 
         files: (name, path) of each. on_progress: name -> the callback for it. Errors that are not about the LoRA, such as a
-        cancel, pass through. The same content under two names is measured once.
+        cancel or an UnsuitableSamplingError, pass through. The same content under two names is measured once.
         """
         for name, path in files:
             try:
                 yield self.index(self.folder.read(path, name), on_progress(name))
+            except UnsuitableSamplingError:
+                raise
             # Readers and models raise all kinds of errors over a bad file. A cancel is not one of these.
             except (CarlosError, OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
                 shown = printable(name.replace("\\", "/"))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 
 import numpy as np
@@ -12,11 +13,12 @@ from torch import Tensor
 from ..database.columns import check_storable
 from ..errors import DatabaseError, IndexingError, LoraError
 from ..foreign import printable, whole_text
-from ..generator import LoraFit, LoraUse
+from ..generator import Generator, LoraFit, LoraUse, OnDevice
 from ..loras.lora_file import LoraFile
 from ..progress import OnProgress
 from ..records import LoraRecord, LoraVector, TopicEffect
 from .metrics import DiffAccumulator, LoraMetrics
+from .noise_floor import NoiseFloor, noise_floor
 from .plan import Plan, Shot
 from .protocol import Protocol
 from .stopping import ALL_TAKEN, NO_EFFECT, Decision, StoppingRule
@@ -45,6 +47,9 @@ class Measurement:
     contact_sheet: Tensor
     """[1, H, W, 3] float in [0, 1]."""
 
+    other_evaluations: int = 0
+    """Forward passes whose results were thrown away: to warm up a model that was just loaded, and to see the host's noise."""
+
 
 def sides_of(studio: Studio, lora: LoraFile, protocol: Protocol) -> tuple[Side, Side]:
     """Both halves of a measurement: without the LoRA, and with it."""
@@ -59,6 +64,7 @@ def measure(
     on_progress: OnProgress | None = None,
     *,
     again: bool = False,
+    notes: tuple[str, ...] = (),
 ) -> Measurement:
     """Measure a LoRA on a plan's pictures, as in arXiv 2512.08826, with the pictures kept as features only.
 
@@ -69,6 +75,7 @@ def measure(
         plan: the pictures, their order, and the rule that ends the measurement.
         on_progress: called with the progress and the newest picture.
         again: make a complete measurement again; one that was broken off still goes on.
+        notes: what else the row is to say.
 
     Raises LoraError if the LoRA does not fit or its row could not be saved, GenerationError for a broken picture, IndexingError
     for a plan without pictures or if pictures cannot be kept.
@@ -78,6 +85,7 @@ def measure(
     _check_storable(lora, studio.encoder.dimension)
     fit = studio.generator.check_lora(LoraUse(lora.path, protocol.lora_weight))
     base, with_lora = sides_of(studio, lora, protocol)
+    noise = noise_floor(studio, (base, with_lora), plan.shots) if isinstance(studio.generator, OnDevice) else None
     if again and with_lora.store.is_complete:
         with_lora.store.clear()
     shoot = Shoot(studio, (base, with_lora), plan.shots, on_progress, expected=plan.expected)
@@ -92,7 +100,7 @@ def measure(
         shoot.make(with_lora, taken, end)
         taken = end
         if plan.rule is not None:
-            decision = _decided(plan.rule, plan, base, with_lora, taken)
+            decision = _above(noise, _decided(plan.rule, plan, base, with_lora, taken), base, with_lora, plan.shots[:taken])
             shoot.expect(decision.images_needed, decision.alignment, taken)
             if decision.stop:
                 break
@@ -117,7 +125,9 @@ def measure(
         model_key=studio.generator.model_key or None,
         encoder_id=studio.encoder.encoder_id,
         indexed_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        notes=tuple(_notes(metrics, fit, decision)),
+        noise_floor=None if noise is None else noise.features,
+        measured_on=_environment(studio.generator),
+        notes=(*_notes(metrics, fit, decision, noise), *notes),
     )
     return Measurement(
         record=record,
@@ -126,6 +136,7 @@ def measure(
         model_evaluations=sum(with_lora.entry(shot).evaluations for shot in shots),
         base_model_evaluations=shoot.evaluations[base],
         contact_sheet=studio.contact_sheet(base, with_lora, shots),
+        other_evaluations=shoot.warm_up_evaluations + (noise.model_evaluations if noise is not None else 0),
     )
 
 
@@ -158,6 +169,19 @@ def _decided(rule: StoppingRule, plan: Plan, base: Side, with_lora: Side, taken:
         len({shot.prompt.text for shot in plan.shots}),
         [f"{shot.prompt.topic}/{shot.prompt.sub_category}" for shot in shots],
     )
+
+
+def _above(noise: NoiseFloor | None, decision: Decision, base: Side, with_lora: Side, shots: Sequence[Shot]) -> Decision:
+    """The same decision, unless the differences so far are no larger than the host's noise: then no effect can be seen."""
+    if noise is None or not noise.features:
+        return decision
+    strength = float(np.mean([np.linalg.norm(diff(base, with_lora, shot)) for shot in shots]))
+    return Decision(True, NO_EFFECT, *(None,) * 3) if strength <= noise.features else decision
+
+
+def _environment(generator: Generator) -> str | None:
+    """What a row says of where it was measured: JSON with the fields of `generator.Environment`."""
+    return json.dumps(asdict(generator.environment), sort_keys=True) if isinstance(generator, OnDevice) else None
 
 
 def _metrics(base: Side, with_lora: Side, shots: Sequence[Shot], dimension: int) -> tuple[tuple[TopicEffect, ...], LoraMetrics]:
@@ -196,11 +220,14 @@ def _check_storable(lora: LoraFile, dimension: int) -> None:
         raise LoraError(f"{lora.name}: {error.what}", error.hint) from error
 
 
-def _notes(metrics: LoraMetrics, fit: LoraFit, decision: Decision | None) -> Iterator[str]:
-    if metrics.strength == 0 or (decision is not None and decision.reason == NO_EFFECT):
+def _notes(metrics: LoraMetrics, fit: LoraFit, decision: Decision | None, noise: NoiseFloor | None) -> Iterator[str]:
+    is_noise = noise is not None and metrics.strength <= noise.features
+    if metrics.strength == 0 or is_noise or (decision is not None and decision.reason == NO_EFFECT):
         yield NO_EFFECT
     elif decision is not None and decision.reason in ("", ALL_TAKEN):
         known = "unknown" if decision.lower is None else f"{decision.lower:.3f}"
         yield f"all pictures taken before the target was certain; the direction is known to at least {known}"
     if fit.warning:
         yield fit.warning
+    if noise is not None and noise.note:
+        yield noise.note

@@ -22,6 +22,13 @@ TRIGGERS_ON_BOTH_SIDES = "both sides"
 TRIGGER_RULES = (TRIGGERS_ON_LORA_SIDE, TRIGGERS_ON_BOTH_SIDES)
 
 
+FEW_STEPS = "few steps"
+"""Name, in a protocol, of the sampling of a preset for models that want few steps and no guidance."""
+
+AS_GIVEN = "as given"
+"""Name, in a protocol, of a sampling that comes from the user, with the pictures and the rule of a preset."""
+
+
 @dataclass(frozen=True)
 class Preset:
     """A protocol by name."""
@@ -37,14 +44,33 @@ class Preset:
     is_adaptive: bool
     """Whether the measurement ends when the direction is known."""
 
+    few_steps: Sampling | None = None
+    """The same for models that are distilled to few steps without guidance (turbo, lightning and the like), whose pictures
+    burn with guidance; None if the protocol is as published."""
+
 
 PRESETS = {
     preset.name: preset
     for preset in (
         # Four steps keep the direction if guidance is on but low (at 5 pictures break, without guidance the effect is another),
         # and if no step is spent on the lowest noise level, as "normal" does.
-        Preset("quick", Sampling(4, 3.0, "euler", "simple"), seeds=4, max_evaluations=896, is_adaptive=True),
-        Preset("standard", Sampling(25, 5.0, "euler", "normal"), seeds=16, max_evaluations=224_000, is_adaptive=True),
+        Preset(
+            "quick",
+            Sampling(4, 3.0, "euler", "simple"),
+            seeds=4,
+            max_evaluations=896,
+            is_adaptive=True,
+            few_steps=Sampling(4, 1.0, "euler", "simple"),
+        ),
+        # Eight steps: such models are made for 4 to 9 and take eight well.
+        Preset(
+            "standard",
+            Sampling(25, 5.0, "euler", "normal"),
+            seeds=16,
+            max_evaluations=224_000,
+            is_adaptive=True,
+            few_steps=Sampling(8, 1.0, "euler", "simple"),
+        ),
         Preset("paper", Sampling(25, 5.0, "euler", LEADING, zero_negative=True), seeds=16, max_evaluations=0, is_adaptive=False),
     )
 }

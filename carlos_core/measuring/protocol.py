@@ -9,7 +9,7 @@ from typing import Any
 
 from ..records import MeasuredRow
 from ..storage import short_hash
-from .presets import CUSTOM, PRESETS, TRIGGERS_ON_BOTH_SIDES
+from .presets import AS_GIVEN, CUSTOM, PRESETS, TRIGGERS_ON_BOTH_SIDES
 from .stopping import NO_EFFECT
 
 
@@ -33,6 +33,9 @@ class Protocol:
     generator: Mapping[str, Any]
     """The settings of the Generator (model fingerprint, steps, cfg, sampler, scheduler, size)."""
 
+    sampling: str = ""
+    """Where the sampling comes from, unless it is the preset's own: `presets.FEW_STEPS` or `presets.AS_GIVEN`."""
+
     def described(self) -> dict[str, Any]:
         """The protocol as plain data, as it is kept in a database file."""
         return {
@@ -42,6 +45,7 @@ class Protocol:
             "seed_rule": self.seed_rule,
             "lora_weight": float(self.lora_weight),
             "trigger_rule": self.trigger_rule,
+            **({"sampling": self.sampling} if self.sampling else {}),
         }
 
     @property
@@ -58,8 +62,9 @@ class Protocol:
         """What makes measuring a LoRA by this protocol unnecessary, given its row; None if it must be measured.
 
         A row covers what is measured by its own protocol (custom: with as many pictures as it has), and by a lesser preset:
-        `quick` < `standard` < `paper`. It does so for every checkpoint of its shape if it found an effect: a LoRA for one
-        checkpoint may do nothing on another of the same shape.
+        `quick` < `standard` < `paper`, sampled alike. It does so for every checkpoint of its shape if it found an effect: a LoRA
+        for one checkpoint may do nothing on another of the same shape. Another checkpoint may want another sampling: there a
+        preset's own and the one for few steps count as alike.
 
         Args:
             row: the LoRA's row.
@@ -76,7 +81,7 @@ class Protocol:
         preset = str(theirs.get("preset"))
         is_same = {**theirs, "model": None} == {**ours, "model": None}
         is_enough = preset != CUSTOM or (row.n_images or 0) >= n_images
-        if not (is_enough if is_same else _is_fuller(theirs, ours)):
+        if not (is_enough if is_same else _is_fuller(theirs, ours, is_other_checkpoint=is_other_checkpoint)):
             return None
         return Covering(preset, is_other_checkpoint)
 
@@ -97,10 +102,20 @@ def has_effect(row: MeasuredRow) -> bool:
     return bool(row.strength) and NO_EFFECT not in row.notes
 
 
-def _is_fuller(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
-    """Whether a described protocol is the same as ours by a fuller preset."""
+_OF_A_CHECKPOINT = ("model", "sampling", "steps", "cfg", "sampler", "scheduler")
+"""What a preset may have to do otherwise on another checkpoint of the same shape."""
+
+
+def _is_fuller(theirs: Mapping[str, Any], ours: Mapping[str, Any], *, is_other_checkpoint: bool) -> bool:
+    """Whether a described protocol is ours by a fuller preset, or by the same one as another checkpoint wants it."""
     order = list(PRESETS)
     if theirs.get("preset") not in order or ours["preset"] not in order:
         return False
+    if AS_GIVEN in (theirs.get("sampling"), ours.get("sampling")):
+        return False
+    if is_other_checkpoint and theirs["preset"] == ours["preset"]:
+        ignored = dict.fromkeys(_OF_A_CHECKPOINT)
+        return {**theirs, **ignored} == {**ours, **ignored}
     is_alike = all(theirs.get(key) == ours[key] for key in ("prompts", "lora_weight", "trigger_rule"))
-    return is_alike and order.index(theirs["preset"]) > order.index(ours["preset"])
+    is_sampled_alike = is_other_checkpoint or theirs.get("sampling") == ours.get("sampling")
+    return is_alike and is_sampled_alike and order.index(theirs["preset"]) > order.index(ours["preset"])

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 from pathlib import Path
 from statistics import median_low
-from typing import Any
 
 import torch
 
-from ..storage import write_atomically
-
-logger = logging.getLogger(__name__)
+from .kept_facts import KeptFacts
 
 UNKNOWN = "the time is told after the first batch"
 
@@ -26,9 +21,9 @@ class Speed:
     """
 
     def __init__(self, working_directory: Path, fingerprint: str) -> None:
-        self._path = working_directory / "speeds.json"
+        self._kept = KeptFacts(working_directory / "speeds.json")
         self._key = f"{fingerprint} on {_device_name()}"
-        earlier = _read(self._path).get(self._key)
+        earlier = self._kept.get(self._key)
         self._earlier = float(earlier) if isinstance(earlier, (int, float)) and 0 < earlier < math.inf else None
         self._batches: list[float] = []
 
@@ -45,12 +40,7 @@ class Speed:
         self._batches.append(seconds / pictures)
         if len(self._batches) == 1 and self._earlier is not None:
             return
-        speeds = {**_read(self._path), self._key: self.seconds_per_picture}
-        try:
-            text = json.dumps(speeds, sort_keys=True, indent=1)
-            write_atomically(self._path, lambda file: file.write_text(text, encoding="utf-8"), is_cache=True)
-        except OSError as error:
-            logger.warning("carlos: %s cannot be written (%s); the next run tells its time later", self._path, error)
+        self._kept.keep(self._key, self.seconds_per_picture)
 
 
 def in_words(seconds: float) -> str:
@@ -64,11 +54,3 @@ def in_words(seconds: float) -> str:
 
 def _device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU or an accelerator other than CUDA"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        speeds = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return speeds if isinstance(speeds, dict) else {}

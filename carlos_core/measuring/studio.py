@@ -76,11 +76,21 @@ class Studio:
     broken off ends with the same numbers to the bit."""
 
     _stores: dict[tuple[str | float, ...], FeatureStore] = field(default_factory=dict, repr=False)
+    _clipped: list[float] = field(default_factory=list, repr=False)
 
     @property
     def batch(self) -> int:
         """Pictures in a sampler call."""
         return self.batch_size or self.generator.suggest_batch_size()
+
+    @property
+    def clipped(self) -> float | None:
+        """Mean share of values at the ends of their range, in pictures without a LoRA; None if none was made here."""
+        return float(np.mean(self._clipped)) if self._clipped else None
+
+    def see(self, images: Tensor) -> None:
+        """Take in pictures without a LoRA, [B, H, W, 3] in [0, 1]."""
+        self._clipped.append(float(((images < 0.01) | (images > 0.99)).float().mean()))
 
     @property
     def speed(self) -> Speed:
@@ -122,7 +132,7 @@ class Studio:
 class Shoot:
     """Makes the pictures of some sides, and reports how far it is and how long it will take.
 
-    `evaluations` counts the forward passes that were spent on each side here.
+    `evaluations` counts the forward passes that were spent on each side here, `warm_up_evaluations` those that warmed it up.
     """
 
     def __init__(
@@ -153,6 +163,7 @@ class Shoot:
         self._shown = shots[:thumbnails]
         self._expected = min(expected or len(shots), len(shots))
         self.evaluations = dict.fromkeys(sides, 0)
+        self.warm_up_evaluations = 0
 
     def make(self, side: Side, start: int, end: int) -> None:
         """Make the missing pictures of one side from `start` up to `end`: multiples of the batch, or the end of all pictures."""
@@ -196,6 +207,9 @@ class Shoot:
                 f"The picture of {broken[0].prompt.text!r} with seed {broken[0].seed} is broken (NaN).",
                 "Run the model in higher precision (--force-fp32, or --fp32-vae), or lower the LoRA's weight.",
             )
+        self.warm_up_evaluations += generated.warm_up_evaluations
+        if not side.loras:
+            self._studio.see(generated.images)
         evaluations = generated.model_evaluations // len(part)
         side.store.append([(side.text(shot), shot.seed, row, evaluations) for shot, row in zip(part, features, strict=True)])
         for shot, image in zip(part, generated.images, strict=True):

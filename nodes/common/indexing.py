@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import comfy.samplers
 from comfy_api.latest import io
 
 from ... import carlos_core as carlos
-from ...carlos_core.comfy.families import class_of_model, is_guidance_distilled
 from ...carlos_core.comfy.generator import ComfyGenerator
 from ...carlos_core.errors import GenerationError
 from ...carlos_core.generator import Sampling
+from ...carlos_core.measuring.base_check import BaseCheck
 from ...carlos_core.measuring.presets import CUSTOM, PRESETS, TRIGGER_RULES
+from ...carlos_core.measuring.quick_steps import QuickSteps
 from ...carlos_core.measuring.speed import UNKNOWN
 from ...carlos_core.prompts.prompt_set import PromptSet, default_index_prompts
 from ..host import folders, runtime
@@ -21,18 +24,23 @@ from ..host.lora_folder import ListedLoras
 from ..host.progress import NodeProgress
 from .own_database import own_database
 from .report import number, table
+from .sampling import AS_PRESET, AUTOMATIC, SAMPLINGS, ChosenSampling, chosen_sampling
 from .schema import advanced
 from .sockets import CarlosDb
 
 if TYPE_CHECKING:
+    from ...carlos_core.generator import Generator
     from ...carlos_core.loras.lora_file import LoraFile
     from ...carlos_core.measuring.indexer import Indexer, Outcome
     from ...carlos_core.measuring.plan import Plan
+    from ...carlos_core.measuring.studio import Studio
     from ...carlos_core.records import LayerFit, LoraRecord
 
 _PRESETS = (*PRESETS, CUSTOM)
 _ANY_CHECKPOINT, _THIS_CHECKPOINT = "any of its shape", "this one"
 _CHECKPOINTS = (_ANY_CHECKPOINT, _THIS_CHECKPOINT)
+_OPTIONAL = {"triggers": TRIGGER_RULES[0], "scale_sweep": False, "checkpoint": _ANY_CHECKPOINT, "sampling": AUTOMATIC}
+"""What workflows that were saved before these settings get."""
 
 
 def model_inputs() -> list[io.Input]:
@@ -126,13 +134,23 @@ def settings_inputs(default_preset: str) -> list[io.Input]:
             tooltip="any of its shape: a LoRA that had an effect on another checkpoint of its class and size is not measured "
             "again. this one: it is, on this checkpoint.",
         ),
+        io.Combo.Input(
+            "sampling",
+            options=list(SAMPLINGS),
+            default=AUTOMATIC,
+            optional=True,
+            tooltip="quick and standard. automatic: as the preset says, or with few steps and cfg 1 where this model wants that "
+            "(turbo, lightning ...), which a KSampler of this workflow shows. preset: always as the preset says. as given: with "
+            "steps, cfg, sampler and scheduler of this node.",
+        ),
     ]
 
 
-def indexer_of(*, model: Any, clip: Any, vae: Any, database: Any, **settings: Any) -> Indexer:
+def indexer_of(hidden: Any, *, model: Any, clip: Any, vae: Any, database: Any, **settings: Any) -> Indexer:
     """An indexer for the settings of an indexing node.
 
     Args:
+        hidden: of the node; it asks for `prompt` and `unique_id`.
         model: ComfyUI's model, without a LoRA.
         clip: ComfyUI's text encoder.
         vae: ComfyUI's VAE.
@@ -141,26 +159,43 @@ def indexer_of(*, model: Any, clip: Any, vae: Any, database: Any, **settings: An
 
     Raises CarlosError for values that the widgets do not offer, an input that is empty, or a database that cannot be written.
     """
-    settings = {"triggers": TRIGGER_RULES[0], "scale_sweep": False, "checkpoint": _ANY_CHECKPOINT, **settings}
+    settings = {**_OPTIONAL, **settings}
     folders.check_choice(settings["preset"], _PRESETS, "preset")
     folders.check_choice(settings["sampler_name"], comfy.samplers.KSampler.SAMPLERS, "sampler")
     folders.check_choice(settings["scheduler"], comfy.samplers.KSampler.SCHEDULERS, "scheduler")
     folders.check_choice(settings["triggers"], TRIGGER_RULES, "trigger rule")
     folders.check_choice(settings["checkpoint"], _CHECKPOINTS, "checkpoint")
+    folders.check_choice(settings["sampling"], SAMPLINGS, "sampling")
     _check_whole(clip, vae)
     target = own_database(database)
     prompts = folders.prompt_set(settings["prompts"], default_index_prompts())
-    generator = ComfyGenerator(model, clip, vae, _sampling(model, settings))
-    plan = _plan(prompts, generator, settings)
+    chosen = chosen_sampling(model, settings, hidden.prompt, hidden.unique_id)
+    encoder = runtime.encoder(database)
+
+    @cache
+    def studio_with(sampling: Sampling) -> Studio:
+        generator = ComfyGenerator(model, clip, vae, sampling)
+        return carlos.Studio(generator, encoder, folders.cache_folder(), settings["batch_size"])
+
+    def studio_of(steps: int) -> Studio:
+        return studio_with(replace(chosen.sampling, steps=steps))
+
+    studio = studio_with(chosen.sampling)
+    quick_steps = None
+    if chosen.full_steps:
+        shots = _plan(prompts, studio.generator, settings).shots
+        quick_steps = QuickSteps(studio_of, chosen.full_steps, shots)
+        studio = studio_of(quick_steps.choose(NodeProgress(hidden.unique_id, lambda: "looking for the steps that suffice: ")))
+    plan = _plan(prompts, studio.generator, settings)
     protocol = carlos.Protocol(
         preset=settings["preset"],
         prompts_hash=prompts.content_hash,
         seed_rule=plan.seed_rule,
         lora_weight=settings["lora_weight"],
         trigger_rule=settings["triggers"],
-        generator=generator.settings,
+        generator=studio.generator.settings,
+        sampling=chosen.name,
     )
-    studio = carlos.Studio(generator, runtime.encoder(database), folders.cache_folder(), settings["batch_size"])
     return carlos.Indexer(
         studio,
         protocol,
@@ -170,24 +205,21 @@ def indexer_of(*, model: Any, clip: Any, vae: Any, database: Any, **settings: An
         scale_sweep=settings["scale_sweep"],
         folder=ListedLoras(),
         any_checkpoint=settings["checkpoint"] == _ANY_CHECKPOINT,
+        base_check=_base_check(chosen, studio_with, settings),
+        quick_steps=quick_steps,
+        remarks=(chosen.why,) if chosen.why else (),
     )
 
 
-def _sampling(model: Any, settings: dict[str, Any]) -> Sampling:
-    """How pictures are sampled: as the preset says, and otherwise as given."""
-    width, height = settings["width"], settings["height"]
-    preset = PRESETS.get(settings["preset"])
-    if preset is None:
-        return Sampling(settings["steps"], settings["cfg"], settings["sampler_name"], settings["scheduler"], width, height)
-    if preset.name == "paper":
-        width = height = 0
-        if class_of_model(model) != "SDXL":
-            raise GenerationError("The published protocol is one for SDXL.", "Load an SDXL checkpoint, or choose 'standard'.")
-    cfg = 1.0 if is_guidance_distilled(model) else preset.sampling.cfg
-    return replace(preset.sampling, cfg=cfg, width=width, height=height)
+def _base_check(chosen: ChosenSampling, studio_with: Callable[[Sampling], Studio], settings: dict[str, Any]) -> BaseCheck:
+    few_steps, sampling = PRESETS["standard"].few_steps, chosen.sampling
+    assert few_steps is not None, "standard has it"
+    sized = replace(few_steps, width=sampling.width, height=sampling.height)
+    is_strict = settings["sampling"] == AUTOMATIC and settings["preset"] != CUSTOM
+    return BaseCheck(None if sampling.cfg == 1.0 else lambda: studio_with(sized), is_strict=is_strict)
 
 
-def _plan(prompts: PromptSet, generator: ComfyGenerator, settings: dict[str, Any]) -> Plan:
+def _plan(prompts: PromptSet, generator: Generator, settings: dict[str, Any]) -> Plan:
     preset = PRESETS.get(settings["preset"])
     if preset is not None:
         return carlos.Plan.of_preset(preset, prompts, generator.evaluations_per_image)
@@ -216,8 +248,20 @@ def plan_lines(indexer: Indexer) -> list[str]:
         f"preset {protocol.preset}: {words} {len(shots)} pairs of pictures, {evaluations:,} model evaluations a LoRA",
         f"{settings['width']} x {settings['height']}, {settings['steps']} steps, cfg {settings['cfg']:g}, "
         f"{settings['sampler']} / {settings['scheduler']}, seeds {protocol.seed_rule}, model {generator.model_key}",
+        *indexer.remarks,
+        *(indexer.quick_steps.lines if indexer.quick_steps is not None else []),
         *([f"scale sweep: at most {carlos.most_pictures(shots)} pictures more a LoRA"] if indexer.scale_sweep else []),
     ]
+
+
+def settings_facts(indexer: Indexer) -> dict[str, Any]:
+    """How a run samples its pictures, as scripts read it."""
+    settings, steps = indexer.studio.generator.settings, indexer.quick_steps
+    return {
+        "sampling": indexer.protocol.sampling or AS_PRESET,
+        **{name: settings[name] for name in ("steps", "cfg", "sampler", "scheduler", "width", "height")},
+        "quick_steps": steps.facts if steps is not None else None,
+    }
 
 
 def index(indexer: Indexer, lora: LoraFile, progress: NodeProgress) -> Outcome:
@@ -270,6 +314,7 @@ def facts_of(outcome: Outcome, fit: LayerFit | None) -> dict[str, Any]:
         "encoder_id": row.encoder_id,
         "model_evaluations": outcome.model_evaluations,
         "base_model_evaluations": outcome.base_model_evaluations,
+        "other_model_evaluations": outcome.other_evaluations,
         "notes": list(outcome.notes),
         **({"fit": {"layers": fit.layers, "of": fit.of}} if fit is not None else {}),
         **(sweep if row.strength_curve else {}),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from carlos_core.comfy.workflow import checkpoints_of
+from carlos_core.comfy.workflow import checkpoints_of, guidances_of
 
 Prompt = dict[str, Any]
 PONY = "sdxl/ponyDiffusionV6XL.safetensors"
@@ -73,3 +73,77 @@ def test_what_is_no_prompt_names_nothing() -> None:
 def test_a_chain_of_a_hundred_thousand_nodes_is_followed_once() -> None:
     chain = {str(k): node(model=[str(k - 1), 0], model2=[str(k - 1), 0]) for k in range(1, 100_001)}
     assert behind(["100000", 0], **chain, **{"0": LOADER}) == (PONY,)
+
+
+def sampled(**nodes: Prompt) -> tuple[float, ...]:
+    """Guidances of the MODEL that a loader gives to the node "me"."""
+    return guidances_of(
+        {"me": {**node(model=["0", 0], clip=["0", 1], cfg=5.0), "class_type": "CarlosLoraIndexer"}, "0": LOADER, **nodes}, "me"
+    )
+
+
+SAMPLER = node(model=["0", 0], cfg=1.0, steps=8, positive=["text", 0], latent_image=["latent", 0])
+TEXT = node(clip=["0", 1], text="a house")
+
+
+def test_a_sampler_that_the_model_feeds_says_its_guidance() -> None:
+    assert sampled(s=SAMPLER, text=TEXT) == (1.0,)
+    assert sampled(s=node(model=["0", 0], cfg=7)) == (7.0,)
+    assert sampled(s=SAMPLER, t=node(model=["0", 0], cfg=4.5)) == (1.0, 4.5)
+
+
+def test_guiders_and_numbers_of_other_nodes_are_read() -> None:
+    assert sampled(g={**node(model=["0", 0], conditioning=["text", 0]), "class_type": "BasicGuider"}) == (1.0,)
+    assert sampled(g=node(model=["0", 0], cfg_conds=1.2, cfg_cond2_negative=3.0)) == (1.2,)
+    assert sampled(s=node(model=["0", 0], cfg=["n", 0]), n=node(value=1.5)) == (1.5,)
+    assert sampled(s=node(model=["0", 0], cfg=["n", 0]), n=node(a=1.5, b=2.0)) == ()
+    assert sampled(s=node(model=["0", 0], cfg=True)) == ()
+
+
+def test_the_model_is_followed_to_samplers_through_loras_patches_and_switches() -> None:
+    lora = node(model=["0", 0], clip=["0", 1], lora_name="style.safetensors", strength_model=1.0)
+    shift = node(model=["lora", 0], shift=3.0)
+    assert sampled(lora=lora, shift=shift, s=node(model=["shift", 0], cfg=1.0)) == (1.0,)
+    assert sampled(switch=node(any_1=["0", 0], any_2=["x", 0]), s=node(model=["switch", 0], cfg=1.0)) == (1.0,)
+
+
+def test_where_the_model_comes_through_a_node_that_only_passes_it_on_its_source_counts() -> None:
+    prompt = {"me": node(model=["reroute", 0]), "reroute": node(anything=["0", 0]), "0": LOADER, "s": SAMPLER}
+    assert guidances_of(prompt, "me") == (1.0,)
+
+
+@pytest.mark.parametrize(
+    "name", ["SDXL-Lightning-8step.safetensors", "Hyper-SD15.safetensors", "lcm-lora.safetensors", "x/dmd2.safetensors"]
+)
+def test_a_sampler_behind_a_lora_for_few_steps_says_nothing_of_the_model_without_it(name: str) -> None:
+    lora = node(model=["0", 0], lora_name=name, strength_model=1.0)
+    assert sampled(lora=lora, s=node(model=["lora", 0], cfg=1.0)) == ()
+    # With that LoRA on the model that is asked about, it does.
+    prompt = {"me": node(model=["lora", 0]), "0": LOADER, "lora": lora, "s": node(model=["lora", 0], cfg=1.0)}
+    assert guidances_of(prompt, "me") == (1.0,)
+
+
+def test_samplers_of_other_models_and_our_own_nodes_say_nothing() -> None:
+    other = node(model=["other", 0], cfg=1.0, latent_image=["s", 0])
+    own = {**node(model=["0", 0], cfg=1.0), "class_type": "CarlosIndexLibrary"}
+    text_only = node(model=["other", 0], cfg=1.0, positive=["text", 0])
+    assert sampled(other=other, own=own, text_only=text_only, text=TEXT, s=node(clip=["0", 1], cfg=1.0)) == ()
+
+
+def test_odd_prompts_have_no_guidance() -> None:
+    prompts: tuple[Any, ...] = (
+        None,
+        [],
+        {},
+        {"me": None},
+        {"me": {"inputs": {"model": ["me", 0]}}},
+        {"me": node(model=["x", "0"])},
+    )
+    for prompt in prompts:
+        assert guidances_of(prompt, "me") == ()
+    assert guidances_of({"0": LOADER}, None) == ()
+
+
+def test_a_hundred_thousand_nodes_are_looked_at_once_for_guidance() -> None:
+    chain = {str(k): node(model=[str(k - 1), 0], model2=[str(k - 1), 0]) for k in range(1, 100_001)}
+    assert sampled(**chain, s=node(model=["100000", 0], cfg=1.0)) == (1.0,)

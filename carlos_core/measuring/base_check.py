@@ -1,0 +1,167 @@
+"""Do the pictures without a LoRA show what they were asked for? Where they do not, nothing that is measured on them means much.
+
+Calibrated on the mini-world under both of its CLIPs (`studies/base_check.py`): right, burnt, without their text, noise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import UnsuitableSamplingError
+from ..progress import OnProgress
+from .kept_facts import KeptFacts
+from .plan import Shot
+from .studio import Shoot, Side, Studio
+
+LOOK = 16
+"""Pictures that are looked at."""
+
+_FEWEST = 12
+"""Different prompts among them that it takes."""
+
+MATCHED = 0.75
+"""A picture's own prompt is nearer to it than this share of the other prompts, on average; by chance it is 0.5."""
+
+VARIETY = 0.25
+"""Distance of the features from their mean, of their length: less, and all pictures are nearly the same."""
+
+CLIPPED = 0.08
+"""Share of values at the ends of their range from which pictures may be burnt."""
+
+CLEAR = 0.97
+"""Like `MATCHED`: less, and pictures may be burnt."""
+
+LOSS = 0.08
+"""Cosine of pictures with their prompts that guidance may cost. It does not cost any where a model is made for it."""
+
+NOTHING_SHOWN, ALL_ALIKE, BURNT = "nothing shown", "all alike", "burnt"
+
+_IN_WORDS = {
+    NOTHING_SHOWN: "CLIP cannot tell which prompt a picture is of",
+    ALL_ALIKE: "they are nearly all the same, whatever the prompt",
+    BURNT: "they are burnt: with few steps and cfg 1 they show their prompts much better",
+}
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What CLIP sees in pictures of different prompts."""
+
+    matched: float
+    """Mean share of the other prompts that are further from a picture than its own, in [0, 1]; 0.5 by chance."""
+
+    alignment: float
+    """Mean cosine of pictures and their prompts, once the mean of each kind is taken away, in [-1, 1]."""
+
+    variety: float
+    """Mean distance of the features from their mean, of their mean length; 0 if all are the same."""
+
+    @classmethod
+    def of(cls, pictures: np.ndarray, texts: np.ndarray) -> Looks:
+        """pictures, texts: their features, [N, D], in the same order."""
+        pictures, texts = pictures.astype(np.float64), texts.astype(np.float64)
+        across = pictures - pictures.mean(axis=0)
+        cosines = _unit(across) @ _unit(texts - texts.mean(axis=0)).T
+        own = np.diag(cosines)
+        further = (cosines < own[:, None]).sum(axis=1) / (len(own) - 1)
+        length = float(np.linalg.norm(pictures, axis=1).mean())
+        variety = float(np.linalg.norm(across, axis=1).mean()) / length if length else 0.0
+        return cls(float(further.mean()), float(own.mean()), variety)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: np.ndarray = vectors / np.where(lengths > 0, lengths, 1)
+    return unit
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What came of looking at the pictures without a LoRA."""
+
+    problem: str = ""
+    """NOTHING_SHOWN, ALL_ALIKE or BURNT; empty if they are right, or there are too few to tell."""
+
+    base_evaluations: int = 0
+    """Forward passes that this run spent on pictures of the measurement."""
+
+    other_evaluations: int = 0
+    """Those that it spent on others, to compare with."""
+
+    @property
+    def note(self) -> str:
+        """In words, for a row; empty if the pictures are right."""
+        return f"the pictures without the LoRA do not suit: {_IN_WORDS[self.problem]}" if self.problem else ""
+
+
+class BaseCheck:
+    """Looks at the first pictures without a LoRA, once for each generator and set of prompts."""
+
+    def __init__(self, few_steps: Callable[[], Studio] | None, *, is_strict: bool) -> None:
+        """Nothing is made yet.
+
+        Args:
+            few_steps: a studio for the same model that samples with few steps and without guidance. None if pictures are made
+                that way already.
+            is_strict: pictures that do not suit are an error; otherwise they are noted.
+        """
+        self._few_steps = few_steps
+        self._is_strict = is_strict
+
+    def look(self, studio: Studio, base: Side, shots: Sequence[Shot], on_progress: OnProgress | None = None) -> Checked:
+        """Make the first pictures of the base side, if they are not there, and look at them.
+
+        Raises UnsuitableSamplingError, if it is strict, where they do not show their prompts.
+        """
+        first = {shot.prompt.text: shot for shot in reversed(shots[:LOOK])}
+        shown = [shot for shot in shots[:LOOK] if first[shot.prompt.text] == shot]
+        if len(shots) < LOOK or len(shown) < _FEWEST:
+            return Checked()
+        kept, key = KeptFacts(studio.folder / "base_checks.json"), _key(studio, base, shown)
+        problem = kept.get(key)
+        checked = Checked(problem) if problem in ("", *_IN_WORDS) else self._looked(studio, base, shots, shown, on_progress)
+        if problem != checked.problem:
+            kept.keep(key, checked.problem)
+        if checked.problem and self._is_strict:
+            raise UnsuitableSamplingError(
+                f"With these settings the model's pictures do not show their prompts: {_IN_WORDS[checked.problem]}.",
+                "For a model that is made for few steps, wire its own KSampler to it in this workflow, or choose sampling "
+                "'as given' with steps, cfg, sampler and scheduler that suit it; 'preset' measures all the same.",
+            )
+        return checked
+
+    def _looked(
+        self, studio: Studio, base: Side, shots: Sequence[Shot], shown: Sequence[Shot], on_progress: OnProgress | None
+    ) -> Checked:
+        texts = studio.encoder.encode_texts([base.text(shot) for shot in shown]).numpy()
+
+        def made(where: Studio, side: Side) -> tuple[Looks, int]:
+            end = min(-(-LOOK // where.batch) * where.batch, len(shots))
+            shoot = Shoot(where, [side], shots[:end], on_progress)
+            shoot.make(side, 0, end)
+            features = np.stack([side.entry(shot).features for shot in shown])
+            return Looks.of(features, texts), shoot.evaluations[side]
+
+        looks, evaluations = made(studio, base)
+        if looks.matched < MATCHED:
+            return Checked(NOTHING_SHOWN, evaluations)
+        if looks.variety < VARIETY:
+            return Checked(ALL_ALIKE, evaluations)
+        clipped = studio.clipped
+        is_clear = clipped is not None and clipped < CLIPPED and looks.matched >= CLEAR
+        if is_clear or self._few_steps is None:
+            return Checked("", evaluations)
+        few = self._few_steps()
+        without_guidance, others = made(few, few.without_lora(base.triggers))
+        is_burnt = looks.alignment < without_guidance.alignment - LOSS
+        return Checked(BURNT if is_burnt else "", evaluations, others)
+
+
+def _key(studio: Studio, base: Side, shown: Sequence[Shot]) -> str:
+    pictures = hashlib.sha256("\0".join(f"{base.text(shot)} {shot.seed}" for shot in shown).encode()).hexdigest()[:16]
+    return json.dumps([studio.generator.fingerprint, studio.encoder.encoder_id, pictures])

@@ -1,0 +1,38 @@
+"""Small facts that later runs want to know, in a JSON file of the working folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from ..storage import write_atomically
+
+logger = logging.getLogger(__name__)
+
+
+class KeptFacts:
+    """Values by key. They save time only: a file that cannot be read or written counts as missing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def get(self, key: str) -> Any:
+        """A value as it was kept; None if there is none."""
+        return self._read().get(key)
+
+    def keep(self, key: str, value: Any) -> None:
+        """Keep a value of plain data, beside those that others have kept."""
+        try:
+            text = json.dumps({**self._read(), key: value}, sort_keys=True, indent=1)
+            write_atomically(self._path, lambda file: file.write_text(text, encoding="utf-8"), is_cache=True)
+        except OSError as error:
+            logger.warning("carlos: %s cannot be written (%s); the next run finds out anew", self._path, error)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            facts = json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return facts if isinstance(facts, dict) else {}

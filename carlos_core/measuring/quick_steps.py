@@ -1,0 +1,192 @@
+"""How many sampler steps `quick` takes on a model: the fewest with which its pictures are those of many steps.
+
+Whether four steps suffice depends on the model. Its pictures without a LoRA tell: where CLIP sees in them what it sees in the
+same pictures at full steps, the directions of LoRAs agree, too (`studies/quick_steps.py`, where both are known).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import GenerationError
+from ..loras.lora_file import LoraFile
+from ..progress import OnProgress
+from ..vectors import cosine
+from .kept_facts import KeptFacts
+from .measure import sides_of
+from .plan import Shot
+from .protocol import Protocol
+from .studio import Shoot, Side, Studio, diff
+
+logger = logging.getLogger(__name__)
+
+CANDIDATES = (4, 6, 8, 12)
+"""Steps that are tried, from the fewest on."""
+
+ENOUGH = 0.93
+"""Agreement from which on steps suffice. Of the settings of the study with as much, the directions of all LoRAs agree with those
+of full steps to a cosine of 0.95 or more."""
+
+OWN = 0.9
+"""Share of the pictures that must be nearest to their own one at full steps."""
+
+_LOOK = 16
+_FEWEST = 12
+_OF_A_LORA = 12
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike the pictures of few and of full steps are, to CLIP."""
+
+    mean: float
+    """Mean cosine of their features, once the mean of each kind is taken away; in [-1, 1]."""
+
+    own: float
+    """Share of pictures whose nearest one at full steps is that of their own prompt, in [0, 1]."""
+
+    @property
+    def is_enough(self) -> bool:
+        return self.mean >= ENOUGH and self.own >= OWN
+
+
+def agreement(few: np.ndarray, full: np.ndarray) -> Agreement:
+    """few, full: features of pictures of different prompts, [N, D], in the same order."""
+    few, full = (_unit(features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)) for features in (few, full))
+    cosines = few @ full.T
+    return Agreement(float(np.diag(cosines).mean()), float((cosines.argmax(axis=1) == np.arange(len(few))).mean()))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: np.ndarray = vectors / np.where(lengths > 0, lengths, 1)
+    return unit
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What was found out about a model, as it is kept."""
+
+    steps: int
+    agreements: dict[str, float] = field(default_factory=dict)
+    """By steps, as text: those that were tried."""
+
+    is_enough: bool = True
+    lora: str = ""
+    """The LoRA that was measured both ways; empty before one was."""
+
+    cosine: float | None = None
+    """Of its two directions."""
+
+
+class QuickSteps:
+    """Chooses `quick`'s steps on a model, once, and compares the first LoRA's direction with the one at full steps."""
+
+    def __init__(self, studio_of: Callable[[int], Studio], full: int, shots: Sequence[Shot]) -> None:
+        """Nothing is made yet.
+
+        Args:
+            studio_of: steps -> a studio whose generator takes them and differs in nothing else.
+            full: steps of the pictures that others are compared with.
+            shots: of the plan. Those of different prompts among the first 16 are looked at.
+        """
+        self._studio_of, self._full, self._shots = studio_of, full, tuple(shots)
+        first = {shot.prompt.text: shot for shot in reversed(self._shots[:_LOOK])}
+        self._distinct = [shot for shot in self._shots[:_LOOK] if first[shot.prompt.text] == shot]
+        studio = studio_of(full)
+        self._full_studio = replace(studio, batch_size=min(studio.batch, _LOOK))
+        self._kept = KeptFacts(studio.folder / "quick_steps.json")
+        self._choice: _Choice | None = None
+        self.model_evaluations = 0
+        """Forward passes that were spent on finding out, those of pictures that a measurement uses included."""
+
+    def choose(self, on_progress: OnProgress | None = None) -> int:
+        """The steps to take: kept ones, or those that its pictures show now. The fewest if there are too few prompts to tell."""
+        candidates = [steps for steps in CANDIDATES if steps < self._full]
+        if len(self._distinct) < _FEWEST or not candidates:
+            return (candidates or [self._full])[0]
+        known = self._kept.get(self._key)
+        if isinstance(known, dict) and isinstance(known.get("steps"), int) and set(known) == set(asdict(_Choice(0))):
+            self._choice = _Choice(**known)
+        if self._choice is None:
+            self._choice = self._found(candidates, on_progress)
+            self._kept.keep(self._key, asdict(self._choice))
+        return self._choice.steps
+
+    def compare(self, studio: Studio, lora: LoraFile, protocol: Protocol, on_progress: OnProgress | None = None) -> None:
+        """Measure a LoRA on a dozen prompts at full steps, too, unless another one was: do both directions agree?
+
+        studio: where the LoRA was measured by `protocol` just now.
+        """
+        if self._choice is None or self._choice.cosine is not None or self._choice.steps == self._full:
+            return
+        shots = self._distinct[:_OF_A_LORA]
+        few, full = sides_of(studio, lora, protocol), sides_of(self._full_studio, lora, protocol)
+        shoot = Shoot(self._full_studio, full, shots, on_progress, thumbnails=0)
+        try:
+            for side in full:
+                shoot.make(side, 0, len(shots))
+        except GenerationError as error:
+            logger.warning("carlos: %s was not measured at %d steps: %s", lora.name, self._full, error)
+            return
+        self.model_evaluations += sum(shoot.evaluations.values()) + shoot.warm_up_evaluations
+        directions = [np.mean([diff(*sides, shot) for shot in shots], axis=0) for sides in (few, full)]
+        self._choice = replace(self._choice, lora=lora.name, cosine=cosine(*directions))
+        self._kept.keep(self._key, asdict(self._choice))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was found out, for reports."""
+        known = asdict(self._choice) if self._choice is not None else {}
+        return {**known, "full_steps": self._full, "model_evaluations": self.model_evaluations}
+
+    @property
+    def lines(self) -> list[str]:
+        """What was found out, in words."""
+        choice = self._choice
+        if choice is None:
+            return [f"too few prompts to see how many steps suffice on this model: fewer than {_FEWEST} of the first {_LOOK}"]
+        found = ", ".join(f"{steps} steps {value:.2f}" for steps, value in choice.agreements.items())
+        verdict = "" if choice.is_enough else f"; none is like {self._full}: prefer the preset standard"
+        lines = [
+            f"quick takes {choice.steps} steps on this model: how like its pictures are to those of {self._full} steps "
+            f"({ENOUGH} is enough): {found}{verdict}"
+        ]
+        if choice.cosine is not None:
+            lines.append(
+                f"on {_OF_A_LORA} prompts, the direction of {choice.lora} at {choice.steps} and at {self._full} steps: cosine "
+                f"{choice.cosine:.2f}. For more steps choose the preset standard, or sampling 'as given'."
+            )
+        return lines
+
+    @property
+    def _key(self) -> str:
+        studio = self._full_studio
+        return json.dumps([studio.generator.fingerprint, studio.encoder.encoder_id, [shot.seed for shot in self._distinct]])
+
+    def _found(self, candidates: Sequence[int], on_progress: OnProgress | None) -> _Choice:
+        full = self._features(self._full_studio, on_progress)
+        agreements: dict[str, float] = {}
+        for steps in candidates:
+            found = agreement(self._features(self._studio_of(steps), on_progress), full)
+            agreements[str(steps)] = round(found.mean, 4)
+            if found.is_enough:
+                return _Choice(steps, agreements)
+        # Full steps are none too many if they are few.
+        is_affordable = self._full <= CANDIDATES[-1]
+        return _Choice(self._full if is_affordable else candidates[-1], agreements, is_enough=is_affordable)
+
+    def _features(self, studio: Studio, on_progress: OnProgress | None) -> np.ndarray:
+        """Features of the pictures without a LoRA, [N, D]. They are kept, and a measurement finds them."""
+        side: Side = studio.without_lora()
+        end = min(-(-_LOOK // studio.batch) * studio.batch, len(self._shots))
+        shoot = Shoot(studio, [side], self._shots[:end], on_progress)
+        shoot.make(side, 0, end)
+        self.model_evaluations += shoot.evaluations[side] + shoot.warm_up_evaluations
+        return np.stack([side.entry(shot).features for shot in self._distinct])
