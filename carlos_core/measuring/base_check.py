@@ -36,7 +36,7 @@ CLIPPED = 0.08
 CLEAR = 0.97
 """Like `MATCHED`: less, and pictures may be burnt."""
 
-LOSS = 0.08
+LOSS = 0.04
 """Cosine of pictures with their prompts that guidance may cost. It does not cost any where a model is made for it."""
 
 NOTHING_SHOWN, ALL_ALIKE, BURNT = "nothing shown", "all alike", "burnt"

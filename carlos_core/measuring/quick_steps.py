@@ -18,6 +18,7 @@ from ..errors import GenerationError
 from ..loras.lora_file import LoraFile
 from ..progress import OnProgress
 from ..vectors import cosine
+from .contact_sheet import PAIRS
 from .kept_facts import KeptFacts
 from .measure import sides_of
 from .plan import Shot
@@ -186,7 +187,8 @@ class QuickSteps:
         """Features of the pictures without a LoRA, [N, D]. They are kept, and a measurement finds them."""
         side: Side = studio.without_lora()
         end = min(-(-_LOOK // studio.batch) * studio.batch, len(self._shots))
-        shoot = Shoot(studio, [side], self._shots[:end], on_progress)
+        shown = 0 if studio is self._full_studio else PAIRS
+        shoot = Shoot(studio, [side], self._shots[:end], on_progress, thumbnails=shown)
         shoot.make(side, 0, end)
         self.model_evaluations += shoot.evaluations[side] + shoot.warm_up_evaluations
         return np.stack([side.entry(shot).features for shot in self._distinct])

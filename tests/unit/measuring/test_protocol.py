@@ -11,6 +11,7 @@ import pytest
 
 from carlos_core.errors import IndexingError
 from carlos_core.measuring.plan import Plan
+from carlos_core.measuring.presets import AS_GIVEN, FEW_STEPS
 from carlos_core.measuring.protocol import Covering, Protocol
 from carlos_core.measuring.stopping import NO_EFFECT
 from carlos_core.prompts.prompt_set import Prompt, PromptSet
@@ -169,3 +170,47 @@ def test_a_row_without_an_effect_covers_its_own_checkpoint_alone() -> None:
     for nothing in ({"strength": 0.0}, {"notes": (NO_EFFECT,)}):
         assert covered_elsewhere(OTHER, PROTOCOL, **nothing) is None
         assert covered_elsewhere(PROTOCOL, PROTOCOL, **nothing) == Covering("custom")
+
+
+def test_a_preset_sampled_otherwise_has_another_id_and_one_sampled_as_ever_its_old_one() -> None:
+    protocol = replace(PROTOCOL, preset="standard")
+    assert "sampling" not in protocol.described()
+    ids = {replace(protocol, sampling=name).protocol_id for name in ("", FEW_STEPS, AS_GIVEN)}
+    assert len(ids) == 3
+
+
+@pytest.mark.parametrize(
+    ("measured", "wanted", "covers"),
+    [
+        (FEW_STEPS, FEW_STEPS, True),
+        # Burnt pictures are no reason not to measure, and few steps of an ordinary model say little.
+        ("", FEW_STEPS, False),
+        (FEW_STEPS, "", False),
+        (AS_GIVEN, "", False),
+        ("", AS_GIVEN, False),
+        (AS_GIVEN, AS_GIVEN, False),
+    ],
+)
+def test_a_fuller_preset_covers_only_what_is_sampled_alike(measured: str, wanted: str, *, covers: bool) -> None:
+    fuller = replace(PROTOCOL, preset="standard", sampling=measured)
+    assert (covered(fuller, 64, replace(PROTOCOL, preset="quick", sampling=wanted)) is not None) == covers
+
+
+def test_as_given_covers_itself() -> None:
+    given = replace(PROTOCOL, preset="quick", sampling=AS_GIVEN)
+    assert covered(given, 64, given) == "quick"
+    assert covered(given, 64, replace(given, generator=SETTINGS | {"steps": 7})) is None
+
+
+def test_another_checkpoint_of_the_shape_may_want_another_sampling() -> None:
+    few = SETTINGS | {"model": "a turbo", "steps": 8, "cfg": 1.0}
+    turbo = replace(PROTOCOL, preset="quick", sampling=FEW_STEPS, generator=few)
+    ordinary = replace(PROTOCOL, preset="quick")
+    assert covered_elsewhere(turbo, ordinary) == Covering("quick", is_other_checkpoint=True)
+    assert covered_elsewhere(ordinary, turbo) == Covering("quick", is_other_checkpoint=True)
+    standard = replace(PROTOCOL, preset="standard")
+    assert covered_elsewhere(standard, turbo) == Covering("standard", is_other_checkpoint=True)
+    assert covered_elsewhere(turbo, standard) is None
+    # Pictures of another size are another matter, and so are settings of the user's own.
+    assert covered_elsewhere(replace(turbo, generator=few | {"size": "512x512"}), ordinary) is None
+    assert covered_elsewhere(replace(turbo, sampling=AS_GIVEN), ordinary) is None

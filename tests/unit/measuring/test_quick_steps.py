@@ -1,0 +1,36 @@
+"""How many steps suffice, from the features of pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from carlos_core.measuring.quick_steps import agreement
+
+CHANCE = np.random.default_rng(0)
+FULL = CHANCE.normal(size=(16, 64)) + 5
+
+
+def test_the_same_pictures_agree_whatever_they_have_in_common() -> None:
+    found = agreement(FULL, FULL + 3)
+    assert (found.mean, found.own) == (pytest.approx(1.0), 1.0)
+    assert found.is_enough
+
+
+@pytest.mark.parametrize(("noise", "is_enough"), [(0.2, True), (0.6, False)])
+def test_pictures_that_differ_agree_less(noise: float, is_enough: bool) -> None:
+    few = FULL + noise * CHANCE.normal(size=FULL.shape)
+    found = agreement(few, FULL)
+    # Cosine of a vector with itself and noise across it.
+    assert found.mean == pytest.approx(1 / np.sqrt(1 + noise**2), abs=0.03)
+    assert found.is_enough == is_enough
+
+
+def test_pictures_of_other_prompts_are_not_taken_for_their_own() -> None:
+    found = agreement(np.roll(FULL, 1, axis=0), FULL)
+    assert found.own == 0
+    assert not found.is_enough
+
+
+def test_pictures_that_are_all_the_same_agree_with_nothing() -> None:
+    assert agreement(np.ones((16, 64)), FULL).mean == 0
