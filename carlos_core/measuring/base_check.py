@@ -156,7 +156,7 @@ class BaseCheck:
         is_clear = clipped is not None and clipped < CLIPPED and looks.matched >= CLEAR
         if is_clear or self._few_steps is None:
             return Checked("", evaluations)
-        few = self._few_steps()
+        few = self._few_steps().trial
         without_guidance, others = made(few, few.without_lora(base.triggers))
         is_burnt = looks.alignment < without_guidance.alignment - LOSS
         return Checked(BURNT if is_burnt else "", evaluations, others)

@@ -101,7 +101,7 @@ class QuickSteps:
         first = {shot.prompt.text: shot for shot in reversed(self._shots[:_LOOK])}
         self._distinct = [shot for shot in self._shots[:_LOOK] if first[shot.prompt.text] == shot]
         studio = studio_of(full)
-        self._full_studio = replace(studio, batch_size=min(studio.batch, _LOOK))
+        self._full_studio = studio.trial
         self._kept = KeptFacts(studio.folder / "quick_steps.json")
         self._choice: _Choice | None = None
         self.model_evaluations = 0

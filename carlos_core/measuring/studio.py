@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ from .contact_sheet import PAIRS, contact_sheet, keep_thumbnail
 from .feature_store import Entry, FeatureStore
 from .plan import Shot
 from .speed import Speed, in_words
+
+_TRIAL_BATCH = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +77,13 @@ class Studio:
     """Pictures in a sampler call; 0 for what memory allows. Batches are cut at fixed places of a plan, so that a run that was
     broken off ends with the same numbers to the bit."""
 
-    _stores: dict[tuple[str | float, ...], FeatureStore] = field(default_factory=dict, repr=False)
-    _clipped: list[float] = field(default_factory=list, repr=False)
+    _stores: dict[tuple[str | float, ...], FeatureStore] = field(default_factory=dict, init=False, repr=False)
+    _clipped: list[float] = field(default_factory=list, init=False, repr=False)
+
+    @property
+    def trial(self) -> Studio:
+        """The same for pictures that no row is made of: they are kept elsewhere, and made in small batches."""
+        return replace(self, folder=self.folder / "trials", batch_size=min(self.batch, _TRIAL_BATCH))
 
     @property
     def batch(self) -> int:

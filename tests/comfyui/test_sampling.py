@@ -92,7 +92,7 @@ def test_what_is_asked_for_as_the_preset_says_is_measured_and_the_row_says_that_
 
 
 def test_as_given_takes_the_nodes_own_numbers_with_the_presets_pictures(distilled: Host) -> None:
-    own = {"steps": 6, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
+    own: dict[str, Any] = {"steps": 6, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
     facts = facts_of(distilled.run(workflow("given", sampling="as given", **own)), "index")
     assert (facts["settings"]["sampling"], facts["settings"]["steps"]) == ("as given", 6)
     found = row_of(distilled, "given")
