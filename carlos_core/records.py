@@ -119,7 +119,7 @@ class LoraRecord:
     """What kind of model it was measured on: equal for every checkpoint of one architecture and size."""
     encoder_id: str | None = None
     measured_on: str | None = None
-    """What it was measured on: JSON with the fields of `generator.Environment`."""
+    """What its measurement ended on: JSON with the fields of `generator.Environment`. Pictures that were kept may be older."""
     noise_floor: float | None = None
     """Strength that the host's noise alone may have, raw CLIP units: 0 where the same picture comes out twice."""
     indexed_at: str | None = None

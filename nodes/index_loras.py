@@ -72,12 +72,16 @@ class CarlosLoraIndexer(io.ComfyNode):
 
     @classmethod
     def execute(cls, lora_name: str, civitai_model_id: str, civitai_version_id: str, **settings: Any) -> io.NodeOutput:
-        indexer = indexing.indexer_of(cls.hidden, **settings)
         progress = NodeProgress(cls.hidden.unique_id)
         if lora_name == CIVITAI:
+            indexer = indexing.indexer_of(cls.hidden, None, **settings)
             outcome = _of_version(indexer, civitai_model_id, civitai_version_id, progress)
         else:
             lora = lora_folder.read_lora(lora_folder.lora_path(lora_name), lora_name)
+            known = lora_folder.lora_fit(lora.path, settings["model"], settings["clip"])
+            # Where nothing fits, no picture is needed to say so.
+            fitting = [posix(lora_name)] if known is None or known.layers or not known.of else []
+            indexer = indexing.indexer_of(cls.hidden, fitting, **settings)
             outcome = indexing.index(indexer, lora, progress)
         fit = lora_folder.lora_fit(outcome.lora.path, settings["model"], settings["clip"])
         facts = {**indexing.facts_of(outcome, fit), "settings": indexing.settings_facts(indexer)}
@@ -111,11 +115,11 @@ class CarlosIndexLibrary(io.ComfyNode):
         names = [name for name in lora_folder.lora_names() if _fits(name, name_filter)]
         if not names:
             raise IndexingError(f"No LoRA's name fits {name_filter!r}.", "Empty name_filter to take all of models/loras.")
-        indexer = indexing.indexer_of(cls.hidden, **settings)
         places = dict(lora_folder.paths_of(names))
         fits = _fits_of(settings["model"], settings["clip"])
         left_out = _gone(names, places) | _unfit(names, fits, class_of_model(settings["model"]))
         files = [(name, path) for name, path in places.items() if name not in left_out]
+        indexer = indexing.indexer_of(cls.hidden, [posix(name) for name, _ in files], **settings)
         progress_of = indexing.LibraryProgress(cls.hidden.unique_id, indexer, [name for name, _ in files])
         results = [*indexer.index_all(files, progress_of), *left_out.values()]
         outcomes = _outcomes(results)

@@ -23,10 +23,21 @@ _WITHOUT_GUIDANCE = ("BasicGuider",)
 """Classes of guiders that have no such input: they do without guidance."""
 
 _OWN = "Carlos"
-"""Beginning of our own nodes' classes: their cfg is a setting of `custom`, not how the model is used."""
+"""Beginning of our own nodes' classes: their cfg is a setting of `custom`, not how the model is used. Some pass the MODEL on."""
 
-_FEW_STEP_LORA = re.compile(r"lightning|hyper|lcm|dmd|turbo|schnell|tcd|flash|\d[ _-]?steps?(?![a-z])", re.IGNORECASE)
-"""In names of LoRAs after which a model wants few steps, and did not before."""
+_FEW_STEP_LORA = re.compile(
+    r"lightning|turbo|schnell|distill|causvid|lightx2v|hypersd|flash[ _-]?(sd|flux|\d)"
+    r"|(?<![a-z])(lcm|dmd2?|tcd|pcm|hyper)(?![a-z])"
+    r"|(?<!\d)[1-9]\d?[ _-]?steps?(?![a-z])",
+    re.IGNORECASE,
+)
+"""In names of LoRAs after which a model wants few steps, and did not before. Numbers of training steps are larger."""
+
+_LORA_IN_TEXT = re.compile(r"<lora:([^:>]{1,300})")
+
+_MOST_STACKED = 32
+_LONGEST_NAME = 300
+_MOST_TEXT = 20_000
 
 
 def checkpoints_of(prompt: Any, node_id: str | None, name: str = "model") -> tuple[str, ...]:
@@ -83,13 +94,13 @@ def guidances_of(prompt: Any, node_id: str | None, name: str = "model") -> tuple
         user, key = open_uses.pop()
         inputs = _inputs(prompt, user)
         is_one_of_several = any(_is_of_model(other) for other in _links(inputs)) and not _is_of_model(key)
-        if is_one_of_several or user in seen or _class(prompt, user).startswith(_OWN):
+        if is_one_of_several or user in seen:
             continue
         seen.add(user)
-        scale = _guidance(prompt, user)
+        scale = None if _class(prompt, user).startswith(_OWN) else _guidance(prompt, user)
         if scale is not None:
             found[user] = scale
-        elif not any(_is_file(value) and _FEW_STEP_LORA.search(value) for value in inputs.values()):
+        elif not any(_FEW_STEP_LORA.search(name) for name in _lora_names(prompt, user)):
             open_uses += [(further, key) for further, key, _slot in users.get(user, ())]
     return tuple(found[user] for user in sorted(found))
 
@@ -105,6 +116,29 @@ def _origin(prompt: Any, link: tuple[str, int] | None) -> tuple[str, int] | None
             break
         link = next(iter(links.values()))
     return link
+
+
+def _lora_names(prompt: Any, node_id: str) -> Iterator[str]:
+    """The LoRAs that a node names: in its inputs, in lists and tables of them, in texts, and in stacks that it gets."""
+    open_ids, seen = [node_id], {node_id}
+    while open_ids and len(seen) <= _MOST_STACKED:
+        inputs = _inputs(prompt, open_ids.pop())
+        for key, value in inputs.items():
+            if isinstance(value, Mapping):
+                # A row of a table of LoRAs, which may be switched off.
+                yield from (name for name in value.values() if _is_name(name) and value.get("on", True))
+            elif _is_name(value) and (_is_file(value) or "lora" in key.lower()):
+                yield value
+            elif isinstance(value, str):
+                yield from _LORA_IN_TEXT.findall(value[:_MOST_TEXT])
+        for key, source in _sources(inputs).items():
+            if ("lora" in key.lower() or "stack" in key.lower()) and source not in seen:
+                seen.add(source)
+                open_ids.append(source)
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= _LONGEST_NAME
 
 
 def _guidance(prompt: Any, node_id: str) -> float | None:

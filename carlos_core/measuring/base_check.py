@@ -39,6 +39,9 @@ CLEAR = 0.97
 LOSS = 0.04
 """Cosine of pictures with their prompts that guidance may cost. It does not cost any where a model is made for it."""
 
+UNSUITABLE = "the pictures without the LoRA do not suit"
+"""Beginning of the note of rows that were measured on such pictures."""
+
 NOTHING_SHOWN, ALL_ALIKE, BURNT = "nothing shown", "all alike", "burnt"
 
 _IN_WORDS = {
@@ -91,12 +94,12 @@ class Checked:
     """Forward passes that this run spent on pictures of the measurement."""
 
     other_evaluations: int = 0
-    """Those that it spent on others, to compare with."""
+    """Those that it spent on others, to compare with, and to warm the model up."""
 
     @property
     def note(self) -> str:
         """In words, for a row; empty if the pictures are right."""
-        return f"the pictures without the LoRA do not suit: {_IN_WORDS[self.problem]}" if self.problem else ""
+        return f"{UNSUITABLE}: {_IN_WORDS[self.problem]}" if self.problem else ""
 
 
 class BaseCheck:
@@ -113,11 +116,12 @@ class BaseCheck:
         self._few_steps = few_steps
         self._is_strict = is_strict
 
-    def look(self, studio: Studio, base: Side, shots: Sequence[Shot], on_progress: OnProgress | None = None) -> Checked:
-        """Make the first pictures of the base side, if they are not there, and look at them.
+    def look(self, studio: Studio, shots: Sequence[Shot], on_progress: OnProgress | None = None) -> Checked:
+        """Make the first pictures without a LoRA and without its words, if they are not there, and look at them.
 
         Raises UnsuitableSamplingError, if it is strict, where they do not show their prompts.
         """
+        base = studio.without_lora()
         first = {shot.prompt.text: shot for shot in reversed(shots[:LOOK])}
         shown = [shot for shot in shots[:LOOK] if first[shot.prompt.text] == shot]
         if len(shots) < LOOK or len(shown) < _FEWEST:
@@ -140,26 +144,26 @@ class BaseCheck:
     ) -> Checked:
         texts = studio.encoder.encode_texts([base.text(shot) for shot in shown]).numpy()
 
-        def made(where: Studio, side: Side) -> tuple[Looks, int]:
+        def made(where: Studio, side: Side) -> tuple[Looks, int, int]:
             end = min(-(-LOOK // where.batch) * where.batch, len(shots))
             shoot = Shoot(where, [side], shots[:end], on_progress)
             shoot.make(side, 0, end)
             features = np.stack([side.entry(shot).features for shot in shown])
-            return Looks.of(features, texts), shoot.evaluations[side]
+            return Looks.of(features, texts), shoot.evaluations[side], shoot.warm_up_evaluations
 
-        looks, evaluations = made(studio, base)
+        looks, evaluations, warm_up = made(studio, base)
         if looks.matched < MATCHED:
-            return Checked(NOTHING_SHOWN, evaluations)
+            return Checked(NOTHING_SHOWN, evaluations, warm_up)
         if looks.variety < VARIETY:
-            return Checked(ALL_ALIKE, evaluations)
+            return Checked(ALL_ALIKE, evaluations, warm_up)
         clipped = studio.clipped
         is_clear = clipped is not None and clipped < CLIPPED and looks.matched >= CLEAR
         if is_clear or self._few_steps is None:
-            return Checked("", evaluations)
+            return Checked("", evaluations, warm_up)
         few = self._few_steps().trial
-        without_guidance, others = made(few, few.without_lora(base.triggers))
+        without_guidance, others, warm_up_too = made(few, few.without_lora())
         is_burnt = looks.alignment < without_guidance.alignment - LOSS
-        return Checked(BURNT if is_burnt else "", evaluations, others)
+        return Checked(BURNT if is_burnt else "", evaluations, warm_up + others + warm_up_too)
 
 
 def _key(studio: Studio, base: Side, shown: Sequence[Shot]) -> str:

@@ -71,7 +71,9 @@ class LibraryEstimate:
 
     def __init__(self, indexer: Indexer, names: Sequence[str]) -> None:
         self._indexer, self._names = indexer, list(names)
-        self.begin(self._names[0])
+        self._pictures, self._begin = 0, time.monotonic()
+        if self._names:
+            self.begin(self._names[0])
 
     def begin(self, name: str) -> None:
         """Call this when the run comes to a file. Looks at what is left, with the database as it is now."""

@@ -159,8 +159,7 @@ class Indexer:
         if self.base_check is None:
             return Checked()
         self.studio.generator.check_lora(LoraUse(lora.path, self.protocol.lora_weight))
-        base, _ = sides_of(self.studio, lora, self.protocol)
-        return self.base_check.look(self.studio, base, self.plan.shots, on_progress)
+        return self.base_check.look(self.studio, self.plan.shots, on_progress)
 
     def known_version(self, version_id: int) -> Outcome | None:
         """The outcome for a LoRA of CivitAI if it need not be measured, even without its file; None if it must be measured."""

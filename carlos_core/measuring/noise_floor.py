@@ -7,16 +7,18 @@ order, nodes of others that draw noise of their own.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
 from ..generator import OnDevice
 from .kept_facts import KeptFacts
 from .plan import Shot
-from .studio import Side, Studio
+from .studio import Side, Studio, broken_picture
 
 _MORE = 7
 """Pictures of each side that are compared if the first ones differ."""
@@ -59,13 +61,15 @@ def noise_floor(studio: Studio, sides: tuple[Side, Side], shots: Sequence[Shot])
         studio: its generator is an `OnDevice`.
         sides: without the LoRA and with it.
         shots: of the plan.
+
+    Raises BrokenPictureError, and keeps nothing, if a picture is not finite.
     """
     generator = studio.generator
     assert isinstance(generator, OnDevice)
     kept = KeptFacts(studio.folder / "noise_floors.json")
     key = _key(studio)
     known = kept.get(key)
-    if isinstance(known, dict) and all(isinstance(known.get(name), (int, float)) for name in ("features", "pixels")):
+    if isinstance(known, dict) and all(_is_amount(known.get(name)) for name in ("features", "pixels")):
         return NoiseFloor(float(known["features"]), float(known["pixels"]))
     found = [*_differences(studio, sides, shots[0])]
     if any(features or pixels for features, pixels, _evaluations in found):
@@ -74,6 +78,10 @@ def noise_floor(studio: Studio, sides: tuple[Side, Side], shots: Sequence[Shot])
     floor = _floor(found)
     kept.keep(key, {name: value for name, value in asdict(floor).items() if name != "model_evaluations"})
     return floor
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value) and value >= 0
 
 
 def _key(studio: Studio) -> str:
@@ -93,9 +101,12 @@ def _differences(studio: Studio, sides: tuple[Side, Side], shot: Shot) -> Iterat
         if side.loras:
             generator.unload()
         again = generator.generate([job])
+        if not (torch.isfinite(first.images).all() and torch.isfinite(again.images).all()):
+            raise broken_picture(shot)
         pixels = float((first.images.float() - again.images.float()).abs().mean()) * 255
         features = studio.encoder.encode_images(torch.cat([first.images, again.images])) if pixels else torch.zeros(2, 1)
-        yield float((features[0] - features[1]).norm()), pixels, first.model_evaluations + again.model_evaluations
+        evaluations = sum(made.model_evaluations + made.warm_up_evaluations for made in (first, again))
+        yield float((features[0] - features[1]).norm()), pixels, evaluations
 
 
 def _floor(found: Sequence[tuple[float, float, int]]) -> NoiseFloor:

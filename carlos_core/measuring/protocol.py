@@ -9,6 +9,7 @@ from typing import Any
 
 from ..records import MeasuredRow
 from ..storage import short_hash
+from .base_check import UNSUITABLE
 from .presets import AS_GIVEN, CUSTOM, PRESETS, TRIGGERS_ON_BOTH_SIDES
 from .stopping import NO_EFFECT
 
@@ -76,7 +77,8 @@ class Protocol:
         ours = self.described()
         theirs = ours if is_own else protocols.get(row.protocol_id or "") or {}
         is_other_checkpoint = theirs.get("model") != ours.get("model")
-        if is_other_checkpoint and not (model_key and row.model_key == model_key and has_effect(row)):
+        is_alike = bool(model_key) and row.model_key == model_key
+        if is_other_checkpoint and not (is_alike and has_effect(row) and not _is_unsuitable(row)):
             return None
         preset = str(theirs.get("preset"))
         is_same = {**theirs, "model": None} == {**ours, "model": None}
@@ -102,6 +104,11 @@ def has_effect(row: MeasuredRow) -> bool:
     return bool(row.strength) and NO_EFFECT not in row.notes
 
 
+def _is_unsuitable(row: MeasuredRow) -> bool:
+    """Whether a row was measured on pictures that do not show their prompts: that says little about another checkpoint."""
+    return any(note.startswith(UNSUITABLE) for note in row.notes)
+
+
 _OF_A_CHECKPOINT = ("model", "sampling", "steps", "cfg", "sampler", "scheduler")
 """What a preset may have to do otherwise on another checkpoint of the same shape."""
 
@@ -111,11 +118,12 @@ def _is_fuller(theirs: Mapping[str, Any], ours: Mapping[str, Any], *, is_other_c
     order = list(PRESETS)
     if theirs.get("preset") not in order or ours["preset"] not in order:
         return False
+    further = order.index(theirs["preset"]) - order.index(ours["preset"])
     if AS_GIVEN in (theirs.get("sampling"), ours.get("sampling")):
-        return False
-    if is_other_checkpoint and theirs["preset"] == ours["preset"]:
+        return further > 0 and {**theirs, "preset": None} == {**ours, "preset": None}
+    if is_other_checkpoint and not further:
         ignored = dict.fromkeys(_OF_A_CHECKPOINT)
         return {**theirs, **ignored} == {**ours, **ignored}
     is_alike = all(theirs.get(key) == ours[key] for key in ("prompts", "lora_weight", "trigger_rule"))
     is_sampled_alike = is_other_checkpoint or theirs.get("sampling") == ours.get("sampling")
-    return is_alike and is_sampled_alike and order.index(theirs["preset"]) > order.index(ours["preset"])
+    return is_alike and is_sampled_alike and further > 0

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import GenerationError
+from ..errors import BrokenPictureError, CarlosError
 from ..loras.lora_file import LoraFile
 from ..progress import OnProgress
 from ..vectors import cosine
@@ -104,6 +104,7 @@ class QuickSteps:
         self._full_studio = studio.trial
         self._kept = KeptFacts(studio.folder / "quick_steps.json")
         self._choice: _Choice | None = None
+        self._has_failed = False
         self.model_evaluations = 0
         """Forward passes that were spent on finding out, those of pictures that a measurement uses included."""
 
@@ -117,7 +118,8 @@ class QuickSteps:
             self._choice = _Choice(**known)
         if self._choice is None:
             self._choice = self._found(candidates, on_progress)
-            self._kept.keep(self._key, asdict(self._choice))
+            if self._choice.agreements:
+                self._kept.keep(self._key, asdict(self._choice))
         return self._choice.steps
 
     def compare(self, studio: Studio, lora: LoraFile, protocol: Protocol, on_progress: OnProgress | None = None) -> None:
@@ -125,7 +127,10 @@ class QuickSteps:
 
         studio: where the LoRA was measured by `protocol` just now.
         """
-        if self._choice is None or self._choice.cosine is not None or self._choice.steps == self._full:
+        choice = self._choice
+        if choice is None or choice.cosine is not None or self._has_failed:
+            return
+        if not choice.agreements or choice.steps == self._full:
             return
         shots = self._distinct[:_OF_A_LORA]
         few, full = sides_of(studio, lora, protocol), sides_of(self._full_studio, lora, protocol)
@@ -133,12 +138,14 @@ class QuickSteps:
         try:
             for side in full:
                 shoot.make(side, 0, len(shots))
-        except GenerationError as error:
+        # The row is there. A cancel is none of these.
+        except (CarlosError, OSError, RuntimeError, MemoryError) as error:
             logger.warning("carlos: %s was not measured at %d steps: %s", lora.name, self._full, error)
+            self._has_failed = True
             return
         self.model_evaluations += sum(shoot.evaluations.values()) + shoot.warm_up_evaluations
         directions = [np.mean([diff(*sides, shot) for shot in shots], axis=0) for sides in (few, full)]
-        self._choice = replace(self._choice, lora=lora.name, cosine=cosine(*directions))
+        self._choice = replace(choice, lora=lora.name, cosine=cosine(*directions))
         self._kept.keep(self._key, asdict(self._choice))
 
     @property
@@ -154,6 +161,10 @@ class QuickSteps:
         if choice is None:
             return [f"too few prompts to see how many steps suffice on this model: fewer than {_FEWEST} of the first {_LOOK}"]
         found = ", ".join(f"{steps} steps {value:.2f}" for steps, value in choice.agreements.items())
+        if not choice.agreements:
+            return [
+                f"quick takes {choice.steps} steps; the pictures of {self._full} steps are broken, so that none can be compared"
+            ]
         verdict = "" if choice.is_enough else f"; none is like {self._full}: prefer the preset standard"
         lines = [
             f"quick takes {choice.steps} steps on this model: how like its pictures are to those of {self._full} steps "
@@ -172,10 +183,18 @@ class QuickSteps:
         return json.dumps([studio.generator.fingerprint, studio.encoder.encoder_id, [shot.seed for shot in self._distinct]])
 
     def _found(self, candidates: Sequence[int], on_progress: OnProgress | None) -> _Choice:
-        full = self._features(self._full_studio, on_progress)
         agreements: dict[str, float] = {}
+        try:
+            full = self._features(self._full_studio, on_progress)
+        except BrokenPictureError as error:
+            logger.warning("carlos: no picture to compare few steps with: %s", error)
+            return _Choice(candidates[0], agreements, is_enough=False)
         for steps in candidates:
-            found = agreement(self._features(self._studio_of(steps), on_progress), full)
+            try:
+                found = agreement(self._features(self._studio_of(steps), on_progress), full)
+            except BrokenPictureError as error:
+                logger.warning("carlos: %d steps are not enough: %s", steps, error)
+                continue
             agreements[str(steps)] = round(found.mean, 4)
             if found.is_enough:
                 return _Choice(steps, agreements)
@@ -184,7 +203,11 @@ class QuickSteps:
         return _Choice(self._full if is_affordable else candidates[-1], agreements, is_enough=is_affordable)
 
     def _features(self, studio: Studio, on_progress: OnProgress | None) -> np.ndarray:
-        """Features of the pictures without a LoRA, [N, D]. They are kept, and a measurement finds them."""
+        """Features of the pictures without a LoRA, [N, D]. They are kept, and a measurement with these steps finds them.
+
+        Not those of large batches, though: most of such a batch would be made in vain.
+        """
+        studio = studio if studio.batch <= _LOOK else studio.trial
         side: Side = studio.without_lora()
         end = min(-(-_LOOK // studio.batch) * studio.batch, len(self._shots))
         shown = 0 if studio is self._full_studio else PAIRS

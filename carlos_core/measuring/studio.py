@@ -56,6 +56,14 @@ class Side:
         return np.array([is_missing for part in parts for is_missing in [self.is_missing(part)] * len(part)], dtype=bool)
 
 
+def broken_picture(shot: Shot) -> BrokenPictureError:
+    """The error for a picture whose values are not finite."""
+    return BrokenPictureError(
+        f"The picture of {shot.prompt.text!r} with seed {shot.seed} is broken (NaN).",
+        "Run the model in higher precision (--force-fp32, or --fp32-vae), or lower the LoRA's weight.",
+    )
+
+
 def diff(base: Side, with_lora: Side, shot: Shot) -> np.ndarray:
     """e(with the LoRA) - e(without it). [D] float64, raw CLIP units."""
     return with_lora.entry(shot).features.astype(np.float64) - base.entry(shot).features
@@ -92,11 +100,11 @@ class Studio:
 
     @property
     def clipped(self) -> float | None:
-        """Mean share of values at the ends of their range, in pictures without a LoRA; None if none was made here."""
+        """Mean share of values at the ends of their range, in pictures without a LoRA and its words; None if none was made."""
         return float(np.mean(self._clipped)) if self._clipped else None
 
     def see(self, images: Tensor) -> None:
-        """Take in pictures without a LoRA, [B, H, W, 3] in [0, 1]."""
+        """Take in pictures without a LoRA and its words, [B, H, W, 3] in [0, 1]."""
         self._clipped.append(float(((images < 0.01) | (images > 0.99)).float().mean()))
 
     @property
@@ -210,12 +218,9 @@ class Shoot:
         features = self._studio.encoder.encode_images(generated.images).numpy()
         broken = [shot for shot, row in zip(part, features, strict=True) if not np.isfinite(row).all()]
         if broken:
-            raise BrokenPictureError(
-                f"The picture of {broken[0].prompt.text!r} with seed {broken[0].seed} is broken (NaN).",
-                "Run the model in higher precision (--force-fp32, or --fp32-vae), or lower the LoRA's weight.",
-            )
+            raise broken_picture(broken[0])
         self.warm_up_evaluations += generated.warm_up_evaluations
-        if not side.loras:
+        if not side.loras and not side.triggers:
             self._studio.see(generated.images)
         evaluations = generated.model_evaluations // len(part)
         side.store.append([(side.text(shot), shot.seed, row, evaluations) for shot, row in zip(part, features, strict=True)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -87,10 +87,10 @@ def settings_inputs(default_preset: str) -> list[io.Input]:
             max=100_000,
             tooltip="custom: use only this many prompts, spread over all topics. 0: all.",
         ),
-        io.Int.Input("steps", default=25, min=1, max=1000, tooltip="custom: sampler steps."),
-        io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="custom: guidance."),
-        io.Combo.Input("sampler_name", options=list(samplers), default="euler", tooltip="custom: sampler."),
-        io.Combo.Input("scheduler", options=list(schedulers), default="normal", tooltip="custom: scheduler."),
+        io.Int.Input("steps", default=25, min=1, max=1000, tooltip="custom and as given (see sampling): sampler steps."),
+        io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="custom and as given: guidance."),
+        io.Combo.Input("sampler_name", options=list(samplers), default="euler", tooltip="custom and as given: sampler."),
+        io.Combo.Input("scheduler", options=list(schedulers), default="normal", tooltip="custom and as given: scheduler."),
         io.Int.Input("width", default=0, min=0, max=8192, step=8, tooltip="0: the native size of the model."),
         io.Int.Input("height", default=0, min=0, max=8192, step=8, tooltip="0: the native size of the model."),
         io.Int.Input(
@@ -146,11 +146,16 @@ def settings_inputs(default_preset: str) -> list[io.Input]:
     ]
 
 
-def indexer_of(hidden: Any, *, model: Any, clip: Any, vae: Any, database: Any, **settings: Any) -> Indexer:
+def indexer_of(
+    hidden: Any, names: Sequence[str] | None, *, model: Any, clip: Any, vae: Any, database: Any, **settings: Any
+) -> Indexer:
     """An indexer for the settings of an indexing node.
+
+    Pictures are made here to see how many steps suffice, unless that is known, or nothing needs to be measured.
 
     Args:
         hidden: of the node; it asks for `prompt` and `unique_id`.
+        names: of the LoRAs that may have to be measured, with "/" between folders; None if they are not known yet.
         model: ComfyUI's model, without a LoRA.
         clip: ComfyUI's text encoder.
         vae: ComfyUI's VAE.
@@ -177,45 +182,56 @@ def indexer_of(hidden: Any, *, model: Any, clip: Any, vae: Any, database: Any, *
         generator = ComfyGenerator(model, clip, vae, sampling)
         return carlos.Studio(generator, encoder, folders.cache_folder(), settings["batch_size"])
 
+    def indexer_with(studio: Studio, quick_steps: QuickSteps | None = None) -> Indexer:
+        plan = _plan(prompts, studio.generator, settings)
+        protocol = carlos.Protocol(
+            preset=settings["preset"],
+            prompts_hash=prompts.content_hash,
+            seed_rule=plan.seed_rule,
+            lora_weight=settings["lora_weight"],
+            trigger_rule=settings["triggers"],
+            generator=studio.generator.settings,
+            sampling=chosen.name,
+        )
+        return carlos.Indexer(
+            studio,
+            protocol,
+            plan,
+            target,
+            overwrite=settings["overwrite"],
+            scale_sweep=settings["scale_sweep"],
+            folder=ListedLoras(),
+            any_checkpoint=settings["checkpoint"] == _ANY_CHECKPOINT,
+            base_check=_base_check(chosen, studio_with, settings),
+            quick_steps=quick_steps,
+            remarks=(chosen.why,) if chosen.why else (),
+        )
+
+    indexer = indexer_with(studio_with(chosen.sampling))
+    if not chosen.full_steps or not _needs_pictures(indexer, names):
+        return indexer
+
     def studio_of(steps: int) -> Studio:
         return studio_with(replace(chosen.sampling, steps=steps))
 
-    studio = studio_with(chosen.sampling)
-    quick_steps = None
-    if chosen.full_steps:
-        shots = _plan(prompts, studio.generator, settings).shots
-        quick_steps = QuickSteps(studio_of, chosen.full_steps, shots)
-        studio = studio_of(quick_steps.choose(NodeProgress(hidden.unique_id, lambda: "looking for the steps that suffice: ")))
-    plan = _plan(prompts, studio.generator, settings)
-    protocol = carlos.Protocol(
-        preset=settings["preset"],
-        prompts_hash=prompts.content_hash,
-        seed_rule=plan.seed_rule,
-        lora_weight=settings["lora_weight"],
-        trigger_rule=settings["triggers"],
-        generator=studio.generator.settings,
-        sampling=chosen.name,
-    )
-    return carlos.Indexer(
-        studio,
-        protocol,
-        plan,
-        target,
-        overwrite=settings["overwrite"],
-        scale_sweep=settings["scale_sweep"],
-        folder=ListedLoras(),
-        any_checkpoint=settings["checkpoint"] == _ANY_CHECKPOINT,
-        base_check=_base_check(chosen, studio_with, settings),
-        quick_steps=quick_steps,
-        remarks=(chosen.why,) if chosen.why else (),
-    )
+    quick_steps = QuickSteps(studio_of, chosen.full_steps, indexer.plan.shots)
+    progress = NodeProgress(hidden.unique_id, lambda: "looking for the steps that suffice: ")
+    return indexer_with(studio_of(quick_steps.choose(progress)), quick_steps)
+
+
+def _needs_pictures(indexer: Indexer, names: Sequence[str] | None) -> bool:
+    """Whether one of the LoRAs must be measured, as far as their names tell."""
+    database = indexer.target.read()
+    covered = {row.file_name for row in database.measured if indexer.is_covered(row, database)}
+    return names is None or not covered.issuperset(names)
 
 
 def _base_check(chosen: ChosenSampling, studio_with: Callable[[Sampling], Studio], settings: dict[str, Any]) -> BaseCheck:
     few_steps, sampling = PRESETS["standard"].few_steps, chosen.sampling
     assert few_steps is not None, "standard has it"
     sized = replace(few_steps, width=sampling.width, height=sampling.height)
-    is_strict = settings["sampling"] == AUTOMATIC and settings["preset"] != CUSTOM
+    preset = PRESETS.get(settings["preset"])
+    is_strict = settings["sampling"] == AUTOMATIC and preset is not None and preset.few_steps is not None
     return BaseCheck(None if sampling.cfg == 1.0 else lambda: studio_with(sized), is_strict=is_strict)
 
 

@@ -112,15 +112,56 @@ def test_where_the_model_comes_through_a_node_that_only_passes_it_on_its_source_
     assert guidances_of(prompt, "me") == (1.0,)
 
 
-@pytest.mark.parametrize(
-    "name", ["SDXL-Lightning-8step.safetensors", "Hyper-SD15.safetensors", "lcm-lora.safetensors", "x/dmd2.safetensors"]
+FEW_STEP_LORAS = (
+    *("SDXL-Lightning-8step.safetensors", "Hyper-SD15-8steps-lora.safetensors", "lcm-lora-sdv1-5.safetensors"),
+    *("x/dmd2_4step.safetensors", "pcm_sdxl_smallcfg.safetensors", "Wan21_lightx2v_cfg_step_distill.safetensors"),
+    *("4 steps.safetensors", "TCD-SDXL.safetensors"),
 )
+STYLE_LORAS = (
+    *("anna-2000steps.safetensors", "anna_000002500_steps.safetensors", "hyperrealism_xl.safetensors", "matchdmdx.safetensors"),
+    *("flash_photography.safetensors", "stepsister.safetensors", "steps/a.safetensors"),
+)
+
+
+@pytest.mark.parametrize("name", FEW_STEP_LORAS)
 def test_a_sampler_behind_a_lora_for_few_steps_says_nothing_of_the_model_without_it(name: str) -> None:
     lora = node(model=["0", 0], lora_name=name, strength_model=1.0)
     assert sampled(lora=lora, s=node(model=["lora", 0], cfg=1.0)) == ()
     # With that LoRA on the model that is asked about, it does.
     prompt = {"me": node(model=["lora", 0]), "0": LOADER, "lora": lora, "s": node(model=["lora", 0], cfg=1.0)}
     assert guidances_of(prompt, "me") == (1.0,)
+
+
+@pytest.mark.parametrize("name", STYLE_LORAS)
+def test_a_lora_with_another_name_hides_no_sampler(name: str) -> None:
+    lora = node(model=["0", 0], lora_name=name, strength_model=1.0)
+    assert sampled(lora=lora, s=node(model=["lora", 0], cfg=1.0)) == (1.0,)
+
+
+FEW = "Lightning.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "counts"),
+    [
+        ({"lora_1": {"on": True, "lora": FEW, "strength": 1.0}}, False),
+        ({"lora_1": {"on": False, "lora": FEW, "strength": 1.0}}, True),
+        ({"lora_stack": ["stack", 0]}, False),
+        ({"text": f"a storm <lora:{FEW.removesuffix('.safetensors')}:1.0>"}, False),
+        ({"text": "a storm with lightning"}, True),
+        ({"lora_name": ["name", 0]}, False),
+    ],
+)
+def test_loaders_of_several_loras_are_understood(inputs: dict[str, Any], counts: bool) -> None:
+    nodes = {"stack": node(lora_stack=["more", 0], lora_name_1="a.safetensors"), "more": node(lora_name_1=FEW)}
+    nodes["name"] = node(value=FEW)
+    loader = node(model=["0", 0], **inputs)
+    assert sampled(lora=loader, s=node(model=["lora", 0], cfg=1.0), **nodes) == ((1.0,) if counts else ())
+
+
+def test_our_own_nodes_pass_the_model_on() -> None:
+    auto = {**node(model=["0", 0], clip=["0", 1], query="snow"), "class_type": "CarlosAutoLora"}
+    assert sampled(auto=auto, s=node(model=["auto", 0], cfg=1.0)) == (1.0,)
 
 
 def test_samplers_of_other_models_and_our_own_nodes_say_nothing() -> None:

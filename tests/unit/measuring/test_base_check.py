@@ -15,6 +15,7 @@ from carlos_core.errors import UnsuitableSamplingError
 from carlos_core.generator import Job
 from carlos_core.measuring.base_check import ALL_ALIKE, BURNT, NOTHING_SHOWN, BaseCheck, Looks
 from carlos_core.measuring.indexer import Failure
+from carlos_core.measuring.presets import TRIGGERS_ON_BOTH_SIDES
 from carlos_core.measuring.studio import Studio
 from tests.support.bench import Bench, indexer_of
 from tests.support.drawing_generator import DrawingGenerator
@@ -68,7 +69,7 @@ def looked(bench: Bench, generator: Signed, few: Signed | None = None, *, is_str
 
     check = BaseCheck(None if few is None else lambda: studio(few), is_strict=is_strict)
     here = studio(generator)
-    return check.look(here, here.without_lora(), indexer.plan.shots)
+    return check.look(here, indexer.plan.shots)
 
 
 def test_looks_are_those_of_matched_features() -> None:
@@ -133,3 +134,11 @@ def test_a_library_run_stops_at_unsuitable_pictures_and_not_at_bad_files(bench: 
     assert not any(job.loras for job in drawn.jobs)
     noted = replace(indexer_of(bench, drawn), base_check=BaseCheck(None, is_strict=False)).index(lora)
     assert any("do not suit" in note for note in noted.row.notes)
+
+
+def test_words_of_a_lora_do_not_decide_what_pictures_look_like(bench: Bench) -> None:
+    lora, drawn = bench.lora(trigger="a word of its own"), DrawingGenerator()
+    indexer = indexer_of(bench, drawn)
+    protocol = replace(indexer.protocol, trigger_rule=TRIGGERS_ON_BOTH_SIDES)
+    replace(indexer, protocol=protocol, base_check=BaseCheck(None, is_strict=False)).index(lora)
+    assert [job.triggers for job in drawn.jobs[:16]] == [()] * 16

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from carlos_core.errors import IndexingError
+from carlos_core.measuring.base_check import UNSUITABLE
 from carlos_core.measuring.plan import Plan
 from carlos_core.measuring.presets import AS_GIVEN, FEW_STEPS
 from carlos_core.measuring.protocol import Covering, Protocol
@@ -188,12 +189,18 @@ def test_a_preset_sampled_otherwise_has_another_id_and_one_sampled_as_ever_its_o
         (FEW_STEPS, "", False),
         (AS_GIVEN, "", False),
         ("", AS_GIVEN, False),
-        (AS_GIVEN, AS_GIVEN, False),
+        (AS_GIVEN, AS_GIVEN, True),
     ],
 )
 def test_a_fuller_preset_covers_only_what_is_sampled_alike(measured: str, wanted: str, *, covers: bool) -> None:
     fuller = replace(PROTOCOL, preset="standard", sampling=measured)
     assert (covered(fuller, 64, replace(PROTOCOL, preset="quick", sampling=wanted)) is not None) == covers
+
+
+def test_rows_of_pictures_that_do_not_suit_hold_for_their_own_checkpoint_alone() -> None:
+    burnt = (f"{UNSUITABLE}: they are burnt",)
+    assert covered_elsewhere(OTHER, PROTOCOL, notes=burnt) is None
+    assert covered_elsewhere(PROTOCOL, PROTOCOL, notes=burnt) == Covering("custom")
 
 
 def test_as_given_covers_itself() -> None:
