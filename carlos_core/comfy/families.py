@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from ..errors import GenerationError
+
 _T = TypeVar("_T")
 
 _NATIVE_SIZES = {"SD15": 512, "SD20": 768, "SD21UnclipL": 768, "SD21UnclipH": 768, "SDXL": 1024, "SD3": 1024, "Flux": 1024}
@@ -32,6 +34,20 @@ with and without."""
 
 _FEW_STEP_SAMPLINGS = ("LCM", "ModelSamplingDiscreteDistilled")
 """Classes of a model's sampling that stand for distilled models."""
+
+_OF_VIDEOS = ("WAN", "LTXV", "HunyuanVideo", "CosmosT2V", "GenmoMochi", "CogVideoX_T2V")
+"""Beginnings of classes of models that make videos from a text. A video of one frame is a picture."""
+
+_NEED_MORE_THAN_TEXT = {
+    **dict.fromkeys(("I2V", "img2vid", "Zero123"), "begins with a picture"),
+    **dict.fromkeys(("Inpaint", "instructpix2pix", "Upscaler", "SeedVR2", "SR_Distilled", "LotusD"), "changes a picture"),
+    **dict.fromkeys(("FunControl", "Camera", "Vace", "FlowRVS"), "follows a video or a movement"),
+    **dict.fromkeys(("HuMo", "S2V", "WanDancer", "LTXAV"), "goes with sound"),
+    **dict.fromkeys(("Animate", "SCAIL"), "moves a given character"),
+    **dict.fromkeys(("StableAudio", "ACEStep", "MiniMaxMusic"), "makes sound"),
+    **dict.fromkeys(("Hunyuan3D", "Trellis", "TripoSplat"), "makes solids"),
+}
+"""Part of a class's name -> why its models make no picture from a text alone."""
 
 _FAMILIES_BY_BEGINNING = {"WAN": "Wan", "HunyuanVideo": "Hunyuan Video", "HunyuanImage": "Hunyuan Video"}
 
@@ -68,6 +84,22 @@ def wants_few_steps(model: Any) -> str:
     sampling = type(model.get_model_object("model_sampling"))
     name = next((base.__name__ for base in sampling.__mro__ if base.__name__ in _FEW_STEP_SAMPLINGS), None)
     return f"its sampling is {name}" if name else ""
+
+
+def check_makes_pictures(model: Any) -> None:
+    """Raises GenerationError for a model that makes no picture from a text alone, before anything is loaded."""
+    name = class_of_model(model)
+    reason = next((reason for part, reason in _NEED_MORE_THAN_TEXT.items() if part in name), None)
+    if reason is not None:
+        raise GenerationError(
+            f"A {name} model makes no pictures from text alone: it {reason}.",
+            "Measure the LoRA on the text-to-image or text-to-video model of its family.",
+        )
+
+
+def makes_videos(model: Any) -> bool:
+    """Whether a model makes videos, of which one frame is taken for a picture."""
+    return class_of_model(model).startswith(_OF_VIDEOS)
 
 
 def _of_class(model: Any, table: Mapping[str, _T]) -> _T | None:

@@ -24,7 +24,7 @@ from ..generator import LEADING, Environment, Generated, Job, LoraFit, LoraUse, 
 from ..memory import is_out_of_memory
 from ..progress import OnProgress, Progress
 from .conditioning import form_of, joined, text_of, zeroed
-from .families import native_size
+from .families import check_makes_pictures, native_size
 from .fingerprint import Fingerprint, model_fingerprint
 from .layers import model_key
 from .patching import apply_lora, load_lora
@@ -92,7 +92,7 @@ class ComfyGenerator:
     """The Generator of ComfyUI's MODEL, CLIP and VAE. LoRAs are applied to clones of MODEL and CLIP."""
 
     def __init__(self, model: Any, clip: Any, vae: Any, sampling: Sampling) -> None:
-        """Nothing is loaded yet. Raises GenerationError if the VAE cannot make pictures of this size.
+        """Nothing is loaded yet. Raises GenerationError if the model makes no pictures from text, or the VAE not of this size.
 
         Args:
             model: ComfyUI's MODEL.
@@ -101,6 +101,7 @@ class ComfyGenerator:
             sampling: its sampler and scheduler are ComfyUI's, or the scheduler is "leading", diffusers' default spacing for
                 SDXL.
         """
+        check_makes_pictures(model)
         self._model, self._clip, self._vae = model, clip, vae
         self._sampling = sampling
         self.width = sampling.width or native_size(model)
@@ -283,6 +284,7 @@ class ComfyGenerator:
         )
         images = self._vae.decode(latents)
         if images.ndim == 5:
+            # A video of one frame.
             images = images[:, 0]
         return images
 

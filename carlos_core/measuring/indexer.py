@@ -126,6 +126,9 @@ class Indexer:
     remarks: tuple[str, ...] = ()
     """What is to be said of the settings, in words."""
 
+    notes: tuple[str, ...] = ()
+    """What every row is to say."""
+
     def index(self, lora: LoraFile, on_progress: OnProgress | None = None) -> Outcome:
         """Measure a LoRA and keep its row, unless the database has it by the same protocol or a fuller one.
 
@@ -137,7 +140,7 @@ class Indexer:
         if row is not None and covering is not None:
             return self._swept(self._known(database, lora, row, covering), on_progress)
         checked = self._checked(lora, on_progress)
-        notes = (checked.note,) if checked.note else ()
+        notes = (*self.notes, checked.note) if checked.note else self.notes
         found = measure(self.studio, lora, self.protocol, self.plan, on_progress, again=self.overwrite, notes=notes)
         row = upsert(self.target, found.record, self.protocol.described())
         if self.quick_steps is not None and has_effect(row.measured):

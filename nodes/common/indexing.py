@@ -11,6 +11,7 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ... import carlos_core as carlos
+from ...carlos_core.comfy.families import makes_videos
 from ...carlos_core.comfy.generator import ComfyGenerator
 from ...carlos_core.errors import GenerationError
 from ...carlos_core.generator import Sampling
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _PRESETS = (*PRESETS, CUSTOM)
 _ANY_CHECKPOINT, _THIS_CHECKPOINT = "any of its shape", "this one"
 _CHECKPOINTS = (_ANY_CHECKPOINT, _THIS_CHECKPOINT)
+_ONE_FRAME = "measured on videos of one frame"
 _OPTIONAL = {"triggers": TRIGGER_RULES[0], "scale_sweep": False, "checkpoint": _ANY_CHECKPOINT, "sampling": AUTOMATIC}
 """What workflows that were saved before these settings get."""
 
@@ -205,6 +207,7 @@ def indexer_of(
             base_check=_base_check(chosen, studio_with, settings),
             quick_steps=quick_steps,
             remarks=(chosen.why,) if chosen.why else (),
+            notes=(_ONE_FRAME,) if makes_videos(model) else (),
         )
 
     indexer = indexer_with(studio_with(chosen.sampling))

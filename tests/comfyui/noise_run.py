@@ -63,7 +63,7 @@ def main() -> None:
         outcome = indexer.index(read_lora_file(MINIWORLD / "loras" / name))
         row = outcome.row
         facts = {"strength": row.strength, "noise_floor": row.noise_floor, "n_images": row.n_images, "notes": row.notes}
-        print(json.dumps({"file": name, **facts, "other": outcome.other_evaluations}), flush=True)  # noqa: T201
+        sys.stdout.write(json.dumps({"file": name, **facts, "other": outcome.other_evaluations}) + "\n")
 
 
 main()
