@@ -43,7 +43,9 @@ def model_of(name: str) -> Any:
 @torch.inference_mode()
 def main() -> None:
     _model, clip, _vae = build("sd3", True, CPU)
-    vae = comfy.sd.VAE(sd=randomised(comfy.ldm.wan.vae.WanVAE(dim=32, z_dim=16), 3).state_dict())
+    vae = comfy.sd.VAE(
+        sd=randomised(comfy.ldm.wan.vae.WanVAE(dim=96, z_dim=16, temperal_downsample=[False, True, True]), 3).state_dict()
+    )
     generator = ComfyGenerator(model_of("WAN21_T2V"), clip, vae, SAMPLING)
     jobs = [Job("a house", 1), Job("a boat", 2)]
     together, alone = generator.generate(jobs).images, generator.generate(jobs[1:]).images
