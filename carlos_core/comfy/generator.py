@@ -300,8 +300,10 @@ class ComfyGenerator:
         return comfy.sample.sample(side.model, noise, *settings, sigmas=sigmas, disable_pbar=True, **further)
 
     def _is_warm(self, side: _Side) -> bool:
-        """Whether a side's model is loaded with its LoRAs, as far as ComfyUI's list says: weights that were moved out since do not
-        show in it. On the CPU it makes no difference."""
+        """Whether a side's model is loaded with its LoRAs, as far as ComfyUI's list says.
+
+        Weights that were moved out since do not show in it. On the CPU it makes no difference.
+        """
         loaded = comfy.model_management.current_loaded_models
         return comfy.model_management.is_device_cpu(side.model.load_device) or any(each.model is side.model for each in loaded)
 
