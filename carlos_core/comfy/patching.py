@@ -9,6 +9,7 @@ import comfy.utils
 from torch import Tensor
 
 from ..errors import LoraError
+from ..foreign import printable
 from ..generator import LoraFit
 from .families import class_of_model
 from .layers import ModelLayers
@@ -20,7 +21,8 @@ def load_lora(path: Path) -> dict[str, Tensor]:
     try:
         return comfy.utils.load_torch_file(str(path), safe_load=True)
     except Exception as error:  # ComfyUI passes on whatever the format's reader raises; none of it is a cancellation
-        raise LoraError(f"The LoRA {path.name} cannot be loaded ({error}).", "Check that the file is whole.") from error
+        what = printable(f"The LoRA {path.name} cannot be loaded ({error}).")
+        raise LoraError(what, "Check that the file is whole.") from error
 
 
 def apply_lora(

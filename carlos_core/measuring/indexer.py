@@ -19,7 +19,7 @@ from ..loras.lora_file import LoraFile, read_lora_file
 from ..progress import OnProgress
 from ..records import LoraMetadata, LoraRecord, MeasuredRow
 from .base_check import BaseCheck, Checked
-from .measure import measure, sides_of
+from .measure import check_row, measure, sides_of
 from .plan import Plan
 from .protocol import Covering, Protocol, has_effect
 from .quick_steps import QuickSteps
@@ -161,6 +161,7 @@ class Indexer:
         """What the pictures without the LoRA look like. A LoRA that does not fit is an error before any is made."""
         if self.base_check is None:
             return Checked()
+        check_row(lora, self.studio.encoder.dimension)
         self.studio.generator.check_lora(LoraUse(lora.path, self.protocol.lora_weight))
         return self.base_check.look(self.studio, self.plan.shots, on_progress)
 
@@ -194,9 +195,9 @@ class Indexer:
                 raise
             # Readers and models raise all kinds of errors over a bad file. A cancel is not one of these.
             except (CarlosError, OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
-                shown = printable(name.replace("\\", "/"))
-                logger.warning("carlos: %s could not be indexed: %s", shown, error)
-                yield Failure(shown, str(error) or type(error).__name__)
+                shown, reason = printable(name.replace("\\", "/")), printable(str(error)) or type(error).__name__
+                logger.warning("carlos: %s could not be indexed: %s", shown, reason)
+                yield Failure(shown, reason)
 
     def is_covered(self, row: MeasuredRow, database: MetricsDatabase) -> bool:
         """Whether a row makes measuring its LoRA unnecessary."""

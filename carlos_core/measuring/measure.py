@@ -82,7 +82,7 @@ def measure(
     """
     if not plan.shots:
         raise IndexingError("There is nothing to measure on.", "Choose a prompt set with at least one prompt.")
-    _check_storable(lora, studio.encoder.dimension)
+    check_row(lora, studio.encoder.dimension)
     fit = studio.generator.check_lora(LoraUse(lora.path, protocol.lora_weight))
     base, with_lora = sides_of(studio, lora, protocol)
     noise = noise_floor(studio, (base, with_lora), plan.shots) if isinstance(studio.generator, OnDevice) else None
@@ -201,7 +201,7 @@ def _topic_effect(name: str, metrics: LoraMetrics) -> TopicEffect:
     return TopicEffect(name, metrics.n_images, vector)
 
 
-def _check_storable(lora: LoraFile, dimension: int) -> None:
+def check_row(lora: LoraFile, dimension: int) -> None:
     """Raises LoraError, before any picture is made, for a LoRA whose row could not be saved afterwards."""
     if whole_text(lora.name) != lora.name:
         raise LoraError(f"The file name {printable(lora.name)} is not valid text (UTF-8).", "Rename the file.")
