@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from .database.published import copy_bundled_database, load_bundled_database
     from .database.target import DatabaseFile
     from .errors import CarlosError
+    from .measuring.base_check import BaseCheck as BaseCheck
     from .measuring.estimate import LibraryEstimate as LibraryEstimate
     from .measuring.estimate import estimate_lora as estimate_lora
     from .measuring.index_lora import index_lora
     from .measuring.indexer import Failure, Indexer, Outcome
     from .measuring.plan import Plan
     from .measuring.protocol import Protocol
+    from .measuring.quick_steps import QuickSteps as QuickSteps
     from .measuring.strength_curve import most_pictures as most_pictures
     from .measuring.studio import Studio
     from .prompts.prompt_set import load_prompt_set
@@ -72,6 +74,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BaseCheck": ".measuring.base_check",
     "CarlosError": ".errors",
     "ChoiceRules": ".search.limits",
     "DatabaseFile": ".database.target",
@@ -87,6 +90,7 @@ _HOMES = {
     "Outcome": ".measuring.indexer",
     "Plan": ".measuring.plan",
     "Protocol": ".measuring.protocol",
+    "QuickSteps": ".measuring.quick_steps",
     "SearchLimits": ".search.limits",
     "Searcher": ".search.searcher",
     "Selection": ".search.selection",

@@ -15,9 +15,7 @@ from ...carlos_core.comfy.families import makes_videos
 from ...carlos_core.comfy.generator import ComfyGenerator
 from ...carlos_core.errors import GenerationError
 from ...carlos_core.generator import Sampling
-from ...carlos_core.measuring.base_check import BaseCheck
 from ...carlos_core.measuring.presets import CUSTOM, PRESETS, TRIGGER_RULES
-from ...carlos_core.measuring.quick_steps import QuickSteps
 from ...carlos_core.measuring.speed import UNKNOWN
 from ...carlos_core.prompts.prompt_set import PromptSet, default_index_prompts
 from ..host import folders, runtime
@@ -32,8 +30,10 @@ from .sockets import CarlosDb
 if TYPE_CHECKING:
     from ...carlos_core.generator import Generator
     from ...carlos_core.loras.lora_file import LoraFile
+    from ...carlos_core.measuring.base_check import BaseCheck
     from ...carlos_core.measuring.indexer import Indexer, Outcome
     from ...carlos_core.measuring.plan import Plan
+    from ...carlos_core.measuring.quick_steps import QuickSteps
     from ...carlos_core.measuring.studio import Studio
     from ...carlos_core.records import LayerFit, LoraRecord
 
@@ -217,7 +217,7 @@ def indexer_of(
     def studio_of(steps: int) -> Studio:
         return studio_with(replace(chosen.sampling, steps=steps))
 
-    quick_steps = QuickSteps(studio_of, chosen.full_steps, indexer.plan.shots)
+    quick_steps = carlos.QuickSteps(studio_of, chosen.full_steps, indexer.plan.shots)
     progress = NodeProgress(hidden.unique_id, lambda: "looking for the steps that suffice: ")
     return indexer_with(studio_of(quick_steps.choose(progress)), quick_steps)
 
@@ -235,7 +235,7 @@ def _base_check(chosen: ChosenSampling, studio_with: Callable[[Sampling], Studio
     sized = replace(few_steps, width=sampling.width, height=sampling.height)
     preset = PRESETS.get(settings["preset"])
     is_strict = settings["sampling"] == AUTOMATIC and preset is not None and preset.few_steps is not None
-    return BaseCheck(None if sampling.cfg == 1.0 else lambda: studio_with(sized), is_strict=is_strict)
+    return carlos.BaseCheck(None if sampling.cfg == 1.0 else lambda: studio_with(sized), is_strict=is_strict)
 
 
 def _plan(prompts: PromptSet, generator: Generator, settings: dict[str, Any]) -> Plan:
