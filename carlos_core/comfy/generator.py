@@ -291,7 +291,7 @@ class ComfyGenerator:
     def _latents(
         self, side: _Side, noise: Tensor, conditionings: tuple[Any, Any], way: tuple[str, int, Tensor | None], **further: Any
     ) -> Tensor:
-        """way: sampler, steps, and the noise levels, unless they are those of the scheduler."""
+        """Latents of one sampler call. way: sampler, steps, and the noise levels, unless they are those of the scheduler."""
         sampler, steps, sigmas = way
         is_own = self._sampling.scheduler == LEADING
         scheduler = comfy.samplers.SCHEDULER_NAMES[0] if is_own else self._sampling.scheduler

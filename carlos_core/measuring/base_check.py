@@ -14,15 +14,10 @@ import numpy as np
 
 from ..errors import UnsuitableSamplingError
 from ..progress import OnProgress
+from .first_pictures import FEWEST, LOOK, centred_units, first_pictures, of_different_prompts
 from .kept_facts import KeptFacts
 from .plan import Shot
-from .studio import Shoot, Side, Studio
-
-LOOK = 16
-"""Pictures that are looked at."""
-
-_FEWEST = 12
-"""Different prompts among them that it takes."""
+from .studio import Studio
 
 MATCHED = 0.75
 """A picture's own prompt is nearer to it than this share of the other prompts, on average; by chance it is 0.5."""
@@ -67,20 +62,14 @@ class Looks:
     @classmethod
     def of(cls, pictures: np.ndarray, texts: np.ndarray) -> Looks:
         """pictures, texts: their features, [N, D], in the same order."""
-        pictures, texts = pictures.astype(np.float64), texts.astype(np.float64)
-        across = pictures - pictures.mean(axis=0)
-        cosines = _unit(across) @ _unit(texts - texts.mean(axis=0)).T
+        pictures = pictures.astype(np.float64)
+        cosines = centred_units(pictures) @ centred_units(texts).T
         own = np.diag(cosines)
         further = (cosines < own[:, None]).sum(axis=1) / (len(own) - 1)
         length = float(np.linalg.norm(pictures, axis=1).mean())
-        variety = float(np.linalg.norm(across, axis=1).mean()) / length if length else 0.0
+        distance = float(np.linalg.norm(pictures - pictures.mean(axis=0), axis=1).mean())
+        variety = distance / length if length else 0.0
         return cls(float(further.mean()), float(own.mean()), variety)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: np.ndarray = vectors / np.where(lengths > 0, lengths, 1)
-    return unit
 
 
 @dataclass(frozen=True)
@@ -121,14 +110,12 @@ class BaseCheck:
 
         Raises UnsuitableSamplingError, if it is strict, where they do not show their prompts.
         """
-        base = studio.without_lora()
-        first = {shot.prompt.text: shot for shot in reversed(shots[:LOOK])}
-        shown = [shot for shot in shots[:LOOK] if first[shot.prompt.text] == shot]
-        if len(shots) < LOOK or len(shown) < _FEWEST:
+        shown = of_different_prompts(shots)
+        if len(shots) < LOOK or len(shown) < FEWEST:
             return Checked()
-        kept, key = KeptFacts(studio.folder / "base_checks.json"), _key(studio, base, shown)
+        kept, key = KeptFacts(studio.folder / "base_checks.json"), _key(studio, shown)
         problem = kept.get(key)
-        checked = Checked(problem) if problem in ("", *_IN_WORDS) else self._looked(studio, base, shots, shown, on_progress)
+        checked = Checked(problem) if problem in ("", *_IN_WORDS) else self._looked(studio, shots, on_progress)
         if problem != checked.problem:
             kept.keep(key, checked.problem)
         if checked.problem and self._is_strict:
@@ -139,19 +126,10 @@ class BaseCheck:
             )
         return checked
 
-    def _looked(
-        self, studio: Studio, base: Side, shots: Sequence[Shot], shown: Sequence[Shot], on_progress: OnProgress | None
-    ) -> Checked:
-        texts = studio.encoder.encode_texts([base.text(shot) for shot in shown]).numpy()
-
-        def made(where: Studio, side: Side) -> tuple[Looks, int, int]:
-            end = min(-(-LOOK // where.batch) * where.batch, len(shots))
-            shoot = Shoot(where, [side], shots[:end], on_progress)
-            shoot.make(side, 0, end)
-            features = np.stack([side.entry(shot).features for shot in shown])
-            return Looks.of(features, texts), shoot.evaluations[side], shoot.warm_up_evaluations
-
-        looks, evaluations, warm_up = made(studio, base)
+    def _looked(self, studio: Studio, shots: Sequence[Shot], on_progress: OnProgress | None) -> Checked:
+        texts = studio.encoder.encode_texts([shot.prompt.text for shot in of_different_prompts(shots)]).numpy()
+        base = first_pictures(studio, shots, on_progress)
+        looks, evaluations, warm_up = Looks.of(base.features, texts), base.evaluations, base.warm_up_evaluations
         if looks.matched < MATCHED:
             return Checked(NOTHING_SHOWN, evaluations, warm_up)
         if looks.variety < VARIETY:
@@ -160,12 +138,11 @@ class BaseCheck:
         is_clear = clipped is not None and clipped < CLIPPED and looks.matched >= CLEAR
         if is_clear or self._few_steps is None:
             return Checked("", evaluations, warm_up)
-        few = self._few_steps().trial
-        without_guidance, others, warm_up_too = made(few, few.without_lora())
-        is_burnt = looks.alignment < without_guidance.alignment - LOSS
-        return Checked(BURNT if is_burnt else "", evaluations, warm_up + others + warm_up_too)
+        few = first_pictures(self._few_steps().trial, shots, on_progress)
+        is_burnt = looks.alignment < Looks.of(few.features, texts).alignment - LOSS
+        return Checked(BURNT if is_burnt else "", evaluations, warm_up + few.evaluations + few.warm_up_evaluations)
 
 
-def _key(studio: Studio, base: Side, shown: Sequence[Shot]) -> str:
-    pictures = hashlib.sha256("\0".join(f"{base.text(shot)} {shot.seed}" for shot in shown).encode()).hexdigest()[:16]
+def _key(studio: Studio, shown: Sequence[Shot]) -> str:
+    pictures = hashlib.sha256("\0".join(f"{shot.prompt.text} {shot.seed}" for shot in shown).encode()).hexdigest()[:16]
     return json.dumps([studio.generator.fingerprint, studio.encoder.encoder_id, pictures])

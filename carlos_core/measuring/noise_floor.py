@@ -111,8 +111,8 @@ def _differences(studio: Studio, sides: tuple[Side, Side], shot: Shot) -> Iterat
 
 def _floor(found: Sequence[tuple[float, float, int]]) -> NoiseFloor:
     features, pixels, evaluations = zip(*found, strict=True)
-    mean = statistics.fmean(features)
-    error = statistics.stdev(features) / len(features) ** 0.5 if len(features) > 1 else 0.0
-    # Two pictures say nothing of the spread; if they were all there are, the larger one is the limit.
-    limit = mean + _MARGIN * error if len(features) > 2 else max(features)
-    return NoiseFloor(limit if any(features) else 0.0, statistics.fmean(pixels), sum(evaluations))
+    # A single shot, of two sides, says nothing of the spread: the larger distance is the limit.
+    limit = max(features)
+    if len(features) > 2:
+        limit = statistics.fmean(features) + _MARGIN * statistics.stdev(features) / len(features) ** 0.5
+    return NoiseFloor(limit, statistics.fmean(pixels), sum(evaluations))

@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from carlos_core.measuring.first_pictures import LOOK, of_different_prompts
+from carlos_core.measuring.plan import Plan
+from carlos_core.measuring.presets import PRESETS
 from carlos_core.measuring.quick_steps import agreement
+from tests.support.bench import MANY_PROMPTS
 
 CHANCE = np.random.default_rng(0)
 FULL = CHANCE.normal(size=(16, 64)) + 5
@@ -35,3 +39,11 @@ def test_pictures_of_other_prompts_are_not_taken_for_their_own() -> None:
 
 def test_pictures_that_are_all_the_same_agree_with_nothing() -> None:
     assert agreement(np.ones((16, 64)), FULL).mean == 0
+
+
+def test_prompts_that_come_twice_are_looked_at_once_in_the_plans_order() -> None:
+    shots = Plan.of_preset(PRESETS["quick"], MANY_PROMPTS, 8).shots
+    shown = of_different_prompts(shots)
+    # The 14th picture is a second one of the first prompt.
+    assert shots[13].prompt == shots[0].prompt
+    assert shown == [*shots[:13], *shots[14:LOOK]]
