@@ -146,9 +146,9 @@ def _guidance(prompt: Any, node_id: str) -> float | None:
     if _class(prompt, node_id) in _WITHOUT_GUIDANCE:
         return 1.0
     inputs = _inputs(prompt, node_id)
-    value = next((inputs[key] for key in _OF_GUIDANCE if key in inputs), None)
-    if isinstance(value, list):
-        source = _sources(inputs).get(next(key for key in _OF_GUIDANCE if key in inputs))
+    key = next((key for key in _OF_GUIDANCE if key in inputs), "")
+    value, source = inputs.get(key), _sources(inputs).get(key)
+    if source is not None:
         numbers = [each for each in _inputs(prompt, source).values() if _number(each) is not None]
         value = numbers[0] if len(numbers) == 1 else None
     return _number(value)

@@ -224,9 +224,11 @@ def indexer_of(
 
 def _needs_pictures(indexer: Indexer, names: Sequence[str] | None) -> bool:
     """Whether one of the LoRAs must be measured, as far as their names tell."""
+    if names is None:
+        return True
     database = indexer.target.read()
     covered = {row.file_name for row in database.measured if indexer.is_covered(row, database)}
-    return names is None or not covered.issuperset(names)
+    return not covered.issuperset(names)
 
 
 def _base_check(chosen: ChosenSampling, studio_with: Callable[[Sampling], Studio], settings: dict[str, Any]) -> BaseCheck:
