@@ -43,4 +43,4 @@ def in_parts(compute: Callable[[Tensor], Tensor], items: Tensor, limit: int) -> 
             logger.warning("carlos: out of memory with %d items at a time, going on with %d", len(part), limit)
             continue
         place += len(part)
-    return torch.cat(parts)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ def escape_emphasis(text: str) -> str:
 
 
 def form_of(conditioning: Conditioning) -> Any:
-    """What must be equal for two conditionings to share a batch."""
+    """What is equal for texts that a model makes inputs of one shape of."""
     tensor, extras = conditioning
     described = tuple(
         (key, tuple(value.shape) if isinstance(value, Tensor) else repr(value)) for key, value in sorted(extras.items())
@@ -36,15 +35,6 @@ def size_of(conditioning: Conditioning) -> int:
     """Bytes that a conditioning takes."""
     tensor, extras = conditioning
     return sum(value.nbytes for value in (tensor, *extras.values()) if isinstance(value, Tensor))
-
-
-def joined(conditionings: Sequence[Conditioning]) -> list[list[Any]]:
-    """One conditioning for a batch: picture i is guided by entry i."""
-    extras = {
-        key: torch.cat([other[key] for _, other in conditionings]) if isinstance(value, Tensor) else value
-        for key, value in conditionings[0][1].items()
-    }
-    return [[torch.cat([tensor for tensor, _ in conditionings]), extras]]
 
 
 def zeroed(conditioning: Conditioning) -> Conditioning:

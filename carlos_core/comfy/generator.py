@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,47 +21,19 @@ from torch import Tensor
 
 from ..errors import GenerationError
 from ..generator import LEADING, Environment, Generated, Job, LoraFit, LoraUse, Sampling
-from ..memory import is_out_of_memory
+from ..memory import in_parts, is_out_of_memory
 from ..progress import OnProgress, Progress
-from .conditioning import form_of, joined, text_of, zeroed
+from .batch_size import BATCHED_SAMPLERS, largest_batch
+from .conditioning import Conditioning, text_of, zeroed
 from .families import check_makes_pictures, native_size
 from .fingerprint import Fingerprint, model_fingerprint
 from .layers import model_key
 from .patching import apply_lora, load_lora
+from .shared_batch import NotAlikeError, SharedBatches
 from .texts import Texts
 
 logger = logging.getLogger(__name__)
 
-_BATCHED_SAMPLERS = frozenset(
-    (
-        "euler",
-        "heun",
-        "heunpp2",
-        "dpm_2",
-        "lms",
-        "dpm_fast",
-        "dpmpp_2m",
-        "ddim",
-        "uni_pc",
-        "uni_pc_bh2",
-        "ipndm",
-        "ipndm_v",
-        "deis",
-    )
-    + (
-        "res_multistep",
-        "gradient_estimation",
-        "euler_cfg_pp",
-        "dpmpp_2m_cfg_pp",
-        "res_multistep_cfg_pp",
-        "gradient_estimation_cfg_pp",
-    )
-)
-"""Samplers that draw no noise of their own and treat each picture of a batch by itself; others get one picture at a time."""
-
-_BATCH_SIZES = (16, 8, 4, 2)
-_CPU_BATCH_SIZE = 4
-_MEMORY_MARGIN = 1.5
 _SIDES_KEPT = 3
 
 
@@ -86,6 +58,22 @@ class _Count:
     evaluations: int = 0
     warm_up: int = 0
     """Those whose results are thrown away."""
+
+
+@dataclass
+class _Reporter:
+    """Tells how far a call of `generate` is, in sampler steps of all its pictures together."""
+
+    total: int
+    on_progress: OnProgress | None
+    done: int = 0
+    """Steps of the sampler calls that came to their end."""
+
+    def step(self, further: int) -> None:
+        """further: steps of the sampler call that runs. Raises ComfyUI's exception if the user has cancelled."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if self.on_progress is not None:
+            self.on_progress(Progress(self.done + further, self.total))
 
 
 class ComfyGenerator:
@@ -113,6 +101,7 @@ class ComfyGenerator:
             )
         self._sides: dict[tuple[LoraUse, ...], _Side] = {}
         self._max_batch: int | None = None
+        self._shared = SharedBatches()
         self._count = _Count()
 
     @property
@@ -171,17 +160,7 @@ class ComfyGenerator:
 
     def suggest_batch_size(self) -> int:
         """The largest batch that fits into memory by ComfyUI's own estimate, once other models have made room."""
-        if self._sampling.sampler_name not in _BATCHED_SAMPLERS:
-            return 1
-        device = self._model.load_device
-        if comfy.model_management.is_device_cpu(device):
-            return _CPU_BATCH_SIZE
-        free = comfy.model_management.get_free_memory(device) + _evictable_memory(device) - self._model.model_size()
-        shape = list(self._empty_latent.shape[1:])
-        for batch in _BATCH_SIZES:
-            if self._model.model.memory_required([2 * batch, *shape]) * _MEMORY_MARGIN < free:
-                return batch
-        return 1
+        return 1 if self._sampling.sampler_name not in BATCHED_SAMPLERS else largest_batch(self._model, self._empty_latent)
 
     def check_lora(self, lora: LoraUse) -> LoraFit:
         """Apply a LoRA to clones of model and text encoder, and count what fitted. Raises LoraError if nothing did."""
@@ -200,93 +179,94 @@ class ComfyGenerator:
 
         Raises LoraError for a LoRA that does not fit, and GenerationError if there is too little memory for one picture.
         """
-        jobs = list(jobs)
-        images: list[Tensor | None] = [None] * len(jobs)
         self._count.evaluations = self._count.warm_up = 0
-        done = 0
-        for indices in self._groups(jobs):
-            group = [jobs[index] for index in indices]
-
-            def report(step: int, done: int = done, n: int = len(group)) -> None:
-                comfy.model_management.throw_exception_if_processing_interrupted()
-                if on_progress is not None:
-                    on_progress(Progress(done + step * n, len(jobs) * self._sampling.steps))
-
-            sampled = self._sampled(group, report)
-            if len(group) == len(jobs):
-                return Generated(sampled, self._count.evaluations, self._count.warm_up)
-            for index, image in zip(indices, sampled, strict=True):
-                images[index] = image
-            done += len(group) * self._sampling.steps
-        made = torch.stack([image for image in images if image is not None])
-        return Generated(made, self._count.evaluations, self._count.warm_up)
-
-    def _groups(self, jobs: Sequence[Job]) -> Iterator[list[int]]:
-        """Indices of jobs that can share a sampler call: they have the same LoRAs, and conditionings of one form."""
-        limit = 1 if self._sampling.sampler_name not in _BATCHED_SAMPLERS else self._max_batch or len(jobs)
-        groups: dict[Any, list[int]] = {}
-        for index, job in enumerate(jobs):
-            groups.setdefault(job.loras, []).append(index)
-        for loras, members in groups.items():
-            side = self._side(loras)
-            by_form: dict[Any, list[int]] = {}
-            for index in members:
-                by_form.setdefault(form_of(side.texts.conditioning(text_of(jobs[index]))), []).append(index)
-            for alike in by_form.values():
-                for start in range(0, len(alike), limit):
-                    yield alike[start : start + limit]
-
-    def _sampled(self, jobs: Sequence[Job], report: Callable[[int], None]) -> Tensor:
-        """Pictures of jobs that share a sampler call. They are made in halves if there is too little memory."""
+        reporter = _Reporter(len(jobs) * self._sampling.steps, on_progress)
+        by_side: dict[tuple[LoraUse, ...], list[int]] = {}
+        for place, job in enumerate(jobs):
+            by_side.setdefault(job.loras, []).append(place)
+        images: dict[int, Tensor] = {}
         try:
-            return self._sampled_together(jobs, report)
+            for loras, places in by_side.items():
+                decoded = self._decoded(self._sampled(self._side(loras), [jobs[place] for place in places], reporter))
+                if len(by_side) == 1:
+                    return Generated(decoded, self._count.evaluations, self._count.warm_up)
+                images |= zip(places, decoded, strict=True)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if len(jobs) == 1:
-                raise GenerationError(
-                    f"There is too little memory for one picture of {self.width} x {self.height}.",
-                    "Choose a smaller width and height, or close other programs.",
-                ) from error
-        half = (len(jobs) + 1) // 2
-        logger.warning("carlos: out of memory with %d pictures at a time, going on with %d", len(jobs), half)
-        comfy.model_management.soft_empty_cache()
-        self._max_batch = limit = half
-        parts: list[Tensor] = []
-        place = 0
-        while place < len(jobs):
-            # A part may find that even this is too much. The next parts and later batches then use its limit.
-            limit = min(limit, self._max_batch)
-            parts.append(self._sampled(jobs[place : place + limit], report))
-            place += limit
-        return torch.cat(parts)
+            raise GenerationError(
+                f"There is too little memory for one picture of {self.width} x {self.height}.",
+                "Choose a smaller width and height, or close other programs.",
+            ) from error
+        made = torch.stack([images[place] for place in range(len(jobs))])
+        return Generated(made, self._count.evaluations, self._count.warm_up)
 
-    def _sampled_together(self, jobs: Sequence[Job], report: Callable[[int], None]) -> Tensor:
-        side = self._side(jobs[0].loras)
-        positive = joined([side.texts.conditioning(text_of(job)) for job in jobs])
+    def _sampled(self, side: _Side, jobs: Sequence[Job], reporter: _Reporter) -> Tensor:
+        """Latents of jobs of one side, in as few sampler calls as the sampler, the texts and the memory allow."""
+        texts = [side.texts.conditioning(text_of(job)) for job in jobs]
+        latents: dict[int, Tensor] = {}
+        open_parts = [list(range(len(jobs)))]
+        while open_parts:
+            part = open_parts.pop(0)
+            limit = 1 if self._sampling.sampler_name not in BATCHED_SAMPLERS else self._max_batch or len(part)
+            groups = self._shared.groups([texts[place] for place in part])
+            if len(groups) > 1 or len(part) > limit:
+                found = [[part[index] for index in group] for group in groups]
+                open_parts[:0] = [group[start : start + limit] for group in found for start in range(0, len(group), limit)]
+                continue
+            seeds = [jobs[place].seed for place in part]
+            try:
+                made = self._sampled_together(side, [texts[place] for place in part], seeds, reporter)
+            except NotAlikeError:
+                if len(self._shared.groups([texts[place] for place in part])) == 1:
+                    open_parts[:0] = [[place] for place in part]
+                else:
+                    open_parts.insert(0, part)
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if len(part) == 1 or not is_out_of_memory(error):
+                    raise
+                # The next parts and later batches use this limit, too.
+                self._max_batch = (len(part) + 1) // 2
+                logger.warning("carlos: out of memory with %d pictures at a time, going on with %d", len(part), self._max_batch)
+                comfy.model_management.soft_empty_cache()
+                open_parts.insert(0, part)
+                continue
+            latents |= zip(part, made, strict=True)
+            reporter.done += len(part) * self._sampling.steps
+        return torch.stack([latents[place] for place in range(len(jobs))])
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        """Pictures of latents, [B, H, W, 3]."""
+
+        def decode(part: Tensor) -> Tensor:
+            images: Tensor = self._vae.decode(part)
+            # A video of one frame has one more dimension.
+            return images[:, 0] if images.ndim == 5 else images
+
+        return in_parts(decode, latents, self._max_batch or len(latents))
+
+    def _sampled_together(self, side: _Side, texts: Sequence[Conditioning], seeds: Sequence[int], reporter: _Reporter) -> Tensor:
+        """Latents of one sampler call. Raises NotAlikeError."""
+        positive = self._shared.conditioning_of(texts)
         empty = side.texts.conditioning("")
-        negative = joined([zeroed(empty) if self._sampling.zero_negative else empty])
+        negative = self._shared.conditioning_of([zeroed(empty) if self._sampling.zero_negative else empty])
         # The noise that a KSampler with this seed makes for one picture, whatever shares the batch.
-        noise = torch.cat([comfy.sample.prepare_noise(self._empty_latent, job.seed) for job in jobs])
+        noise = torch.cat([comfy.sample.prepare_noise(self._empty_latent, seed) for seed in seeds])
         if self._sampling.scheduler == LEADING:
             # diffusers starts from sqrt(sigma^2 + 1) * noise. Below its highest level, ComfyUI starts from sigma * noise.
             noise = noise * (1 + 1 / self._sigmas[0] ** 2).sqrt()
         if not self._is_warm(side):
-            self._warm_up(side, noise[:1], joined([side.texts.conditioning(text_of(jobs[0]))]), negative)
+            self._warm_up(side, noise[:1], self._shared.conditioning_of(texts[:1]), negative)
         steps, sigmas = self._sampling.steps, self._sigmas if self._sampling.scheduler == LEADING else None
-        latents = self._latents(
+        return self._latents(
             side,
             noise,
             (positive, negative),
             (self._sampling.sampler_name, steps, sigmas),
-            seed=jobs[0].seed,
-            callback=lambda step, x0, x, total: report(step + 1),
+            seed=seeds[0],
+            callback=lambda step, x0, x, total: reporter.step((step + 1) * len(seeds)),
         )
-        images = self._vae.decode(latents)
-        if images.ndim == 5:
-            # A video of one frame.
-            images = images[:, 0]
-        return images
 
     def _latents(
         self, side: _Side, noise: Tensor, conditionings: tuple[Any, Any], way: tuple[str, int, Tensor | None], **further: Any
@@ -330,6 +310,7 @@ class ComfyGenerator:
                 fits.append(fit)
             model = model.clone()
             model.set_model_unet_function_wrapper(_counting(model.model_options.get("model_function_wrapper"), self._count))
+            self._shared.attach(model)
             has_own_texts = not loras or clip is not self._clip
             side = _Side(model, tuple(fits), Texts(clip) if has_own_texts else self._side(()).texts)
             while len(self._sides) >= _SIDES_KEPT:
@@ -366,12 +347,6 @@ def _counting(inner: Any, count: _Count) -> Callable[[Any, dict[str, Any]], Any]
         return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
 
     return counted
-
-
-def _evictable_memory(device: torch.device) -> int:
-    """Bytes of a device that loaded models hold, which ComfyUI frees when another model needs them."""
-    loaded = comfy.model_management.current_loaded_models
-    return sum(int(model.model_loaded_memory()) for model in loaded if model.device == device)
 
 
 def _leading_sigmas(sampling: Any, steps: int) -> Tensor:

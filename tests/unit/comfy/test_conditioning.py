@@ -1,10 +1,10 @@
-"""Texts and conditionings for ComfyUI: literal trigger words, and who may share a batch."""
+"""Texts and conditionings for ComfyUI: literal trigger words, and what tells them apart."""
 
 from __future__ import annotations
 
 import torch
 
-from carlos_core.comfy.conditioning import form_of, joined, text_of, zeroed
+from carlos_core.comfy.conditioning import form_of, text_of, zeroed
 from carlos_core.generator import Job
 
 
@@ -13,17 +13,7 @@ def test_trigger_words_are_appended_literally_and_prompts_are_left_alone() -> No
     assert text_of(job) == r"a (cat:1.2) on a mat, saber \(fate\), 1girl"
 
 
-def test_conditionings_of_one_form_are_joined_picture_by_picture() -> None:
-    one = (torch.full((1, 77, 4), 1.0), {"pooled_output": torch.full((1, 8), 1.0), "guidance": 3.5})
-    two = (torch.full((1, 77, 4), 2.0), {"pooled_output": torch.full((1, 8), 2.0), "guidance": 3.5})
-    assert form_of(one) == form_of(two)
-    ((tensor, extras),) = joined([one, two])
-    assert tensor[:, 0, 0].tolist() == [1.0, 2.0]
-    assert extras["pooled_output"][:, 0].tolist() == [1.0, 2.0]
-    assert extras["guidance"] == 3.5
-
-
-def test_conditionings_of_other_lengths_or_settings_do_not_share_a_batch() -> None:
+def test_conditionings_of_other_lengths_or_settings_have_other_forms() -> None:
     plain = (torch.zeros(1, 77, 4), {"pooled_output": torch.zeros(1, 8)})
     longer = (torch.zeros(1, 154, 4), {"pooled_output": torch.zeros(1, 8)})
     guided = (torch.zeros(1, 77, 4), {"pooled_output": torch.zeros(1, 8), "guidance": 3.5})
