@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from ..storage import write_atomically
 from .feature_store import FeatureStore, picture_key
@@ -32,8 +33,7 @@ def keep_thumbnail(store: FeatureStore, text: str, seed: int, image: Tensor) -> 
     """
     path = _path(store, text, seed)
     try:
-        picture = picture_of(image)
-        picture.thumbnail((_SIDE, _SIDE))
+        picture = picture_of(_reduced(image))
         write_atomically(path, lambda file: picture.save(file, "PNG"), is_cache=True)
     except OSError as error:
         logger.warning("carlos: a thumbnail cannot be kept: %s", error)
@@ -59,6 +59,17 @@ def contact_sheet(base: FeatureStore, lora: FeatureStore, pairs: Sequence[tuple[
         for y, picture in enumerate(column):
             sheet.paste(picture, (x * (width + _GAP), y * (height + _GAP)))
     return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255.0)[None]
+
+
+def _reduced(image: Tensor) -> Tensor:
+    """A picture whose longer side is at most `_SIDE`. A large one is reduced before it gets 8 bits, which takes most of the time."""
+    height, width = image.shape[:2]
+    longest = max(height, width)
+    if longest <= _SIDE:
+        return image
+    size = (max(1, round(height * _SIDE / longest)), max(1, round(width * _SIDE / longest)))
+    channels = image[..., :3].movedim(-1, 0)[None].float()
+    return functional.interpolate(channels, size=size, mode="bicubic", antialias=True)[0].movedim(0, -1)
 
 
 def picture_of(image: Tensor) -> Image.Image:

@@ -21,6 +21,7 @@ from .plan import Shot
 from .speed import Speed, in_words
 
 _TRIAL_BATCH = 16
+_LOOKED_AT = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +105,9 @@ class Studio:
         return float(np.mean(self._clipped)) if self._clipped else None
 
     def see(self, images: Tensor) -> None:
-        """Take in pictures without a LoRA and its words, [B, H, W, 3] in [0, 1]."""
-        self._clipped.append(float(((images < 0.01) | (images > 0.99)).float().mean()))
+        """Take in pictures without a LoRA and its words, [B, H, W, 3] in [0, 1]; no more of them once there are enough."""
+        for image in images[: _LOOKED_AT - len(self._clipped)]:
+            self._clipped.append(float(((image < 0.01) | (image > 0.99)).float().mean()))
 
     @property
     def speed(self) -> Speed:
