@@ -23,7 +23,7 @@ from ..errors import GenerationError
 from ..generator import LEADING, Environment, Generated, Job, LoraFit, LoraUse, Sampling
 from ..memory import in_parts, is_out_of_memory
 from ..progress import OnProgress, Progress
-from .batch_size import BATCHED_SAMPLERS, largest_batch
+from .batch_size import BATCHED_SAMPLERS, has_dynamic_vram, largest_batch
 from .conditioning import Conditioning, text_of, zeroed
 from .families import check_makes_pictures, native_size
 from .fingerprint import Fingerprint, model_fingerprint
@@ -145,13 +145,13 @@ class ComfyGenerator:
     @cached_property
     def environment(self) -> Environment:
         """What pictures are made on."""
-        device, dynamic = self._model.load_device, getattr(self._model, "is_dynamic", None)
+        device = self._model.load_device
         return Environment(
             host=f"ComfyUI {comfyui_version}",
             torch=torch.__version__,
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             weights=str(self._model.model_dtype()).removeprefix("torch."),
-            dynamic_vram=bool(dynamic is not None and dynamic()),
+            dynamic_vram=has_dynamic_vram(self._model),
         )
 
     def unload(self) -> None:

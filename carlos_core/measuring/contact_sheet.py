@@ -62,7 +62,7 @@ def contact_sheet(base: FeatureStore, lora: FeatureStore, pairs: Sequence[tuple[
 
 
 def _reduced(image: Tensor) -> Tensor:
-    """A picture whose longer side is at most `_SIDE`. A large one is reduced before it gets 8 bits, which takes most of the time."""
+    """A picture whose longer side is at most `_SIDE`. A large one is reduced before it gets 8 bits, which is slow."""
     height, width = image.shape[:2]
     longest = max(height, width)
     if longest <= _SIDE:

@@ -3,7 +3,8 @@
 usage: PYTHONPATH=COMFYUI:. python tests/comfyui/batch_run.py  (with ComfyUI's Python)
 
 The models are `tiny_models`. What stands for their text encoders, of gigabytes, gives random conditionings of the form that the
-real ones give; what stands for the VAE shows the latents. Prints one JSON object a family.
+real ones give; what stands for the VAE shows the latents. Prints one JSON object a family, and then the batches that are chosen
+for so many GiB of free memory.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ sys.argv = [sys.argv[0], "--cpu"]
 import comfy.options
 
 comfy.options.enable_args_parsing()
+import comfy.model_management
 import comfy.sample
 import torch
 from tiny_models import CONFIGS, build
 from torch import Tensor
 
+from carlos_core.comfy.batch_size import largest_batch
 from carlos_core.comfy.generator import ComfyGenerator
 from carlos_core.generator import Job, Sampling
 
@@ -79,6 +82,21 @@ def alone(model: Any, encoder: Encoder, latent: Tensor, job: Job) -> Tensor:
     return comfy.sample.sample(model, noise, *settings, disable_pbar=True, seed=job.seed)
 
 
+def chosen_batches() -> dict[str, list[int]]:
+    """For SDXL at 1024 px as if on a GPU, of which only the free memory is made up: with 4, 14, 22 and 200 GiB."""
+    model = build("SDXL")
+    model.load_device = torch.device("cuda:0")
+    model.model_size = lambda: 5 << 30
+    chosen = {}
+    for kind in ("static", "dynamic"):
+        model.is_dynamic = lambda kind=kind: kind == "dynamic"
+        chosen[kind] = []
+        for free in (4, 14, 22, 200):
+            comfy.model_management.get_free_memory = lambda device, free=free: free << 30
+            chosen[kind].append(largest_batch(model, torch.zeros(1, 4, 128, 128)))
+    return chosen
+
+
 @torch.inference_mode()
 def main() -> None:
     for family in CONFIGS:
@@ -113,6 +131,7 @@ def main() -> None:
         }
         sys.stdout.write(json.dumps({family: found}) + "\n")
         sys.stdout.flush()
+    sys.stdout.write(json.dumps({"chosen": chosen_batches()}) + "\n")
 
 
 main()

@@ -1,4 +1,4 @@
-"""Models of many families: ComfyUI's own classes with few and narrow layers and random weights; widths of families differ as in reality.
+"""Models of many families: ComfyUI's own classes with few, narrow layers, random weights, and widths as different as real ones.
 
 For scripts that run in a process of ComfyUI's, with its command line parsed.
 """

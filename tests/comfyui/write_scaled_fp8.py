@@ -1,4 +1,4 @@
-"""Writes the mini-world's checkpoint with its diffusion model in 8-bit floats and their scales.
+"""Writes a checkpoint with its diffusion model in 8-bit floats and their scales.
 
 usage: python tests/comfyui/write_scaled_fp8.py CHECKPOINT TARGET FORM [CHANGE]  (with ComfyUI's Python)
 

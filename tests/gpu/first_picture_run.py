@@ -3,12 +3,14 @@
 usage: PYTHONPATH=COMFYUI:. python tests/gpu/first_picture_run.py CHECKPOINT LORA SIZE [--static] [--fp8]
 
 (with ComfyUI's Python) Prints one JSON object a line: mean differences of pixels, of 255, as the generator makes its pictures and
-as it would without warming a loaded model up. --fp8: with weights in 8 bits, unscaled.
+as it would without warming a loaded model up; then the noise floor. --fp8: with weights in 8 bits, unscaled.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,18 @@ import comfy.sd
 from facts import say
 
 from benchmarks.model_families import TEXT_ENCODER_OPTIONS
+from carlos_core.clip.weights import local_encoders
+from carlos_core.comfy.encoder import load_comfy_encoder
 from carlos_core.comfy.generator import ComfyGenerator
 from carlos_core.generator import Job, LoraUse, Sampling
+from carlos_core.loras.lora_file import read_lora_file
+from carlos_core.measuring.noise_floor import noise_floor
+from carlos_core.measuring.plan import Plan
+from carlos_core.measuring.studio import Studio
+from carlos_core.prompts.prompt_set import default_index_prompts
 
 BATCH = 4
+MINIWORLD = Path(__file__).resolve().parents[1] / "assets" / "miniworld"
 
 
 class Unprepared(ComfyGenerator):
@@ -51,8 +61,10 @@ def main() -> None:
         loras = (LoraUse(Path(LORA), weight),) if weight else ()
         return [Job("a red house on a hill", seed, loras) for seed in range(BATCH)]
 
+    sampling = Sampling(4, 3.0, "euler", "simple", int(SIZE), int(SIZE))
+
     def differences(kind: type[ComfyGenerator], weight: float) -> dict[str, float]:
-        generator = kind(model, clip, vae, Sampling(4, 3.0, "euler", "simple", int(SIZE), int(SIZE)))
+        generator = kind(model, clip, vae, sampling)
         generator.prepare([*jobs(0.0), *jobs(weight)])
 
         def made(weight: float) -> Any:
@@ -76,6 +88,14 @@ def main() -> None:
     for name, weight in (("base", 0.0), ("lora", 1.0)):
         for kind in (Unprepared, ComfyGenerator):
             say(side=name, is_prepared=kind is ComfyGenerator, **differences(kind, weight))
+    encoder = load_comfy_encoder(local_encoders([MINIWORLD])["mini_clip"].encoder_id, [MINIWORLD])
+    with tempfile.TemporaryDirectory() as folder:
+        studio = Studio(ComfyGenerator(model, clip, vae, sampling), encoder, Path(folder))
+        sides = studio.without_lora(), studio.with_lora(read_lora_file(Path(LORA)), 1.0)
+        start = time.perf_counter()
+        floor = noise_floor(studio, sides, Plan.all(default_index_prompts(), max_prompts=16).shots)
+        seconds = round(time.perf_counter() - start, 1)
+    say(noise_floor=floor.features, pixels=floor.pixels, evaluations=floor.model_evaluations, seconds=seconds)
 
 
 main()
