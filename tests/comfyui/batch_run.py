@@ -87,7 +87,7 @@ def chosen_batches() -> dict[str, list[int]]:
     model = build("SDXL")
     model.load_device = torch.device("cuda:0")
     model.model_size = lambda: 5 << 30
-    chosen = {}
+    chosen: dict[str, list[int]] = {}
     for kind in ("static", "dynamic"):
         model.is_dynamic = lambda kind=kind: kind == "dynamic"
         chosen[kind] = []
