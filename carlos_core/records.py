@@ -89,7 +89,7 @@ class LoraRecord:
     """One row of the database."""
 
     lora_id: str
-    """Unique: `str(version_id)` for a LoRA known on CivitAI, otherwise "sha256:<16 hex>"."""
+    """Unique: `str(version_id)` for a LoRA known on CivitAI, otherwise `id_of_content`; see `MetricsDatabase.id_of`."""
     direction: np.ndarray
     """[D] float32, raw CLIP units."""
     strength: float
@@ -162,6 +162,11 @@ class MeasuredRow(NamedTuple):
     strength: float
     notes: tuple[str, ...]
     has_curve: bool
+
+
+def id_of_content(sha256: str) -> str:
+    """The id of a LoRA that is known by its content alone. sha256: of the whole file, 64 hex digits."""
+    return f"sha256:{sha256[:16]}"
 
 
 class LoraIdentity(NamedTuple):

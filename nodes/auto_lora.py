@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 
+from ..carlos_core.errors import LoraError
 from ..carlos_core.loras.family import FAMILIES
 from ..carlos_core.prompts.prompt_set import default_signature_prompts
 from ..carlos_core.records import AppliedLora
@@ -117,19 +118,19 @@ class CarlosAutoLora(io.ComfyNode):
         cls, model: Any, database: MetricsDatabase, query: str, choice: str, clip: Any = None, **settings: Any
     ) -> io.NodeOutput:
         if choice.strip():
-            loras = read_choice(choice, database)
+            loras, unlike = read_choice(choice, database)
             applied = apply.applied(model, clip, loras)
             lines = [f"A choice made before is applied as it is ({len(loras)} LoRAs); the query is not looked at."]
-            reason, notes, left_out, preference = "chosen before", applied.warnings, {}, {}
+            reason, notes, left_out, preference = "chosen before", [*unlike, *applied.warnings], {}, {}
             understanding = None
         else:
-            selection, allowed = _selection(model, clip, database, query, cls.hidden, **settings)
+            selection, allowed, gone = _selection(model, clip, database, query, cls.hidden, **settings)
             selection, applied, not_applied = _applied(model, clip, selection, cls.hidden.unique_id)
             lines, reason = _lines(selection, applied.loras), selection.reason
             chosen = [pick.match for pick in selection.picks]
             made_for = preferred.notes_of(allowed.preference, chosen, database)
             preference = preferred.facts_of(allowed.preference, chosen)
-            notes, left_out = [*made_for, *allowed.notes, *not_applied, *applied.warnings], allowed.facts
+            notes, left_out = [*made_for, *allowed.notes, *gone, *not_applied, *applied.warnings], allowed.facts
             understanding = selection.understanding
         facts = [facts_of(lora) for lora in applied.loras]
         choice_in_pictures.keep(cls.hidden, query, facts)
@@ -157,19 +158,25 @@ def _selection(
     prompts: str,
     ranking: str = limits.CALIBRATED,
     **settings: Any,
-) -> tuple[Selection, ForModel]:
-    """What to apply, by the node's settings, and among which LoRAs it was chosen."""
+) -> tuple[Selection, ForModel, list[str]]:
+    """What to apply, by the node's settings, among which LoRAs it was chosen, and which files are not what was measured."""
     folders.check_choice(ranking, limits.RANKINGS, "ranking")
-    rules = _rules(settings)
-    files = lora_folder.installed(lora_folder.resolved(database))
-    by_label = settings["base_model"] == AUTO
-    allowed = for_model(_limits(database, files, settings), database, model, clip, files, hidden, by_label=by_label)
-    signature_prompts = folders.prompt_set(prompts, default_signature_prompts())
-    searcher = runtime.searcher(database, signature_prompts).among(files, allowed.preference)
-    selection = searcher.choose(
-        query, negative=negative_query, rules=rules, limits=allowed.limits, ranking=ranking, on_progress=bar()
-    )
-    return selection, allowed
+    rules, by_label = _rules(settings), settings["base_model"] == AUTO
+    searcher = runtime.searcher(database, folders.prompt_set(prompts, default_signature_prompts()))
+    doubted: set[str] = set()
+    while True:
+        places = lora_folder.resolved(database)
+        files = lora_folder.installed(places)
+        allowed = for_model(_limits(database, files, settings), database, model, clip, files, hidden, by_label=by_label)
+        selection = searcher.among(files, allowed.preference).choose(
+            query, negative=negative_query, rules=rules, limits=allowed.limits, ranking=ranking, on_progress=bar()
+        )
+        picked = {pick.match.lora_id for pick in selection.picks}
+        if lora_folder.are_sure(database, places, picked):
+            break
+        doubted |= picked
+    gone = [places[lora_id].note for lora_id in sorted(doubted & places.keys()) if places[lora_id].name is None]
+    return selection, allowed, gone
 
 
 def _rules(settings: dict[str, Any]) -> ChoiceRules:
@@ -227,7 +234,12 @@ def _with_file(pick: Pick, node_id: str | None) -> AppliedLora:
         progress = NodeProgress(node_id)
         wanted = civitai.wanted(record.metadata.model_id, record.metadata.version_id, progress)
         file = civitai.fetched(wanted, progress)[1]
-    return AppliedLora(file, pick.weight, lora_folder.trigger_words(file, record), record.lora_id, pick.score)
+    lora = AppliedLora(file, pick.weight, lora_folder.trigger_words(file, record), record.lora_id, pick.score)
+    try:
+        lora_folder.check_content(file, record)
+    except LoraError as error:
+        raise apply.NotApplied(lora, error) from error
+    return lora
 
 
 def _lines(selection: Selection, chosen: list[AppliedLora]) -> list[str]:

@@ -14,7 +14,6 @@ from ..carlos_core.prompts.prompt_set import default_signature_prompts
 from ..carlos_core.search import limits, queries
 from ..carlos_core.search.by_name import find_named
 from .common import matches, search_widgets
-from .common.model_fit import for_model
 from .common.schema import advanced, keeps_report, search_aliases
 from .common.sockets import CarlosDb
 from .host import folders, lora_folder, runtime
@@ -22,6 +21,8 @@ from .host.progress import bar
 
 if TYPE_CHECKING:
     from ..carlos_core.database.database import MetricsDatabase
+    from ..carlos_core.search.matches import Matches
+    from .common.model_fit import ForModel
 
 BY_ID = "by lora_id"
 
@@ -77,19 +78,20 @@ class CarlosLoraRetriever(io.ComfyNode):
     def execute(
         cls, database: MetricsDatabase, query: str, prompts: str, top_k: int, ranking: str = limits.PUBLISHED, **settings: Any
     ) -> io.NodeOutput:
-        model = settings.pop("model", None)
         folders.check_choice(ranking, limits.RANKINGS, "ranking")
-        files = lora_folder.resolved(database)
-        installed = lora_folder.installed(files)
-        allowed = for_model(search_widgets.limits_of(**settings), database, model, None, installed, cls.hidden)
-        signature_prompts = folders.prompt_set(prompts, default_signature_prompts())
-        searcher = runtime.searcher(database, signature_prompts).among(installed, allowed.preference)
+        searcher = runtime.searcher(database, folders.prompt_set(prompts, default_signature_prompts()))
         signature = searcher.signature(query)
         progress = bar()
         background = searcher.background(progress) if ranking == limits.CALIBRATED else None
-        found = searcher.find(signature, allowed.limits, top_k, query=query, ranking=ranking, background=background)
-        understanding = searcher.understand(query, limits=allowed.limits, may_skip_effects=True, on_progress=progress)
-        return matches.output_of(database, files, found, allowed, understanding=understanding)
+
+        def find(installed: dict[str, str], allowed: ForModel) -> Matches:
+            among = searcher.among(installed, allowed.preference)
+            return among.find(signature, allowed.limits, top_k, query=query, ranking=ranking, background=background)
+
+        found = matches.searched(database, find, cls.hidden, **settings)
+        among = searcher.among(lora_folder.installed(found.files), found.allowed.preference)
+        understanding = among.understand(query, limits=found.allowed.limits, may_skip_effects=True, on_progress=progress)
+        return matches.output_of(database, found, understanding=understanding)
 
 
 class CarlosSimilarLoras(io.ComfyNode):
@@ -215,12 +217,10 @@ class CarlosLorasByName(io.ComfyNode):
 
     @classmethod
     def execute(cls, database: MetricsDatabase, name: str, top_k: int, **settings: Any) -> io.NodeOutput:
-        model = settings.pop("model", None)
-        files = lora_folder.resolved(database)
-        installed = lora_folder.installed(files)
-        allowed = for_model(search_widgets.limits_of(**settings), database, model, None, installed, cls.hidden)
-        found = find_named(database, name, top_k=top_k, limits=allowed.limits, installed=installed)
-        return matches.output_of(database, files, found, allowed)
+        def find(installed: dict[str, str], allowed: ForModel) -> Matches:
+            return find_named(database, name, top_k=top_k, limits=allowed.limits, installed=installed)
+
+        return matches.output_of(database, matches.searched(database, find, cls.hidden, **settings))
 
 
 def _id_of(database: Any, lora_name: str) -> str:

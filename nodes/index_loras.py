@@ -180,7 +180,7 @@ def _lines(outcome: Outcome) -> list[str]:
     topics = sorted(row.topics, key=lambda effect: -effect.vector.strength)
     by_topic = ", ".join(f"{effect.topic} {number(effect.vector.strength, 1)}" for effect in topics)
     return [
-        f"{outcome.lora.name}: {outcome.status} as {outcome.lora.lora_id}",
+        f"{outcome.lora.name}: {outcome.status} as {row.lora_id}",
         f"strength {number(row.strength, 2)} +- {number(row.strength_se, 2)}, "
         f"consistency {number(row.consistency)} +- {number(row.consistency_se)}, "
         f"from {row.n_images} pairs of pictures of {row.n_prompts} prompts",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import torch
 
 from ..clip.encoder import DEFAULT_ENCODER_ID
 from ..errors import DatabaseError, EncoderError
-from ..records import CurvePoint, LoraIdentity, LoraRecord, MeasuredRow
+from ..records import CurvePoint, LoraIdentity, LoraRecord, MeasuredRow, id_of_content
 from ..storage import locked, target_of
 from . import columns as schema
 from . import parquet, reference
@@ -137,6 +137,27 @@ class MetricsDatabase:
         """All columns of one LoRA by name, as in the file. Raises KeyError if it is not in the database."""
         return schema.cells_of(self._table, self._position[lora_id])
 
+    def id_of(self, lora_id: str, sha256: str | None) -> str:
+        """The id under which a LoRA's row is here, or would come. Content decides; what its sidecar claims comes second.
+
+        Any number of files can claim to be one version of CivitAI: the first content keeps the version's id, another one gets
+        an id of its content. A row that does not know its content, as the published ones, is that of whatever claims its id.
+
+        Args:
+            lora_id: as the file claims, `LoraFile.lora_id`.
+            sha256: of the file; None if it is not known.
+        """
+        if sha256 is None:
+            return lora_id
+        same = self._by_content.get(sha256.lower())
+        if same is not None:
+            return same
+        position = self._position.get(lora_id)
+        if position is None or self.identities[position].sha256 is None:
+            return lora_id
+        short = id_of_content(sha256)
+        return short if short not in self else f"sha256:{sha256}"
+
     def id_of_version(self, version_id: int) -> str:
         """The lora_id of a CivitAI version: `str(version_id)`, unless its row was written before the version was known."""
         lora_id, versions = str(version_id), self.column("version_id")
@@ -151,7 +172,7 @@ class MetricsDatabase:
         return self._table[name].to_pylist()
 
     def upsert(self, record: LoraRecord, protocol: Mapping[str, Any] | None = None) -> None:
-        """Add a row, or replace the one with the same id. protocol: what `record.protocol_id` stands for.
+        """Add a row, or replace that of the same LoRA (`id_of`). protocol: what `record.protocol_id` stands for.
 
         Raises DatabaseError for a read-only database, another encoder, a wrong dimension or a direction that is not finite.
         """
@@ -170,8 +191,10 @@ class MetricsDatabase:
         consistency = 0.0 if record.consistency is None else record.consistency
         if not (np.isfinite(record.direction).all() and np.isfinite([record.strength, consistency]).all()):
             raise DatabaseError(f"The metrics of {record.lora_id} are not finite.", "Index the LoRA again.")
-        position = self._position.get(record.lora_id)
-        row = schema.table_of(record, self._table.schema, {} if position is None else self.row_at(position).extra)
+        lora_id = self.id_of(record.lora_id, record.sha256)
+        position = self._position.get(lora_id)
+        extra = {} if position is None else self.row_at(position).extra
+        row = schema.table_of(replace(record, lora_id=lora_id), self._table.schema, extra)
         end = len(self) if position is None else position
         parts = [self._table.slice(0, end), row, self._table.slice(end + 1)]
         self._replace(pa.concat_tables(parts).combine_chunks())
@@ -200,8 +223,14 @@ class MetricsDatabase:
             return
         field = self._table.schema.field(column)
         self._replace(self._table.set_column(self._table.schema.get_field_index(column), field, pa.array(cells, field.type)))
-        kept = dict(values)
-        self._changes.append(lambda database: database.set_values(column, {key: kept[key] for key in kept if key in database}))
+        # In the file that this is repeated in one day, a LoRA of this content may have another id.
+        kept = [(lora_id, self.identities[self._position[lora_id]].sha256, value) for lora_id, value in values.items()]
+
+        def repeat(database: MetricsDatabase) -> None:
+            there = {database.id_of(lora_id, sha256): value for lora_id, sha256, value in kept}
+            database.set_values(column, {lora_id: value for lora_id, value in there.items() if lora_id in database})
+
+        self._changes.append(repeat)
 
     def set_curve(self, lora_id: str, curve: Sequence[CurvePoint], suggested_weight: float | None) -> None:
         """Add to a row what a scale sweep by its protocol has found. Raises as `set_values` does."""
@@ -238,8 +267,12 @@ class MetricsDatabase:
             )
         for change in self._changes[self._bases[target_of(path)][1] :]:
             change(current)
-        ours = np.array([place for lora_id, place in self._position.items() if lora_id not in current], dtype=np.int64)
-        self._replace(schema.appended(current.table, self._table.take(ours)))
+        missing = [(place, current.id_of(row.lora_id, row.sha256)) for place, row in enumerate(self.identities)]
+        missing = [(place, lora_id) for place, lora_id in missing if lora_id not in current]
+        ours = self._table.take(np.array([place for place, _lora_id in missing], dtype=np.int64))
+        ids = pa.array([lora_id for _place, lora_id in missing], pa.string())
+        ours = ours.set_column(ours.schema.get_field_index("lora_id"), "lora_id", ids)
+        self._replace(schema.appended(current.table, ours))
         self.protocols = {**current.protocols, **self.protocols}
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -279,9 +312,14 @@ class MetricsDatabase:
     def _position(self) -> dict[str, int]:
         return {lora_id: position for position, lora_id in enumerate(self._table["lora_id"].to_pylist())}
 
+    @cached_property
+    def _by_content(self) -> dict[str, str]:
+        """Hash of the whole file -> lora_id. Of two rows of one content the later one counts."""
+        return {row.sha256.lower(): row.lora_id for row in self.identities if row.sha256}
+
     def _replace(self, table: pa.Table) -> None:
         self._table = table
-        for derived in ("ranking_arrays", "identities", "measured", "_position"):
+        for derived in ("ranking_arrays", "identities", "measured", "_position", "_by_content"):
             self.__dict__.pop(derived, None)
 
 

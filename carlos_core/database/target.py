@@ -65,6 +65,7 @@ class InMemory:
 
 def upsert(target: Target, record: LoraRecord, protocol: Mapping[str, Any]) -> LoraRecord:
     """Add or replace a row. Returns it as it is in the database, with the columns of other programs that were there."""
-    row = target.change(lambda database: database.upsert(record, protocol)).row(record.lora_id)
+    changed = target.change(lambda database: database.upsert(record, protocol))
+    row = changed.row(changed.id_of(record.lora_id, record.sha256))
     assert row is not None, "the row was just written"
     return row

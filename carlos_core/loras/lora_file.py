@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..foreign import printable, whole_text
-from ..records import LoraMetadata
+from ..records import LoraMetadata, id_of_content
 from ..storage import sha256_of
 from .family import family_of_header, family_of_name
 from .header import read_header
@@ -42,10 +42,13 @@ class LoraFile:
 
     @property
     def lora_id(self) -> str:
-        """`str(version_id)` for a LoRA known on CivitAI, otherwise "sha256:" and the first 16 digits of its hash."""
+        """What it claims to be: `str(version_id)` if its sidecar names a version of CivitAI, otherwise the id of its content.
+
+        Its row may have another id: `MetricsDatabase.id_of`.
+        """
         if self.metadata.version_id is not None:
             return str(self.metadata.version_id)
-        return f"sha256:{self.sha256[:16]}"
+        return id_of_content(self.sha256)
 
     @property
     def trigger_words(self) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ class Files:
         self.by_model: dict[int, list[LoraIdentity]] = {}
         self.by_base_name: dict[str, list[LoraIdentity]] = {}
         for file in files:
-            _add(self.by_hash, file.sha256, file)
+            _add(self.by_hash, _digits(file), file)
             _add(self.by_version, file.version_id, file)
             _add(self.by_model, file.model_id, file)
             _add(self.by_base_name, _base_name(_posix(_name(file))), file)
@@ -44,6 +44,10 @@ class Files:
 
 def _name(file: LoraIdentity) -> str:
     return file.file_name or ""
+
+
+def _digits(lora: LoraIdentity) -> str | None:
+    return None if lora.sha256 is None else lora.sha256.lower()
 
 
 def _add(table: dict[_Key, list[LoraIdentity]], key: _Key | None, file: LoraIdentity) -> None:
@@ -57,7 +61,7 @@ def resolve(rows: Iterable[LoraIdentity], files: Files) -> dict[str, Resolved]:
     The surest sign is tried first:
 
     1. the hash of the content;
-    2. the CivitAI version in a sidecar;
+    2. the CivitAI version in a sidecar, of a file whose content is not known to be another;
     3. the CivitAI model, if the row knows neither hash nor version and only one file has that model;
     4. the file name, in the row's own folder, otherwise in any other folder if only one file has it. It is not a match if the
        file's hash or version is known to be different: then the file was replaced.
@@ -67,17 +71,21 @@ def resolve(rows: Iterable[LoraIdentity], files: Files) -> dict[str, Resolved]:
     """
     found = {}
     for row in rows:
-        result = _by_identity(row, files) or (_by_name(row, files) if row.file_name else None)
+        result = _by_identity(row, files) or (_by_name(row, files) if row.file_name else None) or _of_other_content(row, files)
         if result is not None:
             found[row.lora_id] = result
     return found
 
 
 def _by_identity(row: LoraIdentity, files: Files) -> Resolved | None:
-    if row.sha256 is not None and row.sha256 in files.by_hash:
-        return _chosen(row, files.by_hash[row.sha256], "hash", "the same content")
+    of_content = files.by_hash.get(_digits(row) or "")
+    if of_content:
+        return _chosen(row, of_content, "hash", "the same content")
     if row.version_id is not None and row.version_id in files.by_version:
-        return _chosen(row, files.by_version[row.version_id], "version id", f"CivitAI version {row.version_id}")
+        claiming = files.by_version[row.version_id]
+        left = [file for file in claiming if not _is_other_content(row, file)]
+        if left:
+            return _chosen(row, left, "version id", f"CivitAI version {row.version_id}")
     if row.sha256 is None and row.version_id is None and row.model_id is not None:
         of_model = files.by_model.get(row.model_id, [])
         if len(of_model) == 1:
@@ -109,12 +117,23 @@ def _by_name(row: LoraIdentity, files: Files) -> Resolved | None:
     return Resolved(None, "file name", tuple(unlike), f"{_listed(unlike)} has its name but is another LoRA now")
 
 
+def _of_other_content(row: LoraIdentity, files: Files) -> Resolved | None:
+    """What to say of files that name the row's version and were found to be something else."""
+    names = [_name(file) for file in files.by_version.get(row.version_id or 0, [])]
+    if not names or row.sha256 is None:
+        return None
+    note = f"{_listed(names)} names CivitAI version {row.version_id}, but its content is not what was measured"
+    return Resolved(None, "version id", tuple(names), note)
+
+
 def _is_another(row: LoraIdentity, file: LoraIdentity) -> bool:
     """Whether it is known that a file is not the row's."""
-    return any(
-        ours is not None and theirs is not None and ours != theirs
-        for ours, theirs in ((row.sha256, file.sha256), (row.version_id, file.version_id))
-    )
+    other_version = row.version_id is not None and file.version_id is not None and row.version_id != file.version_id
+    return other_version or _is_other_content(row, file)
+
+
+def _is_other_content(row: LoraIdentity, file: LoraIdentity) -> bool:
+    return row.sha256 is not None and file.sha256 is not None and _digits(row) != _digits(file)
 
 
 def _listed(names: list[str]) -> str:

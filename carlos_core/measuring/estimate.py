@@ -45,7 +45,7 @@ def estimate_lora(indexer: Indexer, lora: LoraFile) -> Estimate:
     """
     database = indexer.target.read()
     studio, shots = indexer.studio, indexer.plan.shots
-    row = database.row(lora.lora_id)
+    row = database.row(database.id_of(lora.lora_id, lora.sha256))
     known = row.measured if row is not None and indexer.is_covered(row.measured, database) else None
     wants_sweep = indexer.scale_sweep if known is None else indexer.wants_sweep(known)
     sweep = most_pictures(shots) if wants_sweep else 0

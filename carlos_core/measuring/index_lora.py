@@ -100,7 +100,7 @@ def index_lora(
         lora = CivitaiLora(model_id, version_id, CivitaiClient.from_environment)
     else:
         lora = read_lora_file(lora_source)
-    lora_id = lora.lora_id if isinstance(lora, LoraFile) else db.id_of_version(lora.version_id)
+    lora_id = db.id_of(lora.lora_id, lora.sha256) if isinstance(lora, LoraFile) else db.id_of_version(lora.version_id)
     if not overwrite and lora_id in db:
         return _result(db, lora_id, is_new=False)
     if db.read_only:
@@ -119,7 +119,7 @@ def index_lora(
         downloads = Path(settings.get("download_directory") or loras_directory())
         lora = read_lora_file(lora.fetch(downloads, at_hand=sorted(downloads.glob("*.safetensors"))))
     outcome = indexer.index(lora, settings.get("on_progress"))
-    return _result(db, lora.lora_id, is_new=outcome.is_new)
+    return _result(db, outcome.row.lora_id, is_new=outcome.is_new)
 
 
 def _indexer(db: MetricsDatabase, studio: Studio, settings: IndexSettings, *, overwrite: bool) -> Indexer:

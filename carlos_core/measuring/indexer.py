@@ -136,7 +136,7 @@ class Indexer:
         Raises what `measure` raises, and DatabaseError when the row cannot be kept.
         """
         database = self.target.read()
-        row, covering = self._covering(database, lora.lora_id)
+        row, covering = self._covering(database, database.id_of(lora.lora_id, lora.sha256))
         if row is not None and covering is not None:
             return self._swept(self._known(database, lora, row, covering), on_progress)
         checked = self._checked(lora, on_progress)
@@ -210,7 +210,7 @@ class Indexer:
 
     def _swept(self, outcome: Outcome, on_progress: OnProgress | None) -> Outcome:
         """The outcome with its row's strength curve, which is measured if it is wanted and missing."""
-        row, lora_id = outcome.row, outcome.lora.lora_id
+        row, lora_id = outcome.row, outcome.row.lora_id
         if self.scale_sweep and not row.strength_curve and row.protocol_id != self.protocol.protocol_id:
             note = "no scale sweep: it belongs to the row's own protocol; choose the settings that the row was measured with"
             return replace(outcome, notes=(*outcome.notes, note))
@@ -240,7 +240,7 @@ class Indexer:
 
     def _known(self, database: MetricsDatabase, lora: LoraFile, row: LoraRecord, covering: Covering) -> Outcome:
         if row.file_name != lora.name and not self._is_still_at(row.file_name, lora):
-            self.target.change(lambda changed: changed.set_value(lora.lora_id, "file_name", lora.name))
+            self.target.change(lambda changed: changed.set_value(row.lora_id, "file_name", lora.name))
         sheet = self.studio.contact_sheet(*sides_of(self.studio, lora, self.protocol), self.plan.shots)
         where = f", on another checkpoint of the same shape ({row.model_key})" if covering.is_other_checkpoint else ""
         note = f"measured with the preset {covering.preset!r} on {row.indexed_at}{where}"
@@ -249,4 +249,4 @@ class Indexer:
     def _is_still_at(self, name: str | None, lora: LoraFile) -> bool:
         """Whether the row's own file is there: then `lora` is a copy of it, which must not take its place."""
         there = self.folder.at_hand(name) if name else None
-        return there is not None and there.lora_id == lora.lora_id
+        return there is not None and there.sha256 == lora.sha256

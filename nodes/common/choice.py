@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ...carlos_core.errors import LoraError
+from ...carlos_core.loras.matching import Resolved
 from ...carlos_core.records import AppliedLora
 from ..host import lora_folder
 
@@ -18,14 +20,16 @@ def facts_of(lora: AppliedLora) -> dict[str, Any]:
     return {"lora_id": lora.lora_id, "file": posix(lora.file), "weight": lora.weight, "score": lora.score}
 
 
-def read_choice(text: str, database: Any) -> list[AppliedLora]:
-    """The LoRAs of a choice: a JSON array of {"lora_id", "file", "weight"}, or a whole report's last line.
+def read_choice(text: str, database: Any) -> tuple[list[AppliedLora], list[str]]:
+    """The LoRAs of a choice, and what is to be said of them. text: a JSON array of {"lora_id", "file", "weight"}, or a whole
+    report's last line.
 
-    A LoRA is found by its row, wherever its file is now; without a row by the file's name. Raises LoraError for text that is
-    not a choice and for a LoRA that is not installed.
+    A LoRA is found by its file's name. If no such file is listed, it is found by its row, wherever the file is now. Raises
+    LoraError for text that is not a choice and for a LoRA that is not installed.
     """
-    files = lora_folder.installed(lora_folder.resolved(database))
-    return [_locked(entry, database, files) for entry in _entries(text)]
+    files = lora_folder.resolved(database)
+    found = [_locked(entry, database, files) for entry in _entries(text)]
+    return [lora for lora, _note in found], [note for _lora, note in found if note]
 
 
 def _entries(text: str) -> list[dict[str, Any]]:
@@ -55,18 +59,23 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
-def _locked(entry: dict[str, Any], database: Any, files: dict[str, str]) -> AppliedLora:
+def _locked(entry: dict[str, Any], database: Any, files: Mapping[str, Resolved]) -> tuple[AppliedLora, str]:
+    """A LoRA of a choice, and a note if its file is no longer that of its row; then the row's words are not used."""
     lora_id, wanted = entry.get("lora_id") or "", entry.get("file")
-    file = files.get(lora_id)
-    if file is None and wanted is not None:
-        file = next((name for name in lora_folder.lora_names() if posix(name) == wanted), None)
+    where = files.get(lora_id)
+    of_row = where.name if where is not None else None
+    file = next((name for name in lora_folder.lora_names() if posix(name) == wanted), of_row)
     if file is None:
         raise LoraError(
             f"The LoRA {wanted or lora_id!r} of the choice is not installed.", "Put it back into models/loras, or empty choice."
         )
     score = entry.get("score")
     known_score = score if _is_number(score) else None
-    return AppliedLora(file, float(entry["weight"]), lora_folder.trigger_words(file, database.row(lora_id)), lora_id, known_score)
+    row, note = database.row(lora_id), ""
+    alike = () if where is None else (where.name, *(where.others if where.name is not None else ()))
+    if row is not None and where is not None and file not in alike:
+        row, note = None, f"{posix(file)} is applied as the choice names it, but it is not the LoRA {lora_id} of {database.name}"
+    return AppliedLora(file, float(entry["weight"]), lora_folder.trigger_words(file, row), lora_id, known_score), note
 
 
 def posix(file: str) -> str:

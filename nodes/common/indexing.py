@@ -325,7 +325,7 @@ def facts_of(outcome: Outcome, fit: LayerFit | None) -> dict[str, Any]:
     }
     measured = ("strength", "consistency", "n_images", "n_prompts", "alignment", "strength_se", "consistency_se")
     return {
-        "lora_id": outcome.lora.lora_id,
+        "lora_id": row.lora_id,
         "file": outcome.lora.name,
         "status": outcome.status,
         **{name: getattr(row, name) for name in measured},

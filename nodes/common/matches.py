@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
@@ -59,32 +59,60 @@ def found(
         exclude: ids that are not to be found.
         limits: the values of `search_widgets.optional_limits`, by widget.
     """
-    model = limits.pop("model", None)
-    files = lora_folder.resolved(database)
-    installed = lora_folder.installed(files)
-    allowed = for_model(limits_of(exclude=exclude, **limits), database, model, None, installed, hidden)
-    matches = runtime.searcher(database).among(installed, allowed.preference).find(signature, allowed.limits, top_k, query=query)
-    return output_of(database, files, matches, allowed, *notes)
+
+    def find(installed: dict[str, str], allowed: ForModel) -> Matches:
+        return runtime.searcher(database).among(installed, allowed.preference).find(signature, allowed.limits, top_k, query=query)
+
+    return output_of(database, searched(database, find, hidden, exclude=exclude, **limits), *notes)
 
 
-def output_of(
+class Searched(NamedTuple):
+    """What a search came to."""
+
+    files: dict[str, Resolved]
+    """What `lora_folder.resolved` gave."""
+    allowed: ForModel
+    """Among which LoRAs."""
+    matches: Matches
+
+
+def searched(
     database: Any,
-    files: Mapping[str, Resolved],
-    matches: Matches,
-    allowed: ForModel,
-    *notes: str,
-    understanding: Understanding | None = None,
-) -> io.NodeOutput:
-    """The outputs for matches of a database.
+    find: Callable[[dict[str, str], ForModel], Matches],
+    hidden: Any,
+    *,
+    exclude: frozenset[str] = frozenset(),
+    **limits: Any,
+) -> Searched:
+    """A search among the installed LoRAs, once more if the file of a match is found to be something else when it is read.
+
+    Args:
+        database: the database to search.
+        find: (lora_id -> file of what is installed, what is allowed) -> matches.
+        hidden: of the node, whose prompt names the checkpoint.
+        exclude: ids that are not to be found.
+        limits: the values of `search_widgets.optional_limits`, by widget, and the model.
+    """
+    model = limits.pop("model", None)
+    while True:
+        files = lora_folder.resolved(database)
+        installed = lora_folder.installed(files)
+        allowed = for_model(limits_of(exclude=exclude, **limits), database, model, None, installed, hidden)
+        matches = find(installed, allowed)
+        if lora_folder.are_sure(database, files, [match.lora_id for match in matches.installed]):
+            return Searched(files, allowed, matches)
+
+
+def output_of(database: Any, found: Searched, *notes: str, understanding: Understanding | None = None) -> io.NodeOutput:
+    """The outputs for what a search has found.
 
     Args:
         database: the database that was searched.
-        files: what `lora_folder.resolved` gave.
-        matches: what was found.
-        allowed: among which LoRAs.
+        found: what was found.
         notes: lines that the report begins with.
         understanding: what was read in the query, if it was read.
     """
+    files, allowed, matches = found
     facts = _facts(matches, files) | ({"left_out": allowed.facts} if allowed.facts else {})
     facts |= preferred.facts_of(allowed.preference, matches.items)
     made_for = preferred.notes_of(allowed.preference, matches.items, database)

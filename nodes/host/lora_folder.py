@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,6 +140,34 @@ def refresh_loras() -> None:
 def resolved(database: MetricsDatabase) -> dict[str, Resolved]:
     """lora_id -> its file, or why no file can be used, for the rows about which there is something to say."""
     return lora_library().resolve(database.identities)
+
+
+def are_sure(database: MetricsDatabase, files: Mapping[str, Resolved], lora_ids: Iterable[str]) -> bool:
+    """Whether the files of some rows hold what was measured, as far as the rows know that.
+
+    A file that was found by its name or version and was never read whole is read now. If there was one, the answer is no: what
+    `resolved` says then is surer.
+    """
+    wanted = files.keys() & set(lora_ids)
+    names = [files[row.lora_id].name for row in database.identities if row.lora_id in wanted and row.sha256]
+    unread = [name for name in names if name is not None and _is_unread(name)]
+    for name in unread:
+        # One that cannot be read is no LoRA from now on.
+        with suppress(LoraError):
+            read_lora(lora_path(name), name)
+    return not unread
+
+
+def check_content(name: str, row: LoraRecord) -> None:
+    """Raises LoraError for a listed LoRA whose content is not what the row was measured on, as far as the row knows that."""
+    if row.sha256 is not None and read_lora(lora_path(name), name).sha256 != row.sha256.lower():
+        shown = name.replace("\\", "/")
+        raise LoraError(f"{shown} is another LoRA than was measured.", "Index it, or put the measured file back.")
+
+
+def _is_unread(name: str) -> bool:
+    entry = lora_library().entry(name)
+    return entry is not None and entry.sha256 is None
 
 
 def installed(files: Mapping[str, Resolved]) -> dict[str, str]:

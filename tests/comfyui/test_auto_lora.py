@@ -137,6 +137,40 @@ def test_a_lora_whose_layers_do_not_fit_is_not_chosen(host: Host, base: Path, ro
             (base / "kept too").rename(base / "models" / "loras" / second)
 
 
+def test_a_file_that_has_the_name_of_a_measured_one_and_another_content_is_not_taken(
+    host: Host, base: Path, rows: MetricsDatabase
+) -> None:
+    """A database from elsewhere names a file that is here; nobody has read the file whole yet."""
+    loras, there = base / "models" / "loras", rows.cells(lora_id_of(rows, PENCIL))["sha256"]
+    impostor = loras / "impostor.safetensors"
+    shutil.copy(MINIWORLD / "loras" / SNOW, impostor)
+    try:
+        changed(rows, base, "elsewhere.parquet", PENCIL, file_name=impostor.name, sha256="0f" * 32, version_id=None)
+        facts = asked(host, "pencil sketch", "elsewhere.parquet")
+        assert there != "0f" * 32
+        assert weights(facts) == {}
+        assert facts["notes"][-1] == "impostor.safetensors has its name but is another LoRA now"
+        retriever = workflows.retrieve("pencil sketch", top_k=3)
+        retriever["db"] = workflows.loader("elsewhere.parquet")
+        report = host.run(retriever)["report"]["text"][0]
+        assert "impostor.safetensors has its name but is another LoRA now" in report
+    finally:
+        impostor.unlink()
+
+
+def test_a_locked_choice_is_applied_by_file_where_file_and_row_disagree(host: Host, base: Path, rows: MetricsDatabase) -> None:
+    row = lora_id_of(rows, PENCIL)
+    locked = [{"lora_id": row, "file": SNOW, "weight": 0.8}]
+    facts = asked(host, "anything", choice=json.dumps(locked))
+    assert weights(facts) == {SNOW: 0.8}
+    (note,) = facts["notes"]
+    assert note == f"{SNOW} is applied as the choice names it, but it is not the LoRA {row} of {DATABASE}"
+    # A file that is somewhere else by now is found by its row, and nothing is to be said.
+    gone = [{"lora_id": row, "file": "old/place.safetensors", "weight": 0.8}]
+    facts = asked(host, "anything", choice=json.dumps(gone))
+    assert (weights(facts), facts["notes"]) == ({PENCIL: 0.8}, [])
+
+
 def test_without_a_clip_the_model_alone_gets_the_loras(host: Host, rows: MetricsDatabase) -> None:
     workflow = workflows.auto_lora("drawn in pencil", DATABASE)
     del workflow["auto"]["inputs"]["clip"]

@@ -105,6 +105,24 @@ def test_two_files_of_one_version_are_said() -> None:
     assert "CivitAI version 7" in result.note
 
 
+def test_a_file_of_the_rows_version_with_another_content_is_not_the_rows() -> None:
+    row = {"sha256": "aa", "version_id": 7}
+    result = found(library_of(high={"version": 7, "sha256": "bb"}), **row)
+    assert result is not None
+    assert (result.name, result.others) == (None, ("high.safetensors",))
+    assert result.note == "high.safetensors names CivitAI version 7, but its content is not what was measured"
+    # One whose content is not known may be it.
+    both = library_of(high={"version": 7, "sha256": "bb"}, low={"version": 7})
+    assert found(both, **row) == Resolved("low.safetensors", "version id")
+    assert found(both, version_id=7) is not None
+
+
+def test_two_rows_of_one_version_get_the_file_of_their_own_content() -> None:
+    library = library_of(high={"version": 7, "sha256": "bb"}, low={"version": 7, "sha256": "aa"})
+    assert found(library, sha256="aa", version_id=7) == Resolved("low.safetensors", "hash")
+    assert found(library, sha256="bb".upper(), version_id=7) == Resolved("high.safetensors", "hash")
+
+
 def test_a_model_id_tells_only_if_nothing_better_is_known_and_one_file_has_it() -> None:
     one, two = library_of(v1={"model": 5}), library_of(v1={"model": 5, "version": 1}, v2={"model": 5, "version": 2})
     assert found(one, model_id=5) == Resolved("v1.safetensors", "model id")

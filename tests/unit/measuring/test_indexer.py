@@ -24,6 +24,7 @@ from carlos_core.prompts.prompt_set import default_index_prompts
 from carlos_core.vectors import cosine
 from tests.support.bench import MANY_PROMPTS, Bench, indexer_of
 from tests.support.drawing_generator import EVALUATIONS, DrawingGenerator, lora_file
+from tests.support.lora_files import sidecar
 
 
 def all_of(indexer: Indexer, *files: Path) -> list[Outcome | Failure]:
@@ -273,3 +274,28 @@ def test_adaptive_plans_give_early_prompts_a_second_seed_and_the_published_proto
         "standard": 39,
         "paper": 42,
     }
+
+
+def test_files_that_claim_one_version_are_both_measured_and_known_again(bench: Bench) -> None:
+    """Two files of a version on CivitAI (a high and a low noise half, say), each with the same sidecar."""
+    files = [lora_file(bench.folder / f"{name}.safetensors", tint) for name, tint in (("high", (1, 0, 0)), ("low", (0, 0, 1)))]
+    for file in files:
+        sidecar(file, id=77, modelId=7)
+    first = all_of(indexer_of(bench, DrawingGenerator()), *files)
+    assert all(isinstance(outcome, Outcome) for outcome in first)
+    rows = [outcome.row for outcome in first if isinstance(outcome, Outcome)]
+    assert [row.lora_id for row in rows] == ["77", f"sha256:{read_lora_file(files[1]).sha256[:16]}"]
+    assert cosine(rows[0].direction, rows[1].direction) < 0.5
+    again = all_of(indexer_of(bench, DrawingGenerator()), *reversed(files))
+    assert [outcome.status for outcome in again if isinstance(outcome, Outcome)] == [ALREADY_INDEXED, ALREADY_INDEXED]
+    assert [outcome.row.file_name for outcome in again if isinstance(outcome, Outcome)] == ["low.safetensors", "high.safetensors"]
+
+
+def test_a_sidecar_that_comes_later_measures_nothing_again(bench: Bench) -> None:
+    file = bench.lora().path
+    (first,) = all_of(indexer_of(bench, DrawingGenerator()), file)
+    sidecar(file, id=78)
+    (again,) = all_of(indexer_of(bench, DrawingGenerator()), file)
+    assert isinstance(first, Outcome)
+    assert isinstance(again, Outcome)
+    assert (again.status, again.row.lora_id) == (ALREADY_INDEXED, first.row.lora_id)
