@@ -184,7 +184,7 @@ def noise_seconds(models: Models, steps: int, work: Path) -> float:
 
     studio = Studio(models.generator(steps), models.encoder, work)
     start = finished()
-    noise_floor(studio, (studio.without_lora(), studio.with_lora(models.lora, 1.0)), plan_of(16).shots)
+    noise_floor(studio, (studio.without_lora(), studio.with_lora(models.lora, 1.0, ())), plan_of(16).shots)
     return finished() - start
 
 

@@ -74,10 +74,12 @@ class ForeignFacts:
             return None
         return value  # type: ignore[no-any-return]
 
-    def words(self, key: str) -> tuple[str, ...] | None:
-        """Trigger words of a list; None if there is no list."""
+    def texts(self, key: str) -> tuple[str, ...] | None:
+        """The texts of a list, and numbers as texts; None if there is no list."""
         value = self._of(key, list)
-        return None if value is None else words_of(value)
+        if value is None:
+            return None
+        return tuple(whole_text(item if isinstance(item, str) else str(item)) for item in value if _is_plain(item))
 
     def _facts(self, content: Any) -> ForeignFacts:
         return ForeignFacts(content, self.problems, self.misfits)
@@ -90,13 +92,6 @@ class ForeignFacts:
         if value is not None:
             self.misfits.append(f"{key} is {type(value).__name__}")
         return None
-
-
-def words_of(value: Any) -> tuple[str, ...]:
-    """Trigger words of a list, without blanks, commas at the ends and repetitions."""
-    texts = (item if isinstance(item, str) else str(item) for item in value if _is_plain(item)) if isinstance(value, list) else ()
-    words = (whole_text(text).strip().strip(",").strip() for text in texts)
-    return tuple(dict.fromkeys(word for word in words if word))
 
 
 def _is_plain(item: Any) -> bool:

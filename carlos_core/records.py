@@ -76,7 +76,7 @@ class LoraMetadata:
     base_model: str | None = None
     """The family if it is known, otherwise the words of the source."""
     trigger_words: tuple[str, ...] | None = None
-    """Empty if it is known to have none."""
+    """Words, and entries with commas, which are alternatives (`trigger_words.used`). Empty if it is known to have none."""
     nsfw_level: int | None = None
     """The sum of the levels of its pictures on CivitAI."""
     download_count: int | None = None

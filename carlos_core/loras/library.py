@@ -31,7 +31,7 @@ from ..storage import sha256_of
 from .library_index import KnownFile, LibraryIndex
 from .lora_file import FileFacts, LoraFile, read_facts
 from .matching import Files, Resolved, resolve
-from .metadata import SIDECAR_SUFFIXES
+from .metadata import may_be_sidecar, sidecar_names
 
 _READERS = 2
 """Threads: one reads while the other hashes. More would only make a spinning disk seek."""
@@ -127,7 +127,7 @@ def survey(files: Iterable[tuple[str, Path]]) -> tuple[FileState, ...]:
             size, mtime_ns = (facts.st_size, facts.st_mtime_ns) if stat.S_ISREG(facts.st_mode) else (-1, 0)
         except (OSError, ValueError):
             size, mtime_ns = -1, 0
-        sidecars = _stamp(os.path.splitext(base_name)[0], listings[folder]) if listings[folder] else ""
+        sidecars = _stamp(base_name, listings[folder]) if listings[folder] else ""
         states.append(FileState(name, path, size, mtime_ns, sidecars))
     return tuple(states)
 
@@ -290,21 +290,21 @@ def _sidecars_in(folder: str) -> dict[str, os.DirEntry[str]]:
     """The files of a folder that may be sidecars, by name. Listing a folder once is cheaper than asking for each name."""
     try:
         with os.scandir(folder) as listing:
-            return {os.path.normcase(item.name): item for item in listing if item.name.lower().endswith(SIDECAR_SUFFIXES)}
+            return {os.path.normcase(item.name): item for item in listing if may_be_sidecar(item.name)}
     except (OSError, ValueError):
         return {}
 
 
-def _stamp(stem: str, sidecars: Mapping[str, os.DirEntry[str]]) -> str:
+def _stamp(base_name: str, sidecars: Mapping[str, os.DirEntry[str]]) -> str:
     """Sizes and times of the sidecars of one LoRA; empty if it has none."""
     parts = []
-    for suffix in SIDECAR_SUFFIXES:
-        item = sidecars.get(os.path.normcase(stem + suffix))
+    for place, name in enumerate(sidecar_names(base_name)):
+        item = sidecars.get(os.path.normcase(name))
         if item is None:
             continue
         try:
             facts = item.stat()
         except OSError:
             continue
-        parts.append(f"{suffix}:{facts.st_size}:{facts.st_mtime_ns}")
+        parts.append(f"{place}:{facts.st_size}:{facts.st_mtime_ns}")
     return " ".join(parts)

@@ -17,11 +17,14 @@ from .family import family_of_header, family_of_name
 from .header import read_header
 from .lines import line_of
 from .metadata import read_sidecar
+from .trigger_words import cleaned, listed, split, used
 
 logger = logging.getLogger(__name__)
 
 _COMMON_TAG = 0.9
 """A tag is a trigger word if it is in at least this share of the training captions."""
+
+_FEWEST_CAPTIONS = 10
 
 
 _SAYS_NOTHING = ("", "other", "unknown")
@@ -52,7 +55,8 @@ class LoraFile:
 
     @property
     def trigger_words(self) -> tuple[str, ...]:
-        return self.metadata.trigger_words or ()
+        """Those that go into a prompt; see `trigger_words.used`."""
+        return used(self.metadata.trigger_words or ())
 
 
 class FileFacts(NamedTuple):
@@ -100,13 +104,13 @@ def read_lora_file(path: str | Path, name: str | None = None) -> LoraFile:
 
 
 def trigger_words_of(metadata: Mapping[str, str], problems: list[str]) -> tuple[str, ...]:
-    """Trigger words from a file's own metadata: its trigger phrase, otherwise the tags that nearly all captions share.
+    """Trigger words from a file's own metadata: those that it names, otherwise the tags that nearly all captions share.
 
     problems: gets a sentence added if the counts of tags cannot be read.
     """
-    phrase = metadata.get("modelspec.trigger_phrase", "").strip()
-    if phrase:
-        return tuple(dict.fromkeys(word for word in (part.strip() for part in phrase.split(",")) if word))
+    named = split(metadata.get("modelspec.trigger_phrase")) or listed(metadata.get("trained_words"))
+    if named:
+        return named
     try:
         return _common_tags(metadata)
     except (ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
@@ -115,7 +119,7 @@ def trigger_words_of(metadata: Mapping[str, str], problems: list[str]) -> tuple[
 
 
 def _common_tags(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """Tags in at least 90% of the captions.
+    """Tags in at least 90% of the captions, if there are 10 or more: a single one says nothing of what they have in common.
 
     `ss_tag_frequency` counts them for each folder of the training set, named "<repeats>_<concept>". The number of captions is in
     `ss_dataset_dirs`; if it is not there, the highest count is used.
@@ -126,7 +130,9 @@ def _common_tags(metadata: Mapping[str, str]) -> tuple[str, ...]:
         for tag, count in tags.items():
             counts[whole_text(tag).strip()] += int(count)
     images = _caption_count(metadata) or max(counts.values(), default=0)
-    return tuple(tag for tag, count in counts.most_common() if tag and images and count >= _COMMON_TAG * images)
+    if images < _FEWEST_CAPTIONS:
+        return ()
+    return cleaned(tag for tag, count in counts.most_common() if tag and count >= _COMMON_TAG * images)
 
 
 def _caption_count(metadata: Mapping[str, str]) -> int:

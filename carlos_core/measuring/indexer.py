@@ -16,6 +16,7 @@ from ..errors import CarlosError, UnsuitableSamplingError
 from ..foreign import printable
 from ..generator import LoraUse
 from ..loras.lora_file import LoraFile, read_lora_file
+from ..loras.trigger_words import used
 from ..progress import OnProgress
 from ..records import LoraMetadata, LoraRecord, MeasuredRow
 from .base_check import BaseCheck, Checked
@@ -244,9 +245,20 @@ class Indexer:
         sheet = self.studio.contact_sheet(*sides_of(self.studio, lora, self.protocol), self.plan.shots)
         where = f", on another checkpoint of the same shape ({row.model_key})" if covering.is_other_checkpoint else ""
         note = f"measured with the preset {covering.preset!r} on {row.indexed_at}{where}"
-        return Outcome(lora, ALREADY_INDEXED, row, 0, 0, (note, *row.notes), sheet)
+        return Outcome(lora, ALREADY_INDEXED, row, 0, 0, (note, *_other_words(row, lora), *row.notes), sheet)
 
     def _is_still_at(self, name: str | None, lora: LoraFile) -> bool:
         """Whether the row's own file is there: then `lora` is a copy of it, which must not take its place."""
         there = self.folder.at_hand(name) if name else None
         return there is not None and there.sha256 == lora.sha256
+
+
+def _other_words(row: LoraRecord, lora: LoraFile) -> tuple[str, ...]:
+    """What to say if a file names other trigger words now than its row was measured with. That is no reason to measure again."""
+    if row.metadata.trigger_words is None or lora.metadata.trigger_words is None:
+        return ()
+    measured = used(row.metadata.trigger_words)
+    if measured == lora.trigger_words:
+        return ()
+    before, now = (", ".join(words) or "none" for words in (measured, lora.trigger_words))
+    return (f"measured with the trigger words {before}; its file and sidecars name {now} now",)

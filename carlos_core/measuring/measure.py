@@ -53,7 +53,8 @@ class Measurement:
 
 def sides_of(studio: Studio, lora: LoraFile, protocol: Protocol) -> tuple[Side, Side]:
     """Both halves of a measurement: without the LoRA, and with it."""
-    return studio.without_lora(protocol.base_triggers(lora.trigger_words)), studio.with_lora(lora, protocol.lora_weight)
+    words = protocol.trigger_words(lora)
+    return studio.without_lora(protocol.base_triggers(words)), studio.with_lora(lora, protocol.lora_weight, words)
 
 
 def measure(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..records import MeasuredRow
 from ..storage import short_hash
 from .base_check import UNSUITABLE
 from .presets import AS_GIVEN, CUSTOM, PRESETS, TRIGGERS_ON_BOTH_SIDES
 from .stopping import NO_EFFECT
+
+if TYPE_CHECKING:
+    from ..loras.lora_file import LoraFile
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,10 @@ class Protocol:
         """First 12 hex digits of the sha256 of the canonical JSON."""
         canonical = json.dumps(self.described(), sort_keys=True, separators=(",", ":"))
         return short_hash(canonical, 12)
+
+    def trigger_words(self, lora: LoraFile) -> tuple[str, ...]:
+        """The words of a LoRA that stand in its prompts: `paper` takes all that are known, also of variants."""
+        return lora.metadata.trigger_words or () if self.preset == "paper" else lora.trigger_words
 
     def base_triggers(self, trigger_words: tuple[str, ...]) -> tuple[str, ...]:
         """The trigger words of a LoRA that also stand in the prompts without it."""

@@ -101,14 +101,15 @@ def strength_curve(
     if protocol.lora_weight == 0:
         raise IndexingError("A LoRA of weight 0 has no curve.", "Set lora_weight to another value, or scale_sweep off.")
     shots = curve_shots(plan.shots)
-    base = studio.without_lora(protocol.base_triggers(lora.trigger_words))
+    words = protocol.trigger_words(lora)
+    base = studio.without_lora(protocol.base_triggers(words))
     points: list[CurvePoint] = []
     evaluations = base_evaluations = 0
     for factor in (*FACTORS, *FURTHER_FACTORS):
         if factor > FACTORS[-1] and not _is_wanted(points, target_strength):
             break
         weight = factor * protocol.lora_weight
-        with_lora = studio.with_lora(lora, weight)
+        with_lora = studio.with_lora(lora, weight, words)
         shoot = Shoot(studio, (base, with_lora), shots, titled(on_progress, f"weight {weight:g}: "), thumbnails=0)
         shoot.make(base, 0, len(shots))
         base_evaluations += shoot.evaluations[base]

@@ -118,10 +118,10 @@ class Studio:
         """The side without a LoRA. triggers: words that are added to its prompts all the same."""
         return Side(self._store("base", self._identity), (), triggers)
 
-    def with_lora(self, lora: LoraFile, weight: float) -> Side:
-        """The side with a LoRA at a weight."""
+    def with_lora(self, lora: LoraFile, weight: float, triggers: tuple[str, ...]) -> Side:
+        """The side with a LoRA at a weight. triggers: words that are added to its prompts."""
         store = self._store("loras", {**self._identity, "lora": lora.sha256, "weight": weight})
-        return Side(store, (LoraUse(lora.path, weight),), lora.trigger_words)
+        return Side(store, (LoraUse(lora.path, weight),), triggers)
 
     def contact_sheet(self, base: Side, with_lora: Side, shots: Sequence[Shot]) -> Tensor:
         """A few pairs of pictures that were made. [1, H, W, 3] float in [0, 1]; a grey square if their thumbnails are gone."""

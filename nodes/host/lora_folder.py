@@ -20,6 +20,7 @@ from ...carlos_core.loras.fits import fits_of
 from ...carlos_core.loras.library import FileState, LoraLibrary, scan, scan_surveyed, survey
 from ...carlos_core.loras.lora_file import LoraFile
 from ...carlos_core.loras.matching import Resolved
+from ...carlos_core.loras.trigger_words import used
 from ...carlos_core.records import LayerFit, LoraRecord
 from .folders import unlisted
 from .progress import bar
@@ -178,9 +179,9 @@ def installed(files: Mapping[str, Resolved]) -> dict[str, str]:
 def trigger_words(file: str, row: LoraRecord | None) -> tuple[str, ...]:
     """The trigger words in the row, or the file's own if the row does not say, as the published rows do not."""
     if row is not None and row.metadata.trigger_words is not None:
-        return row.metadata.trigger_words
+        return used(row.metadata.trigger_words)
     entry = lora_library().entry(file)
-    return () if entry is None else entry.metadata.trigger_words or ()
+    return () if entry is None else used(entry.metadata.trigger_words or ())
 
 
 class ListedLoras:

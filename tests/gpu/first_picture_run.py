@@ -91,7 +91,7 @@ def main() -> None:
     encoder = load_comfy_encoder(local_encoders([MINIWORLD])["mini_clip"].encoder_id, [MINIWORLD])
     with tempfile.TemporaryDirectory() as folder:
         studio = Studio(ComfyGenerator(model, clip, vae, sampling), encoder, Path(folder))
-        sides = studio.without_lora(), studio.with_lora(read_lora_file(Path(LORA)), 1.0)
+        sides = studio.without_lora(), studio.with_lora(read_lora_file(Path(LORA)), 1.0, ())
         start = time.perf_counter()
         floor = noise_floor(studio, sides, Plan.all(default_index_prompts(), max_prompts=16).shots)
         seconds = round(time.perf_counter() - start, 1)

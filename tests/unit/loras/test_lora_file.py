@@ -295,6 +295,9 @@ def test_a_trigger_phrase_is_split_at_commas_and_counts_more_than_tags(tmp_path:
         ({"10_x": {"snw": 17}}, {"10_x": {"img_count": 20}}, ()),
         ({"1_a": {"snw": 10, "dog": 10}, "1_b": {" snw": 9}}, {"1_a": {"img_count": 10}, "1_b": {"img_count": 10}}, ("snw",)),
         ({"1_a": {"": 10, "snw": 10}}, None, ("snw",)),
+        # A few captions have everything in common.
+        ({"1_a": {f"tag {k}": 1 for k in range(60)}}, {"1_a": {"img_count": 1}}, ()),
+        ({"1_a": {"snw": 9, "dog": 9}}, {"1_a": {"img_count": 9}}, ()),
         ({}, None, ()),
         ({"1_a": {}}, {"1_a": {"img_count": 10}}, ()),
         ([1], None, ()),
@@ -319,3 +322,10 @@ def test_a_file_that_changed_is_hashed_again(tmp_path: Path) -> None:
     save_file({"x": np.full(2, 7, np.float32)}, path)
     os.utime(path, (1_700_000_000, 1_700_000_000))
     assert read_lora_file(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest() != first
+
+
+@pytest.mark.parametrize("said", ['["snw style", "icy, cold"]', "snw style"])
+def test_words_that_a_tool_has_written_into_the_file_count_more_than_tags(tmp_path: Path, said: str) -> None:
+    metadata = {"trained_words": said, "ss_tag_frequency": json.dumps({"10_x": {"something else": 10}})}
+    words = read_lora_file(lora(tmp_path / "a.safetensors", metadata)).trigger_words
+    assert words == (("snw style", "icy, cold") if "[" in said else ("snw style",))

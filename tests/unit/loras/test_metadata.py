@@ -84,6 +84,83 @@ def test_the_forms_are_looked_for_in_their_order(lora: Path) -> None:
     assert read_sidecar(lora).model_name == "Snow & Ice"
 
 
+def test_each_fact_is_that_of_the_first_sidecar_that_has_it(lora: Path) -> None:
+    beside(lora, ".civitai.info", {})
+    beside(lora, ".json", WEBUI)
+    assert read_sidecar(lora) == LoraMetadata(base_model="SDXL", trigger_words=("snw style", "cold breath"))
+    beside(lora, ".civitai.info", {"id": 7, "baseModel": "Other", "trainedWords": [], "nsfwLevel": 0})
+    found = read_sidecar(lora)
+    assert (found.version_id, found.base_model, found.trigger_words) == (7, "SDXL", ("snw style", "cold breath"))
+    assert found.nsfw_level == 0
+    # What is broken leaves the rest.
+    beside(lora, ".metadata.json", "{")
+    assert read_sidecar(lora) == found
+
+
+def test_that_there_are_no_words_is_known_if_no_sidecar_has_any(lora: Path) -> None:
+    beside(lora, ".civitai.info", {"id": 7, "trainedWords": []})
+    beside(lora, ".json", {"activation text": " , "})
+    assert read_sidecar(lora).trigger_words == ()
+
+
+STABILITY_MATRIX = {
+    "ModelId": 2300298,
+    "ModelName": "Snow & Ice",
+    "VersionId": 2588340,
+    "BaseModel": "Pony",
+    "TrainedWords": ["snw style", " cold, breath, "],
+    "Hashes": {"SHA256": "AB" * 32},
+    "Stats": {"DownloadCount": 1234},
+    "ThumbnailImageUrl": "/home/me/snow.png",
+    "UserTitle": None,
+}
+RGTHREE = {
+    "file": "my.snow.v1.safetensors",
+    "name": "Snow & Ice",
+    "baseModel": "Pony",
+    "links": ["https://example.org/snow", "https://civitai.com/models/2300298/snow?modelVersionId=2588340"],
+    "trainedWords": [
+        {"word": "snw style", "civitai": True, "count": 40},
+        {"word": "1girl", "count": 80, "metadata": True},
+        {"word": "icy", "user": True},
+        "odd",
+    ],
+}
+
+
+def test_stability_matrixs_form_is_read(lora: Path) -> None:
+    beside(lora, ".cm-info.json", STABILITY_MATRIX)
+    expected = LoraMetadata(2588340, 2300298, "Snow & Ice", "Pony", ("snw style", "cold, breath"), download_count=1234)
+    assert read_sidecar(lora) == expected
+    shown = {"UserTitle": "Mine", "ThumbnailImageUrl": "https://image.example/1.jpg"}
+    beside(lora, ".cm-info.json", STABILITY_MATRIX | shown)
+    found = read_sidecar(lora)
+    assert (found.model_name, found.preview_url) == ("Mine", "https://image.example/1.jpg")
+
+
+def test_rgthrees_form_is_read_without_the_tags_of_the_training(lora: Path) -> None:
+    beside(lora, ".safetensors.rgthree-info.json", RGTHREE)
+    found = read_sidecar(lora)
+    assert (found.version_id, found.model_id) == (2588340, 2300298)
+    assert (found.model_name, found.base_model) == ("Snow & Ice", "Pony")
+    assert found.trigger_words == ("snw style", "icy")
+    beside(lora, ".safetensors.rgthree-info.json", {"raw": {"civitai": CIVITAI}, "trainedWords": []})
+    assert read_sidecar(lora) == FROM_CIVITAI
+
+
+def test_swarms_form_is_read(lora: Path) -> None:
+    facts = {"architecture": "stable-diffusion-xl-v1-base/lora", "title": "Snow", "trigger_phrase": "snw style, icy"}
+    beside(lora, ".swarm.json", {f"modelspec.{key}": value for key, value in facts.items()})
+    assert read_sidecar(lora) == LoraMetadata(model_name="Snow", base_model="SDXL", trigger_words=("snw style", "icy"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
+def test_sidecars_are_read_in_any_unicode_encoding(lora: Path, encoding: str) -> None:
+    text = json.dumps({"activation text": "снег, 雪"}, ensure_ascii=False)
+    lora.with_name("my.snow.v1.json").write_bytes(text.encode(encoding))
+    assert read_sidecar(lora).trigger_words == ("снег", "雪")
+
+
 @pytest.mark.parametrize("content", ["", "{", "no json", '{"id": 7'])
 def test_a_broken_sidecar_is_left_out_with_a_line_in_the_log(lora: Path, caplog: pytest.LogCaptureFixture, content: str) -> None:
     beside(lora, ".civitai.info", content)

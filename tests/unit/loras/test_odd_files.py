@@ -182,10 +182,10 @@ def test_whatever_a_file_and_its_sidecar_hold_the_others_are_read_and_its_facts_
 def test_facts_of_any_json_are_of_their_types(content: Any) -> None:
     facts = ForeignFacts({"a": content, "b": {"a": content}})
     for part in (facts, facts.part("b"), facts.part("a"), *facts.parts("a")):
-        number, text, words = part.number("a", 32), part.text("a"), part.words("a")
+        number, text, words = part.number("a", 32), part.text("a"), part.texts("a")
         assert number is None or -(2**31) <= number < 2**31
         assert text is None or text.encode()
-        assert all(word.encode() for word in words or ())
+        assert all(word.encode().decode() == word for word in words or ())
 
 
 def places(folder: Path) -> dict[str, str]:

@@ -299,3 +299,23 @@ def test_a_sidecar_that_comes_later_measures_nothing_again(bench: Bench) -> None
     assert isinstance(first, Outcome)
     assert isinstance(again, Outcome)
     assert (again.status, again.row.lora_id) == (ALREADY_INDEXED, first.row.lora_id)
+
+
+def test_other_words_in_a_sidecar_are_a_note_and_measure_nothing_again(bench: Bench) -> None:
+    file = bench.lora().path
+    sidecar(file, id=79, trainedWords=["snwx", "red, coat", "blue, coat"])
+    (first,) = all_of(indexer_of(bench, DrawingGenerator()), file)
+    assert isinstance(first, Outcome)
+    assert first.row.metadata.trigger_words == ("snwx", "red, coat", "blue, coat")
+    sidecar(file, id=79, trainedWords=["icy"])
+    (again,) = all_of(indexer_of(bench, DrawingGenerator()), file)
+    assert isinstance(again, Outcome)
+    assert (again.status, again.row.metadata.trigger_words) == (ALREADY_INDEXED, first.row.metadata.trigger_words)
+    assert "measured with the trigger words snwx, red, coat; its file and sidecars name icy now" in again.notes
+
+
+@pytest.mark.parametrize(("preset", "words"), [("quick", ("snwx", "red, coat")), ("paper", ("snwx", "red, coat", "blue, coat"))])
+def test_of_alternative_words_only_paper_takes_all(bench: Bench, preset: str, words: tuple[str, ...]) -> None:
+    file = bench.lora().path
+    sidecar(file, trainedWords=["snwx", "red, coat", "blue, coat"])
+    assert replace(indexer_of(bench, DrawingGenerator()).protocol, preset=preset).trigger_words(read_lora_file(file)) == words

@@ -207,5 +207,5 @@ def test_a_studio_keeps_the_base_side_open_and_of_loras_the_last(bench: Bench) -
     for name in ("a", "b", "c"):
         lora = bench.lora(f"{name}.safetensors", tint=(ord(name) / 200, 0, 0))
         measure(studio, lora, bench.protocol(generator), PLAN)
-        studio.with_lora(lora, 0.5)
+        studio.with_lora(lora, 0.5, ())
     assert sorted(key[0] for key in studio._stores) == ["base", "loras", "loras"]

@@ -1,0 +1,55 @@
+"""Trigger words: what sidecars and headers hold, as a person would type it, and which of it goes into a prompt."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+_MARKUP = re.compile(r"<[A-Za-z_]{1,20}:[^<>]{0,300}>")
+"""What other programs take out of a prompt before CLIP sees it: <lora:snowy:0.8>. Tokens such as <s0> have no colon."""
+
+_ESCAPED = re.compile(r"\\+(?=[()])")
+"""Brackets are escaped in many sidecars, since they go into a prompt as they are. Here they are escaped when a prompt is made."""
+
+_BREAK = "BREAK"
+"""A command of the web UI, alone between commas."""
+
+
+def cleaned(entries: Iterable[str]) -> tuple[str, ...]:
+    """Entries without other programs' markup, without escapes before brackets, without blanks, empty parts and repetitions."""
+    found = (", ".join(_parts(_ESCAPED.sub("", _MARKUP.sub("", entry)))) for entry in entries)
+    return tuple(dict.fromkeys(entry for entry in found if entry))
+
+
+def split(text: str | None) -> tuple[str, ...]:
+    """The words of a text that separates them by commas."""
+    return cleaned(_parts(text or ""))
+
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """The words of a text that is a list in JSON, or else separates them by commas."""
+    try:
+        content: Any = json.loads(text or "")
+    except (ValueError, RecursionError):
+        content = None
+    if isinstance(content, list):
+        return cleaned(item for item in content if isinstance(item, str))
+    return split(text)
+
+
+def used(entries: Iterable[str]) -> tuple[str, ...]:
+    """The entries that go into a prompt: all single words, and the first of those that hold commas.
+
+    An entry with commas is a whole prompt for one variant, of which a LoRA may offer several (a character's costumes); together
+    they would ask for all at once.
+    """
+    entries = tuple(entries)
+    first = next((entry for entry in entries if "," in entry), None)
+    return tuple(entry for entry in entries if "," not in entry or entry == first)
+
+
+def _parts(text: str) -> Iterable[str]:
+    parts = (part.strip() for part in text.split(","))
+    return (part for part in parts if part and part != _BREAK)

@@ -1,0 +1,56 @@
+"""Trigger words as a person would type them, and which of them go into a prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from carlos_core.loras.lora_file import read_lora_file
+from carlos_core.loras.trigger_words import cleaned, listed, split, used
+from tests.support.lora_files import lora, sidecar
+
+
+@pytest.mark.parametrize(
+    ("entry", "word"),
+    [
+        (r"mirelle \(tales of fern\)", "mirelle (tales of fern)"),
+        (r"mirelle \\(tales of fern\\)", "mirelle (tales of fern)"),
+        ("mirelle (tales of fern)", "mirelle (tales of fern)"),
+        ("<lora:snowy:0.8>, snwx", "snwx"),
+        ("snwx <lora:snowy_v2.1-final:1> <lyco:ice:0.5:0.3>", "snwx"),
+        ("<lora:snowy:0.8>", ""),
+        ("BREAK", ""),
+        ("snwx, BREAK, ,icy,", "snwx, icy"),
+        ("BREAK the ice", "BREAK the ice"),
+        ("in the style of <s0><s1>", "in the style of <s0><s1>"),
+        ("a <3 b", "a <3 b"),
+        ("(snwx:1.2)", "(snwx:1.2)"),
+        ("   ", ""),
+        ("<lora:" * 2000, ", ".join(["<lora:" * 2000])),
+    ],
+)
+def test_entries_are_cleaned_of_other_programs_markup(entry: str, word: str) -> None:
+    assert cleaned([entry]) == ((word,) if word else ())
+
+
+def test_texts_are_split_at_commas_and_lists_in_json_are_lists() -> None:
+    assert split(" snwx,, icy breath , snwx") == ("snwx", "icy breath")
+    assert split(None) == ()
+    assert listed('["snwx, red coat", "icy", 3, "icy"]') == ("snwx, red coat", "icy")
+    assert listed("snwx, icy") == ("snwx", "icy")
+    assert listed("[" * 100_000) == ("[" * 100_000,)
+
+
+def test_of_alternatives_the_first_is_used_and_of_single_words_all() -> None:
+    assert used(["snwx", "red coat, hat", "blue coat, scarf", "icy"]) == ("snwx", "red coat, hat", "icy")
+    assert used(["snwx", "icy"]) == ("snwx", "icy")
+    assert used([]) == ()
+
+
+def test_a_file_gives_all_its_entries_and_the_used_ones(tmp_path: Path) -> None:
+    path = lora(tmp_path / "a.safetensors")
+    sidecar(path, trainedWords=["snwx, red coat", "snwx, blue coat"])
+    found = read_lora_file(path)
+    assert found.metadata.trigger_words == ("snwx, red coat", "snwx, blue coat")
+    assert found.trigger_words == ("snwx, red coat",)
