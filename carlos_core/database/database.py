@@ -267,10 +267,13 @@ class MetricsDatabase:
             )
         for change in self._changes[self._bases[target_of(path)][1] :]:
             change(current)
-        missing = [(place, current.id_of(row.lora_id, row.sha256)) for place, row in enumerate(self.identities)]
-        missing = [(place, lora_id) for place, lora_id in missing if lora_id not in current]
-        ours = self._table.take(np.array([place for place, _lora_id in missing], dtype=np.int64))
-        ids = pa.array([lora_id for _place, lora_id in missing], pa.string())
+        missing: dict[str, int] = {}
+        for place, row in enumerate(self.identities):
+            lora_id = current.id_of(row.lora_id, row.sha256)
+            if lora_id not in current:
+                missing[lora_id] = place
+        ours = self._table.take(np.array(list(missing.values()), dtype=np.int64))
+        ids = pa.array(list(missing), pa.string())
         ours = ours.set_column(ours.schema.get_field_index("lora_id"), "lora_id", ids)
         self._replace(schema.appended(current.table, ours))
         self.protocols = {**current.protocols, **self.protocols}

@@ -146,8 +146,8 @@ def resolved(database: MetricsDatabase) -> dict[str, Resolved]:
 def are_sure(database: MetricsDatabase, files: Mapping[str, Resolved], lora_ids: Iterable[str]) -> bool:
     """Whether the files of some rows hold what was measured, as far as the rows know that.
 
-    A file that was found by its name or version and was never read whole is read now. If there was one, the answer is no: what
-    `resolved` says then is surer.
+    A file that was found by its name or version and was never read whole is read now. If one could be read, the answer is no:
+    what `resolved` says then is surer.
     """
     wanted = files.keys() & set(lora_ids)
     names = [files[row.lora_id].name for row in database.identities if row.lora_id in wanted and row.sha256]
@@ -156,12 +156,16 @@ def are_sure(database: MetricsDatabase, files: Mapping[str, Resolved], lora_ids:
         # One that cannot be read is no LoRA from now on.
         with suppress(LoraError):
             read_lora(lora_path(name), name)
-    return not unread
+    return all(_is_unread(name) for name in unread)
 
 
 def check_content(name: str, row: LoraRecord) -> None:
     """Raises LoraError for a listed LoRA whose content is not what the row was measured on, as far as the row knows that."""
-    if row.sha256 is not None and read_lora(lora_path(name), name).sha256 != row.sha256.lower():
+    if row.sha256 is None:
+        return
+    entry = lora_library().entry(name)
+    known = entry.sha256 if entry is not None else None
+    if (known or read_lora(lora_path(name), name).sha256) != row.sha256.lower():
         shown = name.replace("\\", "/")
         raise LoraError(f"{shown} is another LoRA than was measured.", "Index it, or put the measured file back.")
 
