@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,23 @@ class Header:
     def layout(self) -> str:
         """16 hex digits for the names and shapes of the tensors: what decides which models the LoRA fits."""
         return short_hash(repr(sorted(self.shapes.items())), 16)
+
+
+UNFINISHED = (".aria2", ".part", ".crdownload", ".!qb", ".!ut", ".download")
+"""What follows a file's name while it is downloaded, in the name of what the program keeps beside it. Some programs give the file
+its full length from the start, so that its header is whole while its weights are not."""
+
+
+def check_finished(path: Path) -> None:
+    """Raises LoraError for a file that is being downloaded."""
+    # With os.path, a name that is too long for the file system is one that is not there.
+    beside = next((end for end in UNFINISHED if os.path.exists(f"{path}{end}")), None)  # noqa: PTH110
+    if beside is not None:
+        name = printable(path.name)
+        raise LoraError(
+            f"{name} is not downloaded completely: {name}{beside} is beside it.",
+            f"Wait for the download, or delete {name}{beside} if it has ended.",
+        )
 
 
 def read_header(path: Path) -> Header:

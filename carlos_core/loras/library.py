@@ -28,6 +28,7 @@ from ..foreign import printable
 from ..progress import OnProgress, Progress
 from ..records import LoraIdentity, LoraMetadata
 from ..storage import sha256_of
+from .header import UNFINISHED
 from .library_index import KnownFile, LibraryIndex
 from .lora_file import FileFacts, LoraFile, read_facts
 from .matching import Files, Resolved, resolve
@@ -290,13 +291,14 @@ def _sidecars_in(folder: str) -> dict[str, os.DirEntry[str]]:
     """The files of a folder that may be sidecars, by name. Listing a folder once is cheaper than asking for each name."""
     try:
         with os.scandir(folder) as listing:
-            return {os.path.normcase(item.name): item for item in listing if may_be_sidecar(item.name)}
+            beside = (item for item in listing if may_be_sidecar(item.name) or item.name.lower().endswith(UNFINISHED))
+            return {os.path.normcase(item.name): item for item in beside}
     except (OSError, ValueError):
         return {}
 
 
 def _stamp(base_name: str, sidecars: Mapping[str, os.DirEntry[str]]) -> str:
-    """Sizes and times of the sidecars of one LoRA; empty if it has none."""
+    """Sizes and times of the sidecars of one LoRA, and whether it is being downloaded; empty if there is nothing beside it."""
     parts = []
     for place, name in enumerate(sidecar_names(base_name)):
         item = sidecars.get(os.path.normcase(name))
@@ -307,4 +309,7 @@ def _stamp(base_name: str, sidecars: Mapping[str, os.DirEntry[str]]) -> str:
         except OSError:
             continue
         parts.append(f"{place}:{facts.st_size}:{facts.st_mtime_ns}")
+    if any(os.path.normcase(base_name + end) in sidecars for end in UNFINISHED):
+        # Its size and time change all the time, and say nothing.
+        parts.append("unfinished")
     return " ".join(parts)

@@ -14,7 +14,7 @@ from ..foreign import printable, whole_text
 from ..records import LoraMetadata, id_of_content
 from ..storage import sha256_of
 from .family import family_of_header, family_of_name
-from .header import read_header
+from .header import check_finished, read_header
 from .lines import line_of
 from .metadata import read_sidecar
 from .trigger_words import cleaned, listed, split, used
@@ -75,8 +75,9 @@ class FileFacts(NamedTuple):
 def read_facts(path: Path) -> FileFacts:
     """What sidecar and header of a LoRA say.
 
-    Raises LoraError if the file is missing or is not a safetensors file.
+    Raises LoraError if the file is missing, is not a safetensors file or is still being downloaded.
     """
+    check_finished(path)
     header = read_header(path)
     problems: list[str] = []
     said = read_sidecar(path, problems)

@@ -55,7 +55,8 @@ def _all_of(lora: Path, problems: list[str]) -> Iterator[LoraMetadata]:
     for name, reader in zip(sidecar_names(lora.name), _FORMS.values(), strict=True):
         path = lora.with_name(name)
         try:
-            if not path.is_file():
+            # With os.path, a name that is too long for the file system is one that is not there.
+            if not os.path.isfile(path):  # noqa: PTH113
                 continue
             # From bytes: then JSON is read in any Unicode encoding, with or without a byte order mark.
             content = json.loads(path.read_bytes())

@@ -264,3 +264,30 @@ def test_what_could_not_be_saved_is_found_before_the_first_picture(bench: Bench,
 def test_the_mini_worlds_files_have_no_problems(tmp_path: Path) -> None:
     found = scan(listed(miniworld.MINIWORLD / "loras"), tmp_path / "index.sqlite")
     assert [entry.problem for entry in found.entries] == [""] * 23
+
+
+@pytest.mark.parametrize("end", [".aria2", ".part", ".crdownload"])
+def test_a_file_that_is_still_being_downloaded_is_no_lora_until_it_is_whole(tmp_path: Path, end: str) -> None:
+    """The program has given it its full length and a whole header already."""
+    path = lora(tmp_path / "loras" / "snow.v1.safetensors")
+    marker = path.with_name(path.name + end)
+    marker.write_bytes(b"")
+    library = scan(listed(path.parent), tmp_path / "index")
+    (entry,) = library.entries
+    assert not entry.is_usable
+    assert entry.problem.startswith(f"snow.v1.safetensors is not downloaded completely: {marker.name} is beside it.")
+    with pytest.raises(LoraError, match="not downloaded completely"):
+        read_lora_file(path)
+    marker.unlink()
+    (entry,) = scan(listed(path.parent), tmp_path / "index").entries
+    assert entry.is_usable
+    assert entry.problem == ""
+
+
+def test_a_name_of_255_bytes_leaves_no_room_for_sidecars_and_is_fine(tmp_path: Path) -> None:
+    name = "é" * 121 + "a" + ".safetensors"
+    assert len(name.encode()) == 255
+    path = lora(tmp_path / "loras" / name, trigger="snwx")
+    (entry,) = scan(listed(path.parent), tmp_path / "index").entries
+    assert (entry.problem, entry.metadata.trigger_words) == ("", ("snwx",))
+    assert read_sidecar(path) == LoraMetadata()
