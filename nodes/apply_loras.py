@@ -73,6 +73,7 @@ class CarlosApplyLoras(io.ComfyNode):
             suggested = match.record.suggested_weight if weights == SUGGESTED else None
             own = weight if suggested is None else weight * suggested
             file = match.file or ""
+            lora_folder.check_content(file, match.record)
             loras.append(AppliedLora(file, own, lora_folder.trigger_words(file, match.record)))
         return io.NodeOutput(*applied(model, clip, loras).outputs)
 

@@ -226,9 +226,13 @@ class CarlosLorasByName(io.ComfyNode):
 def _id_of(database: Any, lora_name: str) -> str:
     """Id of the row whose file is `lora_name`. Raises RetrievalError if it has none, LoraError for a name that is not listed."""
     lora_folder.lora_path(lora_name)
-    for lora_id, file in lora_folder.installed(lora_folder.resolved(database)).items():
-        if file == lora_name:
-            return lora_id
+    while True:
+        places = lora_folder.resolved(database)
+        found = [lora_id for lora_id, file in lora_folder.installed(places).items() if file == lora_name]
+        if lora_folder.are_sure(database, places, found):
+            break
+    if found:
+        return found[0]
     raise RetrievalError(f"{lora_name} is not in {database.name}.", "Index it with LoRA Indexer first.")
 
 

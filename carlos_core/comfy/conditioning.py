@@ -38,10 +38,14 @@ def escape_emphasis(text: str) -> str:
 def form_of(conditioning: Conditioning) -> Any:
     """What is equal for texts that a model makes inputs of one shape of."""
     tensor, extras = conditioning
-    described = tuple(
-        (key, tuple(value.shape) if isinstance(value, Tensor) else repr(value)) for key, value in sorted(extras.items())
-    )
-    return tuple(tensor.shape), described
+    return tuple(tensor.shape), tuple((key, _form_of_extra(value)) for key, value in sorted(extras.items()))
+
+
+def _form_of_extra(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return repr(value)
+    # A mask: some models count the tokens that it leaves.
+    return (tuple(value.shape), int(value.sum())) if not value.is_floating_point() and value.ndim == 2 else tuple(value.shape)
 
 
 def size_of(conditioning: Conditioning) -> int:

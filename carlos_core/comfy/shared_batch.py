@@ -26,7 +26,7 @@ class NotAlikeError(Exception):
 class SharedBatches:
     """Which texts may share a sampler call of a model, as far as it has shown.
 
-    What it knows depends on the model alone, so that the same pictures share a call whatever was made before.
+    What it knows depends on the model alone: whatever was made before, the same pictures share a call if there is memory for it.
     """
 
     def __init__(self) -> None:
@@ -89,8 +89,10 @@ def _made(
     noise, latent = latents
     shapes = getattr(model, "latent_shapes", None)
     known = {} if shapes is None else {"latent_shapes": shapes}
+    # What is left of `cond` without the first picture's own facts, of which another picture may lack some.
+    shared = {key: value for key, value in cond.items() if key != _EACH and key not in cond[_EACH][0][1]}
     for place, (tensor, extras) in enumerate(cond[_EACH]):
-        own = {**{key: value for key, value in cond.items() if key != _EACH}, **extras, "cross_attn": tensor, "model_conds": {}}
+        own = {**shared, **extras, "cross_attn": tensor, "model_conds": {}}
         (encoded,) = comfy.samplers.encode_model_conds(
             model.extra_conds,
             [own],
@@ -106,7 +108,12 @@ def _made(
 
 
 def _kind_of(inputs: Mapping[str, Any]) -> Any:
-    return tuple((key, type(value).__name__, str(value.size())) for key, value in sorted(inputs.items()))
+    return tuple((key, type(value).__name__, str(_size_of(value))) for key, value in sorted(inputs.items()))
+
+
+def _size_of(value: Any) -> Any:
+    """What of an input must be equal. A number, of tokens for example, is one for the whole call."""
+    return value.cond if isinstance(getattr(value, "cond", None), (int, float)) else value.size()
 
 
 def _together(inputs: Sequence[Any]) -> Any:

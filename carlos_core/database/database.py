@@ -221,10 +221,10 @@ class MetricsDatabase:
             cells[position] = value
         if not values:
             return
+        # In the file that the change is repeated in one day, a LoRA of this content may have another id.
+        kept = [(lora_id, self.identities[self._position[lora_id]].sha256, value) for lora_id, value in values.items()]
         field = self._table.schema.field(column)
         self._replace(self._table.set_column(self._table.schema.get_field_index(column), field, pa.array(cells, field.type)))
-        # In the file that this is repeated in one day, a LoRA of this content may have another id.
-        kept = [(lora_id, self.identities[self._position[lora_id]].sha256, value) for lora_id, value in values.items()]
 
         def repeat(database: MetricsDatabase) -> None:
             there = {database.id_of(lora_id, sha256): value for lora_id, sha256, value in kept}

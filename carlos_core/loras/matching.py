@@ -119,10 +119,10 @@ def _by_name(row: LoraIdentity, files: Files) -> Resolved | None:
 
 def _of_other_content(row: LoraIdentity, files: Files) -> Resolved | None:
     """What to say of files that name the row's version and were found to be something else."""
-    names = [_name(file) for file in files.by_version.get(row.version_id or 0, [])]
-    if not names or row.sha256 is None:
+    if row.version_id is None or row.sha256 is None or row.version_id not in files.by_version:
         return None
-    note = f"{_listed(names)} names CivitAI version {row.version_id}, but its content is not what was measured"
+    names = [_name(file) for file in files.by_version[row.version_id]]
+    note = f"{_listed(names)} names CivitAI version {row.version_id}, but is another file than the row's"
     return Resolved(None, "version id", tuple(names), note)
 
 

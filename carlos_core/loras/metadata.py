@@ -94,8 +94,8 @@ def metadata_of_version(facts: ForeignFacts) -> LoraMetadata:
     """
     stills = (picture.text("url") for picture in facts.parts("images") if picture.text("type") in (None, "image"))
     return LoraMetadata(
-        version_id=facts.number("id"),
-        model_id=facts.number("modelId"),
+        version_id=_id(facts, "id"),
+        model_id=_id(facts, "modelId"),
         model_name=facts.part("model").text("name"),
         base_model=facts.text("baseModel"),
         trigger_words=_words(facts.texts("trainedWords")),
@@ -127,8 +127,8 @@ def _webui_json(facts: ForeignFacts) -> LoraMetadata:
 def _stability_matrix(facts: ForeignFacts) -> LoraMetadata:
     """Stability Matrix's form (`.cm-info.json`): CivitAI's facts under names of its own."""
     return LoraMetadata(
-        version_id=facts.number("VersionId"),
-        model_id=facts.number("ModelId"),
+        version_id=_id(facts, "VersionId"),
+        model_id=_id(facts, "ModelId"),
         model_name=facts.text("UserTitle") or facts.text("ModelName"),
         base_model=facts.text("BaseModel"),
         trigger_words=_words(facts.texts("TrainedWords")),
@@ -162,6 +162,12 @@ def _swarm(facts: ForeignFacts) -> LoraMetadata:
         base_model=family_of_header({"modelspec.architecture": header["architecture"]}, {}),
         trigger_words=trigger_words.split(header["trigger_phrase"]) or None,
     )
+
+
+def _id(facts: ForeignFacts, key: str) -> int | None:
+    """An id of CivitAI; tools write 0 or -1 where they know none."""
+    number = facts.number(key)
+    return number if number is not None and number > 0 else None
 
 
 def _words(entries: tuple[str, ...] | None) -> tuple[str, ...] | None:

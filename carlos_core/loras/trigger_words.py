@@ -7,11 +7,16 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from ..foreign import whole_text
+
 _MARKUP = re.compile(r"<[A-Za-z_]{1,20}:[^<>]{0,300}>")
 """What other programs take out of a prompt before CLIP sees it: <lora:snowy:0.8>. Tokens such as <s0> have no colon."""
 
-_ESCAPED = re.compile(r"\\+(?=[()])")
+_ESCAPED = re.compile(r"(?<!\\)\\+(?=[()])")
 """Brackets are escaped in many sidecars, since they go into a prompt as they are. Here they are escaped when a prompt is made."""
+
+_WEIGHT = re.compile(r":\s{0,9}[+-]?(\d{1,9}\.?\d{0,9}|\.\d{1,9})\s{0,9}\)")
+"""The end of emphasis as the web UI and ComfyUI write it: (snow:1.2)."""
 
 _BREAK = "BREAK"
 """A command of the web UI, alone between commas."""
@@ -31,12 +36,17 @@ def split(text: str | None) -> tuple[str, ...]:
 def listed(text: str | None) -> tuple[str, ...]:
     """The words of a text that is a list in JSON, or else separates them by commas."""
     try:
-        content: Any = json.loads(text or "")
+        content: Any = json.loads(text or "null")
     except (ValueError, RecursionError):
-        content = None
+        content = text
     if isinstance(content, list):
-        return cleaned(item for item in content if isinstance(item, str))
-    return split(text)
+        return cleaned(whole_text(item) for item in content if isinstance(item, str))
+    return split(whole_text(content)) if isinstance(content, str) else ()
+
+
+def has_weight(word: str) -> bool:
+    """Whether a part of a word is emphasised by a number."""
+    return _WEIGHT.search(word) is not None
 
 
 def used(entries: Iterable[str]) -> tuple[str, ...]:

@@ -240,25 +240,31 @@ class Indexer:
         return self.protocol.covering(row, database.protocols, len(self.plan.shots), model_key=model_key)
 
     def _known(self, database: MetricsDatabase, lora: LoraFile, row: LoraRecord, covering: Covering) -> Outcome:
-        if row.file_name != lora.name and not self._is_still_at(row.file_name, lora):
+        if row.file_name != lora.name and not self._is_still_at(row, lora):
             self.target.change(lambda changed: changed.set_value(row.lora_id, "file_name", lora.name))
         sheet = self.studio.contact_sheet(*sides_of(self.studio, lora, self.protocol), self.plan.shots)
         where = f", on another checkpoint of the same shape ({row.model_key})" if covering.is_other_checkpoint else ""
         note = f"measured with the preset {covering.preset!r} on {row.indexed_at}{where}"
-        return Outcome(lora, ALREADY_INDEXED, row, 0, 0, (note, *_other_words(row, lora), *row.notes), sheet)
+        return Outcome(lora, ALREADY_INDEXED, row, 0, 0, (note, *_other_words(row, lora, covering.preset), *row.notes), sheet)
 
-    def _is_still_at(self, name: str | None, lora: LoraFile) -> bool:
+    def _is_still_at(self, row: LoraRecord, lora: LoraFile) -> bool:
         """Whether the row's own file is there: then `lora` is a copy of it, which must not take its place."""
-        there = self.folder.at_hand(name) if name else None
-        return there is not None and there.sha256 == lora.sha256
+        there = self.folder.at_hand(row.file_name) if row.file_name else None
+        if there is None:
+            return False
+        # A row that does not know its content is that of every file that claims its id.
+        return there.sha256 == lora.sha256 or (row.sha256 is None and there.lora_id == lora.lora_id)
 
 
-def _other_words(row: LoraRecord, lora: LoraFile) -> tuple[str, ...]:
-    """What to say if a file names other trigger words now than its row was measured with. That is no reason to measure again."""
-    if row.metadata.trigger_words is None or lora.metadata.trigger_words is None:
+def _other_words(row: LoraRecord, lora: LoraFile, preset: str) -> tuple[str, ...]:
+    """What to say if a file names other trigger words now than its row, which was measured by a preset.
+
+    That is no reason to measure again.
+    """
+    ours, theirs = row.metadata.trigger_words, lora.metadata.trigger_words
+    if ours is None or theirs is None:
         return ()
-    measured = used(row.metadata.trigger_words)
-    if measured == lora.trigger_words:
-        return ()
-    before, now = (", ".join(words) or "none" for words in (measured, lora.trigger_words))
-    return (f"measured with the trigger words {before}; its file and sidecars name {now} now",)
+    if preset != "paper":
+        ours, theirs = used(ours), used(theirs)
+    before, now = (", ".join(words) or "none" for words in (ours, theirs))
+    return (f"its row names the trigger words {before}; its file and sidecars name {now} now",) if before != now else ()

@@ -14,6 +14,7 @@ from ..clip.encoder import Encoder
 from ..errors import BrokenPictureError
 from ..generator import Generator, Job, LoraUse
 from ..loras.lora_file import LoraFile
+from ..loras.trigger_words import has_weight
 from ..progress import OnProgress, Progress
 from .contact_sheet import PAIRS, contact_sheet, keep_thumbnail
 from .feature_store import Entry, FeatureStore
@@ -120,7 +121,11 @@ class Studio:
 
     def with_lora(self, lora: LoraFile, weight: float, triggers: tuple[str, ...]) -> Side:
         """The side with a LoRA at a weight. triggers: words that are added to its prompts."""
-        store = self._store("loras", {**self._identity, "lora": lora.sha256, "weight": weight})
+        identity: dict[str, str | float] = {**self._identity, "lora": lora.sha256, "weight": weight}
+        if any(map(has_weight, triggers)):
+            # Pictures of earlier versions took such words literally.
+            identity["emphasis"] = "of trigger words"
+        store = self._store("loras", identity)
         return Side(store, (LoraUse(lora.path, weight),), triggers)
 
     def contact_sheet(self, base: Side, with_lora: Side, shots: Sequence[Shot]) -> Tensor:

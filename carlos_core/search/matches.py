@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..loras.trigger_words import used
 from ..records import LoraRecord, LoraVector
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ class Match:
 
     @property
     def trigger_words(self) -> tuple[str, ...]:
-        return self.record.metadata.trigger_words or ()
+        """Those that go into a prompt."""
+        return used(self.record.metadata.trigger_words or ())
 
 
 @dataclass(frozen=True)

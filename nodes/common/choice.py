@@ -27,8 +27,12 @@ def read_choice(text: str, database: Any) -> tuple[list[AppliedLora], list[str]]
     A LoRA is found by its file's name. If no such file is listed, it is found by its row, wherever the file is now. Raises
     LoraError for text that is not a choice and for a LoRA that is not installed.
     """
-    files = lora_folder.resolved(database)
-    found = [_locked(entry, database, files) for entry in _entries(text)]
+    entries = _entries(text)
+    while True:
+        files = lora_folder.resolved(database)
+        if lora_folder.are_sure(database, files, [entry.get("lora_id") or "" for entry in entries]):
+            break
+    found = [_locked(entry, database, files) for entry in entries]
     return [lora for lora, _note in found], [note for _lora, note in found if note]
 
 
@@ -74,7 +78,8 @@ def _locked(entry: dict[str, Any], database: Any, files: Mapping[str, Resolved])
     row, note = database.row(lora_id), ""
     alike = () if where is None else (where.name, *(where.others if where.name is not None else ()))
     if row is not None and where is not None and file not in alike:
-        row, note = None, f"{posix(file)} is applied as the choice names it, but it is not the LoRA {lora_id} of {database.name}"
+        row, applied = None, f"{posix(file)} is applied as the choice names it"
+        note = f"{applied}, but it is not known to be the LoRA {lora_id} of {database.name}"
     return AppliedLora(file, float(entry["weight"]), lora_folder.trigger_words(file, row), lora_id, known_score), note
 
 

@@ -6,7 +6,6 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,23 +139,44 @@ def refresh_loras() -> None:
 
 def resolved(database: MetricsDatabase) -> dict[str, Resolved]:
     """lora_id -> its file, or why no file can be used, for the rows about which there is something to say."""
-    return lora_library().resolve(database.identities)
+    found, disproved = lora_library().resolve(database.identities), _disproved()
+    for row in database.identities if disproved else ():
+        where = found.get(row.lora_id)
+        if where is not None and where.name is not None and (row.sha256 or "", where.name) in disproved:
+            note = f"{where.name.replace(os.sep, '/')} is another file than the row's"
+            found[row.lora_id] = Resolved(None, where.by, (where.name,), note)
+    return found
 
 
 def are_sure(database: MetricsDatabase, files: Mapping[str, Resolved], lora_ids: Iterable[str]) -> bool:
     """Whether the files of some rows hold what was measured, as far as the rows know that.
 
-    A file that was found by its name or version and was never read whole is read now. If one could be read, the answer is no:
-    what `resolved` says then is surer.
+    A file that was found by its name or version and was never read whole is read now. If one is another, the answer is no, and
+    from then on `resolved` does not give it for the row.
     """
     wanted = files.keys() & set(lora_ids)
-    names = [files[row.lora_id].name for row in database.identities if row.lora_id in wanted and row.sha256]
-    unread = [name for name in names if name is not None and _is_unread(name)]
-    for name in unread:
-        # One that cannot be read is no LoRA from now on.
-        with suppress(LoraError):
-            read_lora(lora_path(name), name)
-    return all(_is_unread(name) for name in unread)
+    rows = {row.lora_id: row for row in database.identities if row.lora_id in wanted and row.sha256}
+    names = {lora_id: files[lora_id].name for lora_id in rows}
+    unread = {name for name in names.values() if name is not None and _is_unread(name)}
+    if not unread:
+        return True
+    read = scan(paths_of(sorted(unread)), library_file(), bar())
+    _memory.library = None
+    wrong = set()
+    for lora_id, name in names.items():
+        entry = read.entry(name) if name in unread else None
+        if name in unread and (entry is None or entry.sha256 != (rows[lora_id].sha256 or "").lower()):
+            wrong.add((rows[lora_id].sha256 or "", name or ""))
+    _disproved().update(wrong)
+    return not wrong
+
+
+def _disproved() -> set[tuple[str, str]]:
+    """(hash in a row, name of a file) of what was found not to belong together since a LoRA file last changed."""
+    states = lora_survey()
+    if _memory.disproved is None or _memory.disproved[0] != states:
+        _memory.disproved = (states, set())
+    return _memory.disproved[1]
 
 
 def check_content(name: str, row: LoraRecord) -> None:
@@ -167,7 +187,7 @@ def check_content(name: str, row: LoraRecord) -> None:
     known = entry.sha256 if entry is not None else None
     if (known or read_lora(lora_path(name), name).sha256) != row.sha256.lower():
         shown = name.replace("\\", "/")
-        raise LoraError(f"{shown} is another LoRA than was measured.", "Index it, or put the measured file back.")
+        raise LoraError(f"{shown} is another file than the one that was measured.", "Index it, or put the measured file back.")
 
 
 def _is_unread(name: str) -> bool:
@@ -249,6 +269,7 @@ class _Memory:
     library: tuple[tuple[FileState, ...], LoraLibrary] | None = None
     layers: _Layers | None = None
     fits: _Fits | None = None
+    disproved: tuple[tuple[FileState, ...], set[tuple[str, str]]] | None = None
 
 
 _memory = _Memory()

@@ -12,12 +12,14 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 sys.argv = [sys.argv[0], "--cpu"]
 import comfy.options
 
 comfy.options.enable_args_parsing()
+import comfy.conds
 import comfy.model_management
 import comfy.sample
 import torch
@@ -26,6 +28,7 @@ from torch import Tensor
 
 from carlos_core.comfy.batch_size import largest_batch
 from carlos_core.comfy.generator import ComfyGenerator
+from carlos_core.comfy.shared_batch import NotAlikeError, SharedBatches
 from carlos_core.generator import Job, Sampling
 
 TEXTS = ("a red house", "a small boat on the sea", "a blue house", "a very old tree in a field of tall yellow grass", "a cat")
@@ -82,6 +85,29 @@ def alone(model: Any, encoder: Encoder, latent: Tensor, job: Job) -> Tensor:
     return comfy.sample.sample(model, noise, *settings, disable_pbar=True, seed=job.seed)
 
 
+def seen_of_each() -> list[Any]:
+    """What a model is told of pictures of which only the first has a further fact, and of how many tokens."""
+    told: list[Any] = []
+
+    class Model:
+        def extra_conds(self, **facts: Any) -> dict[str, Any]:
+            told.append([facts.get("only_of_the_first"), int(facts["attention_mask"].sum())])
+            return {"tokens": comfy.conds.CONDConstant(told[-1][1])}
+
+    pictures = [
+        (torch.zeros(1, 4, 8), {"only_of_the_first": "glyphs", "attention_mask": torch.tensor([[1, 1, 1, 0]])}),
+        (torch.zeros(1, 4, 8), {"attention_mask": torch.tensor([[1, 1, 0, 0]])}),
+    ]
+    shared = SharedBatches()
+    ((tensor, extras),) = shared.conditioning_of(pictures)
+    guider = SimpleNamespace(inner_model=Model(), conds={"positive": [{"cross_attn": tensor, "model_conds": {}, **extras}]})
+    try:
+        shared._sample(lambda *_: None, guider, torch.zeros(2), {}, None, torch.zeros(2, 4, 8, 8))
+    except NotAlikeError:
+        told.append(shared.groups(pictures))
+    return told
+
+
 def chosen_batches() -> dict[str, list[int]]:
     """For SDXL at 1024 px as if on a GPU, of which only the free memory is made up: with 4, 14, 22 and 200 GiB."""
     model = build("SDXL")
@@ -131,7 +157,7 @@ def main() -> None:
         }
         sys.stdout.write(json.dumps({family: found}) + "\n")
         sys.stdout.flush()
-    sys.stdout.write(json.dumps({"chosen": chosen_batches()}) + "\n")
+    sys.stdout.write(json.dumps({"chosen": chosen_batches(), "seen": seen_of_each()}) + "\n")
 
 
 main()

@@ -164,7 +164,7 @@ def test_a_locked_choice_is_applied_by_file_where_file_and_row_disagree(host: Ho
     facts = asked(host, "anything", choice=json.dumps(locked))
     assert weights(facts) == {SNOW: 0.8}
     (note,) = facts["notes"]
-    assert note == f"{SNOW} is applied as the choice names it, but it is not the LoRA {row} of {DATABASE}"
+    assert note == f"{SNOW} is applied as the choice names it, but it is not known to be the LoRA {row} of {DATABASE}"
     # A file that is somewhere else by now is found by its row, and nothing is to be said.
     gone = [{"lora_id": row, "file": "old/place.safetensors", "weight": 0.8}]
     facts = asked(host, "anything", choice=json.dumps(gone))

@@ -31,7 +31,7 @@ def chosen(found: dict[str, dict[str, Any]]) -> dict[str, list[int]]:
 
 @pytest.fixture
 def families(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {family: facts for family, facts in found.items() if family != "chosen"}
+    return {family: facts for family, facts in found.items() if family not in ("chosen", "seen")}
 
 
 def test_a_picture_is_the_one_that_comfyui_makes_of_its_text_alone(families: dict[str, dict[str, Any]]) -> None:
@@ -52,6 +52,13 @@ def test_the_same_pictures_share_a_call_once_the_model_is_known(families: dict[s
     for family, facts in families.items():
         assert facts["calls_again"] == facts["calls"], family
         assert facts["difference_again"] == 0, family
+
+
+def test_no_fact_of_one_picture_is_told_of_another(found: dict[str, Any]) -> None:
+    """HunyuanImage has a further fact for texts with a quotation only; others count the tokens that a mask leaves."""
+    *told, groups = found["seen"]
+    assert told == [["glyphs", 3], [None, 2]]
+    assert groups == [[0], [1]]
 
 
 def test_a_model_that_need_not_be_resident_gets_larger_batches(chosen: dict[str, list[int]]) -> None:

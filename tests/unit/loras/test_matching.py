@@ -110,7 +110,8 @@ def test_a_file_of_the_rows_version_with_another_content_is_not_the_rows() -> No
     result = found(library_of(high={"version": 7, "sha256": "bb"}), **row)
     assert result is not None
     assert (result.name, result.others) == (None, ("high.safetensors",))
-    assert result.note == "high.safetensors names CivitAI version 7, but its content is not what was measured"
+    assert result.note == "high.safetensors names CivitAI version 7, but is another file than the row's"
+    assert found(library_of(high={"version": 0, "sha256": "bb"}), sha256="aa") is None
     # One whose content is not known may be it.
     both = library_of(high={"version": 7, "sha256": "bb"}, low={"version": 7})
     assert found(both, **row) == Resolved("low.safetensors", "version id")

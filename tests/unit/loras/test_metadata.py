@@ -97,6 +97,12 @@ def test_each_fact_is_that_of_the_first_sidecar_that_has_it(lora: Path) -> None:
     assert read_sidecar(lora) == found
 
 
+def test_ids_that_are_none_are_left_out(lora: Path) -> None:
+    beside(lora, ".civitai.info", {"id": 0, "modelId": -1})
+    beside(lora, ".cm-info.json", {"VersionId": 7})
+    assert read_sidecar(lora) == LoraMetadata(version_id=7)
+
+
 def test_that_there_are_no_words_is_known_if_no_sidecar_has_any(lora: Path) -> None:
     beside(lora, ".civitai.info", {"id": 7, "trainedWords": []})
     beside(lora, ".json", {"activation text": " , "})

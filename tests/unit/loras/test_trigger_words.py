@@ -40,6 +40,15 @@ def test_texts_are_split_at_commas_and_lists_in_json_are_lists() -> None:
     assert listed('["snwx, red coat", "icy", 3, "icy"]') == ("snwx, red coat", "icy")
     assert listed("snwx, icy") == ("snwx", "icy")
     assert listed("[" * 100_000) == ("[" * 100_000,)
+    assert listed(r'["\ud800snwx", "ok"]') == ("snwx", "ok")
+    assert listed('"snwx, icy"') == ("snwx", "icy")
+    assert [listed(text) for text in ('""', "null", '{"a": 1}', "", None)] == [()] * 5
+
+
+def test_a_long_run_of_backslashes_takes_no_time() -> None:
+    """Each would be tried as a beginning otherwise: a minute for these."""
+    entry = "\\" * 1_000_000
+    assert cleaned([entry]) == (entry,)
 
 
 def test_of_alternatives_the_first_is_used_and_of_single_words_all() -> None:

@@ -311,7 +311,7 @@ def test_other_words_in_a_sidecar_are_a_note_and_measure_nothing_again(bench: Be
     (again,) = all_of(indexer_of(bench, DrawingGenerator()), file)
     assert isinstance(again, Outcome)
     assert (again.status, again.row.metadata.trigger_words) == (ALREADY_INDEXED, first.row.metadata.trigger_words)
-    assert "measured with the trigger words snwx, red, coat; its file and sidecars name icy now" in again.notes
+    assert "its row names the trigger words snwx, red, coat; its file and sidecars name icy now" in again.notes
 
 
 @pytest.mark.parametrize(("preset", "words"), [("quick", ("snwx", "red, coat")), ("paper", ("snwx", "red, coat", "blue, coat"))])
