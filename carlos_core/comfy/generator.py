@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..errors import GenerationError
 from ..generator import LEADING, Environment, Generated, Job, LoraFit, LoraUse, Sampling
-from ..memory import in_parts, is_out_of_memory
+from ..memory import is_out_of_memory
 from ..progress import OnProgress, Progress
 from .batch_size import BATCHED_SAMPLERS, has_dynamic_vram, largest_batch
 from .conditioning import Conditioning, text_of, zeroed
@@ -226,10 +226,7 @@ class ComfyGenerator:
             except (RuntimeError, MemoryError) as error:
                 if len(part) == 1 or not is_out_of_memory(error):
                     raise
-                # The next parts and later batches use this limit, too.
-                self._max_batch = (len(part) + 1) // 2
-                logger.warning("carlos: out of memory with %d pictures at a time, going on with %d", len(part), self._max_batch)
-                comfy.model_management.soft_empty_cache()
+                self._halve(len(part))
                 open_parts.insert(0, part)
                 continue
             latents |= zip(part, made, strict=True)
@@ -238,13 +235,27 @@ class ComfyGenerator:
 
     def _decoded(self, latents: Tensor) -> Tensor:
         """Pictures of latents, [B, H, W, 3]."""
-
-        def decode(part: Tensor) -> Tensor:
-            images: Tensor = self._vae.decode(part)
+        parts: list[Tensor] = []
+        place = 0
+        while place < len(latents):
+            part = latents[place : place + (self._max_batch or len(latents))]
+            try:
+                images = self._vae.decode(part)
+            except (RuntimeError, MemoryError) as error:
+                if len(part) == 1 or not is_out_of_memory(error):
+                    raise
+                self._halve(len(part))
+                continue
             # A video of one frame has one more dimension.
-            return images[:, 0] if images.ndim == 5 else images
+            parts.append(images[:, 0] if images.ndim == 5 else images)
+            place += len(part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-        return in_parts(decode, latents, self._max_batch or len(latents))
+    def _halve(self, pictures: int) -> None:
+        """Make half as many pictures at a time as were too many, from now on."""
+        self._max_batch = (pictures + 1) // 2
+        logger.warning("carlos: out of memory with %d pictures at a time, going on with %d", pictures, self._max_batch)
+        comfy.model_management.soft_empty_cache()
 
     def _sampled_together(self, side: _Side, texts: Sequence[Conditioning], seeds: Sequence[int], reporter: _Reporter) -> Tensor:
         """Latents of one sampler call. Raises NotAlikeError."""
