@@ -27,14 +27,19 @@ from tiny_models import CONFIGS, build
 from torch import Tensor
 
 from carlos_core.comfy.batch_size import largest_batch
+from carlos_core.comfy.conditioning import Conditioning
 from carlos_core.comfy.generator import ComfyGenerator
 from carlos_core.comfy.shared_batch import NotAlikeError, SharedBatches
 from carlos_core.generator import Job, Sampling
 
 TEXTS = ("a red house", "a small boat on the sea", "a blue house", "a very old tree in a field of tall yellow grass", "a cat")
+QUOTING = ('a sign "OPEN"', "a red house", 'a card "HI"', "a blue house")
+"""All of three words."""
+
 STEPS, CFG, SIDE = 2, 3.0, 128
 WITH_POOLED = {"SDXL": 1280, "SD3": 64, "Flux": 768}
 FIXED = {"SD15": 77, "SDXL": 77, "SD3": 154, "Flux": 256, "WAN21_T2V": 512}
+SCALES = {"Flux2": 16, "HunyuanImage21": 32}
 WIDTH = {"SD15": 768, "SDXL": 2048, "Anima": 1024, "Krea2": 320}
 
 
@@ -74,6 +79,9 @@ class Encoder:
             # For one text, without a dimension for batches.
             extras["t5xxl_ids"] = torch.randint(1, 32000, (2 + words,), generator=random, dtype=torch.int)
             extras["t5xxl_weights"] = torch.ones(2 + words)
+        if self.family == "HunyuanImage21" and '"' in text:
+            # The glyphs of what is quoted; other texts have none.
+            extras["conditioning_byt5small"] = torch.randn(1, 4, 1472, generator=random)
         return [[torch.randn(1, length, WIDTH.get(self.family, 96), generator=random), extras]]
 
 
@@ -94,7 +102,7 @@ def seen_of_each() -> list[Any]:
             told.append([facts.get("only_of_the_first"), int(facts["attention_mask"].sum())])
             return {"tokens": comfy.conds.CONDConstant(told[-1][1])}
 
-    pictures = [
+    pictures: list[Conditioning] = [
         (torch.zeros(1, 4, 8), {"only_of_the_first": "glyphs", "attention_mask": torch.tensor([[1, 1, 1, 0]])}),
         (torch.zeros(1, 4, 8), {"attention_mask": torch.tensor([[1, 1, 0, 0]])}),
     ]
@@ -129,7 +137,7 @@ def main() -> None:
         model = build(family)
         if model is None:
             continue
-        encoder, vae = Encoder(family), Latents(16 if family == "Flux2" else 8)
+        encoder, vae = Encoder(family), Latents(SCALES.get(family, 8))
         generator = ComfyGenerator(model, encoder, vae, Sampling(STEPS, CFG, "euler", "simple", SIDE, SIDE))
         calls: list[int] = []
         inner = comfy.sample.sample
@@ -139,7 +147,8 @@ def main() -> None:
             calls.append(len(noise))
             return made
 
-        jobs = [Job(text, seed) for seed, text in enumerate(TEXTS)]
+        texts = QUOTING if family == "HunyuanImage21" else TEXTS
+        jobs = [Job(text, seed) for seed, text in enumerate(texts)]
         comfy.sample.sample = counted
         together = generator.generate(jobs).images
         first, again = list(calls), generator.generate(jobs).images
