@@ -66,7 +66,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Omnigen2": {"image_model": "omnigen2", "hidden_size": 240, "num_layers": 1, "num_refiner_layers": 1, "text_feat_dim": 96}
     | {"num_attention_heads": 2, "num_kv_heads": 1, "axes_dim_rope": (40, 40, 40), "axes_lens": (1024, 1664, 1664)},
     "HunyuanImage21": {"image_model": "hunyuan_video", "in_channels": 64, "out_channels": 64, "vec_in_dim": None, "byt5": True}
-    | {"context_in_dim": 96, "hidden_size": 256, "num_heads": 2, "mlp_ratio": 4.0, "depth": 1, "depth_single_blocks": 1}
+    | {"context_in_dim": 96, "hidden_size": 384, "num_heads": 3, "mlp_ratio": 4.0, "depth": 1, "depth_single_blocks": 1}
     | {"axes_dim": [64, 64], "theta": 256, "patch_size": [1, 1], "qkv_bias": True, "guidance_embed": False, "meanflow": False}
     | {"use_cond_type_embedding": False, "vision_in_dim": None, "meanflow_sum": False},
     "WAN21_T2V": {"image_model": "wan2.1", "model_type": "t2v", "dim": 256, "out_dim": 16, "num_heads": 2, "ffn_dim": 512}
