@@ -24,11 +24,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
 
 
-def in_parts(compute: Callable[[Tensor], Tensor], items: Tensor, limit: int) -> Tensor:
+def halved(count: int, noun: str = "items") -> int:
+    """How many to compute at a time where `count` at a time were too many for the memory. noun: what they are, for the log."""
+    half = (count + 1) // 2
+    logger.warning("carlos: out of memory with %d %s at a time, going on with %d", count, noun, half)
+    return half
+
+
+def in_parts(compute: Callable[[Tensor], Tensor], items: Tensor, limit: int, fewer: Callable[[int], int] = halved) -> Tensor:
     """Compute something for each of the items, [N, ...] -> [N, ...], and keep it on the CPU.
 
-    At most `limit` items are computed at a time; half as many from where memory ran out. The error passes through if there is
-    too little for a single one.
+    At most `limit` items are computed at a time; fewer from where memory ran out: too many -> how many then. The error passes
+    through if there is too little for a single one.
     """
     parts: list[Tensor] = []
     place = 0
@@ -39,8 +46,7 @@ def in_parts(compute: Callable[[Tensor], Tensor], items: Tensor, limit: int) -> 
         except (RuntimeError, MemoryError) as error:
             if len(part) == 1 or not is_out_of_memory(error):
                 raise
-            limit = (len(part) + 1) // 2
-            logger.warning("carlos: out of memory with %d items at a time, going on with %d", len(part), limit)
+            limit = fewer(len(part))
             continue
         place += len(part)
     return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..carlos_core.comfy.conditioning import escape_emphasis
 from ..carlos_core.comfy.patching import apply_lora, load_lora
 from ..carlos_core.errors import LoraError
+from ..carlos_core.loras.trigger_words import escape_emphasis
 from ..carlos_core.records import AppliedLora
 from .common.schema import search_aliases
 from .common.sockets import CarlosMatches, LoraStack

@@ -24,6 +24,7 @@ from .host.progress import NodeProgress, bar
 
 if TYPE_CHECKING:
     from ..carlos_core.database.database import MetricsDatabase
+    from ..carlos_core.loras.matching import Resolved
     from ..carlos_core.search.selection import Pick, Selection
 
 _TRIES = 5
@@ -164,19 +165,19 @@ def _selection(
     rules, by_label = _rules(settings), settings["base_model"] == AUTO
     searcher = runtime.searcher(database, folders.prompt_set(prompts, default_signature_prompts()))
     doubted: set[str] = set()
-    while True:
-        places = lora_folder.resolved(database)
-        files = lora_folder.installed(places)
-        allowed = for_model(_limits(database, files, settings), database, model, clip, files, hidden, by_label=by_label)
-        selection = searcher.among(files, allowed.preference).choose(
+
+    def choose(files: dict[str, Resolved]) -> tuple[tuple[Selection, ForModel, list[str]], set[str]]:
+        installed = lora_folder.installed(files)
+        allowed = for_model(_limits(database, installed, settings), database, model, clip, installed, hidden, by_label=by_label)
+        selection = searcher.among(installed, allowed.preference).choose(
             query, negative=negative_query, rules=rules, limits=allowed.limits, ranking=ranking, on_progress=bar()
         )
+        gone = [files[lora_id].note for lora_id in sorted(doubted & files.keys()) if files[lora_id].name is None]
         picked = {pick.match.lora_id for pick in selection.picks}
-        if lora_folder.are_sure(database, places, picked):
-            break
-        doubted |= picked
-    gone = [places[lora_id].note for lora_id in sorted(doubted & places.keys()) if places[lora_id].name is None]
-    return selection, allowed, gone
+        doubted.update(picked)
+        return (selection, allowed, gone), picked
+
+    return lora_folder.surely(database, choose)
 
 
 def _rules(settings: dict[str, Any]) -> ChoiceRules:

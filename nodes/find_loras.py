@@ -21,6 +21,7 @@ from .host.progress import bar
 
 if TYPE_CHECKING:
     from ..carlos_core.database.database import MetricsDatabase
+    from ..carlos_core.loras.matching import Resolved
     from ..carlos_core.search.matches import Matches
     from .common.model_fit import ForModel
 
@@ -226,11 +227,12 @@ class CarlosLorasByName(io.ComfyNode):
 def _id_of(database: Any, lora_name: str) -> str:
     """Id of the row whose file is `lora_name`. Raises RetrievalError if it has none, LoraError for a name that is not listed."""
     lora_folder.lora_path(lora_name)
-    while True:
-        places = lora_folder.resolved(database)
-        found = [lora_id for lora_id, file in lora_folder.installed(places).items() if file == lora_name]
-        if lora_folder.are_sure(database, places, found):
-            break
+
+    def rows_of(files: dict[str, Resolved]) -> tuple[list[str], list[str]]:
+        found = [lora_id for lora_id, file in lora_folder.installed(files).items() if file == lora_name]
+        return found, found
+
+    found = lora_folder.surely(database, rows_of)
     if found:
         return found[0]
     raise RetrievalError(f"{lora_name} is not in {database.name}.", "Index it with LoRA Indexer first.")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..generator import Job
-
-_WEIGHT = re.compile(r":\s*[+-]?(\d+\.?\d*|\.\d+)\s*\Z")
-_LONGEST_WEIGHT = 16
+from ..loras.trigger_words import escape_emphasis
 
 Conditioning = tuple[Tensor, dict[str, Any]]
 
@@ -19,20 +16,6 @@ Conditioning = tuple[Tensor, dict[str, Any]]
 def text_of(job: Job) -> str:
     """Prompt and trigger words as ComfyUI's tokenizer gets them."""
     return ", ".join([job.prompt, *(escape_emphasis(trigger) for trigger in job.triggers)])
-
-
-def escape_emphasis(text: str) -> str:
-    """Text that ComfyUI reads literally, since it takes plain brackets as emphasis; but "(snow:1.2)", with a weight, is meant."""
-    weighted: set[int] = set()
-    open_places: list[int] = []
-    for place, character in enumerate(text):
-        if character == "(":
-            open_places.append(place)
-        elif character == ")" and open_places:
-            start = open_places.pop()
-            if _WEIGHT.search(text, max(start, place - _LONGEST_WEIGHT), place):
-                weighted |= {start, place}
-    return "".join(f"\\{each}" if each in "()" and place not in weighted else each for place, each in enumerate(text))
 
 
 def form_of(conditioning: Conditioning) -> Any:

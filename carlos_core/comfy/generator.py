@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..errors import GenerationError
 from ..generator import LEADING, Environment, Generated, Job, LoraFit, LoraUse, Sampling
-from ..memory import is_out_of_memory
+from ..memory import halved, in_parts, is_out_of_memory
 from ..progress import OnProgress, Progress
 from .batch_size import BATCHED_SAMPLERS, has_dynamic_vram, largest_batch
 from .conditioning import Conditioning, text_of, zeroed
@@ -100,7 +100,7 @@ class ComfyGenerator:
                 f"{self.width} x {self.height} is not a size for this VAE.", f"Choose multiples of {self._compression}."
             )
         self._sides: dict[tuple[LoraUse, ...], _Side] = {}
-        self._max_batch: int | None = None
+        self._max_batch: int | None = None if sampling.sampler_name in BATCHED_SAMPLERS else 1
         self._shared = SharedBatches()
         self._count = _Count()
 
@@ -208,7 +208,7 @@ class ComfyGenerator:
         open_parts = [list(range(len(jobs)))]
         while open_parts:
             part = open_parts.pop(0)
-            limit = 1 if self._sampling.sampler_name not in BATCHED_SAMPLERS else self._max_batch or len(part)
+            limit = self._max_batch or len(part)
             groups = self._shared.groups([texts[place] for place in part])
             if len(groups) > 1 or len(part) > limit:
                 found = [[part[index] for index in group] for group in groups]
@@ -235,27 +235,19 @@ class ComfyGenerator:
 
     def _decoded(self, latents: Tensor) -> Tensor:
         """Pictures of latents, [B, H, W, 3]."""
-        parts: list[Tensor] = []
-        place = 0
-        while place < len(latents):
-            part = latents[place : place + (self._max_batch or len(latents))]
-            try:
-                images = self._vae.decode(part)
-            except (RuntimeError, MemoryError) as error:
-                if len(part) == 1 or not is_out_of_memory(error):
-                    raise
-                self._halve(len(part))
-                continue
-            # A video of one frame has one more dimension.
-            parts.append(images[:, 0] if images.ndim == 5 else images)
-            place += len(part)
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _halve(self, pictures: int) -> None:
-        """Make half as many pictures at a time as were too many, from now on."""
-        self._max_batch = (pictures + 1) // 2
-        logger.warning("carlos: out of memory with %d pictures at a time, going on with %d", pictures, self._max_batch)
+        def decode(part: Tensor) -> Tensor:
+            images: Tensor = self._vae.decode(part)
+            # A video of one frame has one more dimension.
+            return images[:, 0] if images.ndim == 5 else images
+
+        return in_parts(decode, latents, self._max_batch or len(latents), self._halve)
+
+    def _halve(self, pictures: int) -> int:
+        """Half as many pictures as were too many at a time: so many from now on, also in later batches."""
+        self._max_batch = halved(pictures, "pictures")
         comfy.model_management.soft_empty_cache()
+        return self._max_batch
 
     def _sampled_together(self, side: _Side, texts: Sequence[Conditioning], seeds: Sequence[int], reporter: _Reporter) -> Tensor:
         """Latents of one sampler call. Raises NotAlikeError."""

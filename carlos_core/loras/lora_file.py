@@ -16,7 +16,7 @@ from ..storage import sha256_of
 from .family import family_of_header, family_of_name
 from .header import check_finished, read_header
 from .lines import line_of
-from .metadata import read_sidecar
+from .metadata import SAYS_NOTHING, read_sidecar
 from .trigger_words import cleaned, listed, split, used
 
 logger = logging.getLogger(__name__)
@@ -25,10 +25,6 @@ _COMMON_TAG = 0.9
 """A tag is a trigger word if it is in at least this share of the training captions."""
 
 _FEWEST_CAPTIONS = 10
-
-
-_SAYS_NOTHING = ("", "other", "unknown")
-"""What CivitAI and tools call a base model that they do not know."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,7 @@ def read_facts(path: Path) -> FileFacts:
     problems: list[str] = []
     said = read_sidecar(path, problems)
     # A family that is named and not known here may share the names and shapes of one that is.
-    shapes = header.shapes if (said.base_model or "").strip().lower() in _SAYS_NOTHING else {}
+    shapes = header.shapes if (said.base_model or "").strip().lower() in SAYS_NOTHING else {}
     metadata = replace(
         said,
         base_model=family_of_name(said.base_model) or family_of_header(header.metadata, shapes) or said.base_model,

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 _LINK = re.compile(r"civitai\.[a-z]+/models/(\d{1,15})(?:[^\s]*?[?&]modelVersionId=(\d{1,15}))?")
 
-_SAYS_NOTHING = ("", "other", "unknown", "none")
+SAYS_NOTHING = ("", "other", "unknown")
 """What CivitAI and tools call a base model that they do not know."""
 
 
@@ -83,7 +83,7 @@ def _says(name: str, value: Any) -> bool:
     if name == "trigger_words":
         return bool(value)
     if name == "base_model":
-        return value is not None and value.strip().lower() not in _SAYS_NOTHING
+        return value is not None and value.strip().lower() not in SAYS_NOTHING
     return value is not None
 
 

@@ -15,8 +15,8 @@ _MARKUP = re.compile(r"<[A-Za-z_]{1,20}:[^<>]{0,300}>")
 _ESCAPED = re.compile(r"(?<!\\)\\+(?=[()])")
 """Brackets are escaped in many sidecars, since they go into a prompt as they are. Here they are escaped when a prompt is made."""
 
-_WEIGHT = re.compile(r":\s{0,9}[+-]?(\d{1,9}\.?\d{0,9}|\.\d{1,9})\s{0,9}\)")
-"""The end of emphasis as the web UI and ComfyUI write it: (snow:1.2)."""
+_WEIGHT = re.compile(r":\s*[+-]?(\d+\.?\d*|\.\d+)\s*\Z")
+_LONGEST_WEIGHT = 16
 
 _BREAK = "BREAK"
 """A command of the web UI, alone between commas."""
@@ -44,9 +44,23 @@ def listed(text: str | None) -> tuple[str, ...]:
     return split(whole_text(content)) if isinstance(content, str) else ()
 
 
+def escape_emphasis(text: str) -> str:
+    """Text that ComfyUI reads literally, since it takes plain brackets as emphasis; but "(snow:1.2)", with a weight, is meant."""
+    weighted: set[int] = set()
+    open_places: list[int] = []
+    for place, character in enumerate(text):
+        if character == "(":
+            open_places.append(place)
+        elif character == ")" and open_places:
+            start = open_places.pop()
+            if _WEIGHT.search(text, max(start, place - _LONGEST_WEIGHT), place):
+                weighted |= {start, place}
+    return "".join(f"\\{each}" if each in "()" and place not in weighted else each for place, each in enumerate(text))
+
+
 def has_weight(word: str) -> bool:
     """Whether a part of a word is emphasised by a number."""
-    return _WEIGHT.search(word) is not None
+    return escape_emphasis(word) != word.replace("(", r"\(").replace(")", r"\)")
 
 
 def used(entries: Iterable[str]) -> tuple[str, ...]:

@@ -14,10 +14,10 @@ import numpy as np
 
 from ..errors import UnsuitableSamplingError
 from ..progress import OnProgress
-from .first_pictures import FEWEST, LOOK, centred_units, first_pictures, of_different_prompts
+from .first_pictures import FEWEST, centred_units, first_pictures, of_different_prompts
 from .kept_facts import KeptFacts
 from .plan import Shot
-from .studio import Studio
+from .studio import LOOK, Studio
 
 MATCHED = 0.75
 """A picture's own prompt is nearer to it than this share of the other prompts, on average; by chance it is 0.5."""

@@ -12,10 +12,7 @@ from ..progress import OnProgress
 from ..vectors import units_of
 from .contact_sheet import PAIRS
 from .plan import Shot
-from .studio import Shoot, Studio
-
-LOOK = 16
-"""Pictures that are looked at."""
+from .studio import LOOK, Shoot, Studio
 
 FEWEST = 12
 """Different prompts among them that it takes."""

@@ -16,13 +16,12 @@ from ..errors import CarlosError, UnsuitableSamplingError
 from ..foreign import printable
 from ..generator import LoraUse
 from ..loras.lora_file import LoraFile, read_lora_file
-from ..loras.trigger_words import used
 from ..progress import OnProgress
 from ..records import LoraMetadata, LoraRecord, MeasuredRow
 from .base_check import BaseCheck, Checked
 from .measure import check_row, measure, sides_of
 from .plan import Plan
-from .protocol import Covering, Protocol, has_effect
+from .protocol import Covering, Protocol, has_effect, words_of_preset
 from .quick_steps import QuickSteps
 from .strength_curve import strength_curve
 from .studio import Studio
@@ -264,7 +263,5 @@ def _other_words(row: LoraRecord, lora: LoraFile, preset: str) -> tuple[str, ...
     ours, theirs = row.metadata.trigger_words, lora.metadata.trigger_words
     if ours is None or theirs is None:
         return ()
-    if preset != "paper":
-        ours, theirs = used(ours), used(theirs)
-    before, now = (", ".join(words) or "none" for words in (ours, theirs))
+    before, now = (", ".join(words_of_preset(preset, entries)) or "none" for entries in (ours, theirs))
     return (f"its row names the trigger words {before}; its file and sidecars name {now} now",) if before != now else ()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..loras.trigger_words import used
 from ..records import MeasuredRow
 from ..storage import short_hash
 from .base_check import UNSUITABLE
@@ -59,8 +60,8 @@ class Protocol:
         return short_hash(canonical, 12)
 
     def trigger_words(self, lora: LoraFile) -> tuple[str, ...]:
-        """The words of a LoRA that stand in its prompts: `paper` takes all that are known, also of variants."""
-        return lora.metadata.trigger_words or () if self.preset == "paper" else lora.trigger_words
+        """The words of a LoRA that stand in its prompts."""
+        return words_of_preset(self.preset, lora.metadata.trigger_words or ())
 
     def base_triggers(self, trigger_words: tuple[str, ...]) -> tuple[str, ...]:
         """The trigger words of a LoRA that also stand in the prompts without it."""
@@ -134,3 +135,8 @@ def _is_fuller(theirs: Mapping[str, Any], ours: Mapping[str, Any], *, is_other_c
     is_alike = all(theirs.get(key) == ours[key] for key in ("prompts", "lora_weight", "trigger_rule"))
     is_sampled_alike = is_other_checkpoint or theirs.get("sampling") == ours.get("sampling")
     return is_alike and is_sampled_alike and further > 0
+
+
+def words_of_preset(preset: str, entries: tuple[str, ...]) -> tuple[str, ...]:
+    """The trigger words that a preset takes of those that are known: `paper` takes all, also of variants."""
+    return entries if preset == "paper" else used(entries)

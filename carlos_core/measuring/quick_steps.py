@@ -19,12 +19,12 @@ from ..loras.lora_file import LoraFile
 from ..progress import OnProgress
 from ..vectors import cosine
 from .contact_sheet import PAIRS
-from .first_pictures import FEWEST, LOOK, centred_units, first_pictures, of_different_prompts
+from .first_pictures import FEWEST, centred_units, first_pictures, of_different_prompts
 from .kept_facts import KeptFacts
 from .measure import sides_of
 from .plan import Shot
 from .protocol import Protocol
-from .studio import Shoot, Studio, diff
+from .studio import LOOK, Shoot, Studio, diff
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,9 @@ from .plan import Shot
 from .speed import Speed, in_words
 
 _TRIAL_BATCH = 16
-_LOOKED_AT = 16
+
+LOOK = 16
+"""Pictures without a LoRA that a model is looked at by, before one is measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +109,7 @@ class Studio:
 
     def see(self, images: Tensor) -> None:
         """Take in pictures without a LoRA and its words, [B, H, W, 3] in [0, 1]; no more of them once there are enough."""
-        for image in images[: _LOOKED_AT - len(self._clipped)]:
+        for image in images[: LOOK - len(self._clipped)]:
             self._clipped.append(float(((image < 0.01) | (image > 0.99)).float().mean()))
 
     @property

@@ -28,10 +28,8 @@ def read_choice(text: str, database: Any) -> tuple[list[AppliedLora], list[str]]
     LoraError for text that is not a choice and for a LoRA that is not installed.
     """
     entries = _entries(text)
-    while True:
-        files = lora_folder.resolved(database)
-        if lora_folder.are_sure(database, files, [entry.get("lora_id") or "" for entry in entries]):
-            break
+    ids = [entry.get("lora_id") or "" for entry in entries]
+    files = lora_folder.surely(database, lambda files: (files, ids))
     found = [_locked(entry, database, files) for entry in entries]
     return [lora for lora, _note in found], [note for _lora, note in found if note]
 
@@ -76,8 +74,8 @@ def _locked(entry: dict[str, Any], database: Any, files: Mapping[str, Resolved])
     score = entry.get("score")
     known_score = score if _is_number(score) else None
     row, note = database.row(lora_id), ""
-    alike = () if where is None else (where.name, *(where.others if where.name is not None else ()))
-    if row is not None and where is not None and file not in alike:
+    is_of_row = where is None or (of_row is not None and file in (of_row, *where.others))
+    if row is not None and not is_of_row:
         row, applied = None, f"{posix(file)} is applied as the choice names it"
         note = f"{applied}, but it is not known to be the LoRA {lora_id} of {database.name}"
     return AppliedLora(file, float(entry["weight"]), lora_folder.trigger_words(file, row), lora_id, known_score), note

@@ -94,13 +94,14 @@ def searched(
         limits: the values of `search_widgets.optional_limits`, by widget, and the model.
     """
     model = limits.pop("model", None)
-    while True:
-        files = lora_folder.resolved(database)
+
+    def search(files: dict[str, Resolved]) -> tuple[Searched, list[str]]:
         installed = lora_folder.installed(files)
         allowed = for_model(limits_of(exclude=exclude, **limits), database, model, None, installed, hidden)
         matches = find(installed, allowed)
-        if lora_folder.are_sure(database, files, [match.lora_id for match in matches.installed]):
-            return Searched(files, allowed, matches)
+        return Searched(files, allowed, matches), [match.lora_id for match in matches.installed]
+
+    return lora_folder.surely(database, search)
 
 
 def output_of(database: Any, found: Searched, *notes: str, understanding: Understanding | None = None) -> io.NodeOutput:

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import folder_paths
 
@@ -26,6 +26,8 @@ from .progress import bar
 
 if TYPE_CHECKING:
     from ...carlos_core.database.database import MetricsDatabase
+
+T = TypeVar("T")
 
 _SURVEY_SHARE = 0.05
 """Part of the time that may be spent on checking whether LoRA files have changed: on a slow drive this is done less often."""
@@ -143,30 +145,37 @@ def resolved(database: MetricsDatabase) -> dict[str, Resolved]:
     for row in database.identities if disproved else ():
         where = found.get(row.lora_id)
         if where is not None and where.name is not None and (row.sha256 or "", where.name) in disproved:
-            note = f"{where.name.replace(os.sep, '/')} is another file than the row's"
-            found[row.lora_id] = Resolved(None, where.by, (where.name,), note)
+            shown = where.name.replace("\\", "/")
+            found[row.lora_id] = Resolved(None, where.by, (where.name,), f"{shown} is another file than the row's")
     return found
 
 
-def are_sure(database: MetricsDatabase, files: Mapping[str, Resolved], lora_ids: Iterable[str]) -> bool:
-    """Whether the files of some rows hold what was measured, as far as the rows know that.
+def surely(database: MetricsDatabase, act: Callable[[dict[str, Resolved]], tuple[T, Iterable[str]]]) -> T:
+    """Act on the files of rows, and once more if one that was used turns out to hold something else.
 
-    A file that was found by its name or version and was never read whole is read now. If one is another, the answer is no, and
-    from then on `resolved` does not give it for the row.
+    A file that was found by its name or version and was never read whole is read when it is used. If it is another than the
+    row's, `resolved` does not give it for the row from then on.
+
+    act: what `resolved` gives -> the result, and the ids of the rows whose files it uses.
     """
-    wanted = files.keys() & set(lora_ids)
-    rows = {row.lora_id: row for row in database.identities if row.lora_id in wanted and row.sha256}
-    names = {lora_id: files[lora_id].name for lora_id in rows}
-    unread = {name for name in names.values() if name is not None and _is_unread(name)}
-    if not unread:
+    while True:
+        files = resolved(database)
+        result, used_ids = act(files)
+        if _are_right(database, files, set(used_ids)):
+            return result
+
+
+def _are_right(database: MetricsDatabase, files: Mapping[str, Resolved], lora_ids: set[str]) -> bool:
+    """Whether the files of some rows hold what was measured, as far as the rows know that; see `surely`."""
+    known = lora_ids & files.keys()
+    named = ((row, files[row.lora_id].name) for row in database.identities if row.lora_id in known)
+    doubtful = [(row.sha256, name) for row, name in named if row.sha256 and name and _is_unread(name)]
+    if not doubtful:
         return True
-    read = scan(paths_of(sorted(unread)), library_file(), bar())
+    read = scan(paths_of(sorted({name for _sha256, name in doubtful})), library_file(), bar())
     _memory.library = None
-    wrong = set()
-    for lora_id, name in names.items():
-        entry = read.entry(name) if name in unread else None
-        if name in unread and (entry is None or entry.sha256 != (rows[lora_id].sha256 or "").lower()):
-            wrong.add((rows[lora_id].sha256 or "", name or ""))
+    hashes = {entry.name: entry.sha256 for entry in read.entries}
+    wrong = {(sha256, name) for sha256, name in doubtful if hashes.get(name) != sha256.lower()}
     _disproved().update(wrong)
     return not wrong
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from carlos_core.loras.lora_file import read_lora_file
-from carlos_core.loras.trigger_words import cleaned, listed, split, used
+from carlos_core.loras.trigger_words import cleaned, escape_emphasis, has_weight, listed, split, used
 from tests.support.lora_files import lora, sidecar
 
 
@@ -63,3 +63,27 @@ def test_a_file_gives_all_its_entries_and_the_used_ones(tmp_path: Path) -> None:
     found = read_lora_file(path)
     assert found.metadata.trigger_words == ("snwx, red coat", "snwx, blue coat")
     assert found.trigger_words == ("snwx, red coat",)
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("(snwx:1.2)", "(snwx:1.2)"),
+        ("(snwx: .5 )", "(snwx: .5 )"),
+        ("(saber (fate):1.1)", r"(saber \(fate\):1.1)"),
+        ("((snwx))", r"\(\(snwx\)\)"),
+        ("(12:30)", "(12:30)"),
+        ("(re: zero)", r"\(re: zero\)"),
+        (":1.2)", r":1.2\)"),
+        ("(a", r"\(a"),
+        ("(" * 5000, r"\(" * 5000),
+    ],
+)
+def test_a_weight_in_a_trigger_word_is_meant_and_other_brackets_are_not(word: str, text: str) -> None:
+    assert escape_emphasis(word) == text
+
+
+def test_words_with_a_weight_are_told_apart_from_words_with_brackets() -> None:
+    """Their pictures are kept apart: earlier versions took such words literally."""
+    assert has_weight("icy, (snwx:1.2)")
+    assert not any(map(has_weight, ("mirelle (tales of fern)", "((snwx))", "snwx", ":1.2)")))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from carlos_core.measuring.first_pictures import LOOK, of_different_prompts
+from carlos_core.measuring.first_pictures import of_different_prompts
 from carlos_core.measuring.plan import Plan
 from carlos_core.measuring.presets import PRESETS
 from carlos_core.measuring.quick_steps import agreement
+from carlos_core.measuring.studio import LOOK
 from tests.support.bench import MANY_PROMPTS
 
 CHANCE = np.random.default_rng(0)
