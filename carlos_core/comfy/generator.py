@@ -9,7 +9,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import comfy.model_management
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..errors import GenerationError
 from ..generator import LEADING, Environment, Generated, Job, LoraFit, LoraUse, Sampling
-from ..memory import halved, in_parts, is_out_of_memory
+from ..memory import halved, in_parts, is_out_of_memory, unless_too_many
 from ..progress import OnProgress, Progress
 from .batch_size import BATCHED_SAMPLERS, has_dynamic_vram, largest_batch
 from .conditioning import Conditioning, text_of, zeroed
@@ -214,18 +214,18 @@ class ComfyGenerator:
                 found = [[part[index] for index in group] for group in groups]
                 open_parts[:0] = [group[start : start + limit] for group in found for start in range(0, len(group), limit)]
                 continue
-            seeds = [jobs[place].seed for place in part]
+            together = partial(
+                self._sampled_together, side, [texts[place] for place in part], [jobs[place].seed for place in part], reporter
+            )
             try:
-                made = self._sampled_together(side, [texts[place] for place in part], seeds, reporter)
+                made = unless_too_many(together, len(part))
             except NotAlikeError:
                 if len(self._shared.groups([texts[place] for place in part])) == 1:
                     open_parts[:0] = [[place] for place in part]
                 else:
                     open_parts.insert(0, part)
                 continue
-            except (RuntimeError, MemoryError) as error:
-                if len(part) == 1 or not is_out_of_memory(error):
-                    raise
+            if made is None:
                 self._halve(len(part))
                 open_parts.insert(0, part)
                 continue

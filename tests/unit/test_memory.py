@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import pytest
@@ -69,6 +71,33 @@ def test_other_errors_are_not_tried_again() -> None:
     with pytest.raises(RuntimeError, match="mat1"):
         in_parts(compute, torch.zeros(8, 3), 4)
     assert sizes == [4]
+
+
+def raised_again(error: BaseException) -> None:
+    """As ComfyUI's VAE does it: the error is then in a cycle with the frame of this function."""
+    raise error
+
+
+def test_what_an_attempt_has_computed_is_freed_before_the_next_one() -> None:
+    in_vain: list[weakref.ref[Tensor]] = []
+
+    def compute(part: Tensor) -> Tensor:
+        assert all(made() is None for made in in_vain)
+        so_far = torch.zeros(len(part))
+        try:
+            if len(part) > 1:
+                in_vain.append(weakref.ref(so_far))
+                raise RuntimeError("out of memory")
+        except RuntimeError as error:
+            raised_again(error)
+        return so_far
+
+    gc.disable()
+    try:
+        assert len(in_parts(compute, torch.zeros(4, 3), 4)) == 4
+    finally:
+        gc.enable()
+    assert len(in_vain) == 2
 
 
 @pytest.mark.parametrize(
