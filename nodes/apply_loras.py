@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from ..carlos_core.comfy.patching import apply_lora, load_lora
-from ..carlos_core.errors import LoraError
+from ..carlos_core.errors import CarlosError, LoraError
 from ..carlos_core.loras.trigger_words import escape_emphasis
 from ..carlos_core.records import AppliedLora
 from .common.schema import search_aliases
@@ -97,9 +97,9 @@ class Applied:
 
 
 class NotApplied(LoraError):
-    """A LoRA does not fit, is not listed or cannot be read. lora: which one."""
+    """A LoRA does not fit, is not listed, cannot be read or is no longer to be had. lora: which one."""
 
-    def __init__(self, lora: AppliedLora, error: LoraError) -> None:
+    def __init__(self, lora: AppliedLora, error: CarlosError) -> None:
         super().__init__(error.what, error.hint)
         self.lora = lora
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 
-from ..carlos_core.errors import LoraError
+from ..carlos_core.errors import CivitaiNotFound, LoraError
 from ..carlos_core.loras.family import FAMILIES
 from ..carlos_core.prompts.prompt_set import default_signature_prompts
 from ..carlos_core.records import AppliedLora
@@ -233,8 +233,13 @@ def _with_file(pick: Pick, node_id: str | None) -> AppliedLora:
     record, file = pick.match.record, pick.match.file
     if file is None:
         progress = NodeProgress(node_id)
-        wanted = civitai.wanted(record.metadata.model_id, record.metadata.version_id, progress)
-        file = civitai.fetched(wanted, progress)[1]
+        said = record.metadata
+        try:
+            wanted = civitai.wanted(said.model_id, said.version_id, progress, file=record.sha256 or "")
+            file = civitai.fetched(wanted, progress)[1]
+        except CivitaiNotFound as error:
+            gone = AppliedLora(record.file_name or record.name, pick.weight, lora_id=record.lora_id)
+            raise apply.NotApplied(gone, error) from error
     lora = AppliedLora(file, pick.weight, lora_folder.trigger_words(file, record), record.lora_id, pick.score)
     try:
         lora_folder.check_content(file, record)

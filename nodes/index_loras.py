@@ -16,12 +16,13 @@ from ..carlos_core.errors import IndexingError
 from .common import indexing
 from .common.choice import posix
 from .common.report import number, report, table
-from .common.schema import search_aliases
+from .common.schema import advanced, search_aliases
 from .common.sockets import CarlosDb
 from .host import civitai, lora_folder
 from .host.progress import NodeProgress
 
 if TYPE_CHECKING:
+    from ..carlos_core.civitai.lora import CivitaiLora
     from ..carlos_core.measuring.indexer import Failure, Indexer, Outcome
     from ..carlos_core.records import LayerFit
 
@@ -65,17 +66,28 @@ class CarlosLoraIndexer(io.ComfyNode):
                     tooltip="For lora_name = CivitAI: the id of the version. It is fetched into models/loras.",
                 ),
                 *indexing.settings_inputs("standard"),
+                io.String.Input(
+                    "civitai_file",
+                    default="",
+                    optional=True,
+                    tooltip="For lora_name = CivitAI: which of the version's files, by its name, a part of it, or its id. "
+                    "Empty: the main one.",
+                    **advanced(),
+                ),
             ],
             outputs=_outputs(),
             **search_aliases("index lora", "measure lora", "analyze lora", "test lora", "lora strength", "civitai"),
         )
 
     @classmethod
-    def execute(cls, lora_name: str, civitai_model_id: str, civitai_version_id: str, **settings: Any) -> io.NodeOutput:
+    def execute(
+        cls, lora_name: str, civitai_model_id: str, civitai_version_id: str, civitai_file: str = "", **settings: Any
+    ) -> io.NodeOutput:
         progress = NodeProgress(cls.hidden.unique_id)
         if lora_name == CIVITAI:
             indexer = indexing.indexer_of(cls.hidden, None, **settings)
-            outcome = _of_version(indexer, civitai_model_id, civitai_version_id, progress)
+            wanted = civitai.wanted(civitai_model_id, civitai_version_id, progress, file=civitai_file)
+            outcome = _of_version(indexer, wanted, progress)
         else:
             lora = lora_folder.read_lora(lora_folder.lora_path(lora_name), lora_name)
             known = lora_folder.lora_fit(lora.path, settings["model"], settings["clip"])
@@ -135,10 +147,9 @@ class CarlosIndexLibrary(io.ComfyNode):
         return io.NodeOutput(indexer.target.read(), text, sheet, ui=ui.PreviewText(text))
 
 
-def _of_version(indexer: Indexer, model_id: str, version_id: str, progress: NodeProgress) -> Outcome:
+def _of_version(indexer: Indexer, wanted: CivitaiLora, progress: NodeProgress) -> Outcome:
     """Fetch a LoRA into ComfyUI's first folder of LoRAs and measure it, unless the database has it. Raises CarlosError."""
-    wanted = civitai.wanted(model_id, version_id, progress)
-    known = indexer.known_version(wanted.version_id)
+    known = indexer.known_version(wanted.version_id, wanted.sha256)
     if known is not None:
         return known
     path, name = civitai.fetched(wanted, progress)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ..errors import CivitaiError, CivitaiNotFound
 from ..foreign import whole_text
 from ..loras.metadata import read_sidecar
 from ..progress import OnProgress
 from ..storage import sha256_of, write_atomically
+from .answers import is_sha256
 from .client import CivitaiClient
 from .download import SIZE_TOLERANCE
 from .versions import LORA_TYPES, Model, Version, VersionFile
@@ -26,12 +27,19 @@ _MAX_DIGITS = 18
 class CivitaiLora:
     """A LoRA by its ids at CivitAI. The site is asked only if something must be known that the ids do not tell."""
 
-    def __init__(self, model_id: str | int | None, version_id: str | int | None, client: Callable[[], CivitaiClient]) -> None:
-        """A model_id alone means its newest version that has a LoRA file. client: called once, before the first question.
+    def __init__(
+        self, model_id: str | int | None, version_id: str | int | None, client: Callable[[], CivitaiClient], *, file: str = ""
+    ) -> None:
+        """Nothing is asked yet. Raises CivitaiError if neither id is given, or if one is not a number.
 
-        Raises CivitaiError if neither id is given, or if one is not a number.
+        Args:
+            model_id: alone it means its newest version that has a LoRA file.
+            version_id: may be given alone.
+            client: called once, before the first question.
+            file: which of the version's files, see `lora_file_of`.
         """
         self._model_id, self._version_id = _id_of(model_id, "model id"), _id_of(version_id, "version id")
+        self._which = file.strip()
         self._make_client = client
         if self._model_id is None and self._version_id is None:
             raise CivitaiError("It is not said which LoRA to take from CivitAI.", "Give a model id, a version id, or both.")
@@ -52,17 +60,39 @@ class CivitaiLora:
             )
         return version
 
+    @cached_property
+    def file(self) -> VersionFile:
+        """The file that is meant. Raises CivitaiError if there is no such file."""
+        return lora_file_of(self.version, self._which)
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the LoRA file, if a certain one is meant and its version says it; None also for the main one, which is not asked."""
+        return self.file.sha256 if self._which and self.file.is_safetensors else None
+
     def fetch(self, folder: Path, *, at_hand: Iterable[Path] = (), on_progress: OnProgress | None = None) -> Path:
         """Get the file, with `<stem>.civitai.info` beside it. Returns its path.
 
         at_hand: files on this machine; if one of them is the file, nothing is fetched. Otherwise it is fetched into `folder`.
         Raises CivitaiError.
         """
-        file = lora_file_of(self.version)
-        found = next((path for path in at_hand if _is_file_of(path, file)), None)
-        path = found or self._client.download(file, folder, on_progress)
+        found = next((path for path in at_hand if self._is_at(path)), None)
+        path = found or self._client.download(self.file, folder, on_progress)
         _write_sidecar(path, self.version, is_new=found is None)
         return path
+
+    def _is_at(self, path: Path) -> bool:
+        """Whether a local file is the one that is meant: by its content, or for one that comes in a ZIP by its sidecar."""
+        file = self.file
+        try:
+            if file.is_zip:
+                others = {other.sha256 for other in self.version.files}
+                return read_sidecar(path).version_id == file.version_id and (len(others) == 1 or sha256_of(path) not in others)
+            # Hashing a library takes minutes; comparing sizes takes no time.
+            is_likely = file.size is None or abs(path.stat().st_size - file.size) <= SIZE_TOLERANCE
+            return is_likely and sha256_of(path) == file.sha256
+        except OSError:
+            return False
 
     @cached_property
     def _newest_id(self) -> int:
@@ -74,8 +104,11 @@ class CivitaiLora:
         return self._make_client()
 
 
-def lora_file_of(version: Version, file_id: int | None = None) -> VersionFile:
-    """The file with this id. Without an id: the primary safetensors file, otherwise the first one, otherwise a ZIP.
+def lora_file_of(version: Version, which: str = "") -> VersionFile:
+    """A file of a version that holds a LoRA.
+
+    which: its id, its name or a part of it, or its sha256; a LoRA of this sha256 may also come in a ZIP, whose hash is another.
+    Empty: the primary safetensors file, otherwise the first one, otherwise a ZIP.
 
     Raises CivitaiError if there is none, or if the version is not a LoRA or may not be downloaded.
     """
@@ -86,22 +119,33 @@ def lora_file_of(version: Version, file_id: int | None = None) -> VersionFile:
         raise CivitaiNotFound(f"{noun} was taken off CivitAI ({version.model_mode}).", "Choose another LoRA.")
     if version.usage_control not in (None, "Download"):
         raise CivitaiError(f"{noun} may be used on the site only, by its creator's choice.", "Choose another LoRA.")
-    if file_id is not None:
-        found = next((file for file in version.files if file.file_id == file_id), None)
-        if found is None:
-            ids = ", ".join(str(file.file_id) for file in version.files) or "none"
-            raise CivitaiError(f"{noun} has no file {file_id}.", f"Its files are: {ids}.")
-        return found
     weights = [file for file in version.files if file.type in _WEIGHTS]
     ordered = sorted(weights, key=lambda file: (not file.is_safetensors, not file.is_primary))
-    found = next((file for file in ordered if file.is_safetensors or file.is_zip), None)
-    if found is None:
+    usable = [file for file in ordered if file.is_safetensors or file.is_zip]
+    if not usable:
         names = ", ".join(repr(file.name) for file in version.files[:5])
         raise CivitaiError(
             f"{noun} has no safetensors file" + (f", only {names}." if names else "."),
             "Other formats can run code when they are loaded and are not taken; choose another version.",
         )
-    return found
+    return _one_of(usable, which, noun) if which else usable[0]
+
+
+def _one_of(files: Sequence[VersionFile], which: str, noun: str) -> VersionFile:
+    """The file that is meant by `lora_file_of`'s `which`. Raises CivitaiError if none is, or several are."""
+    if is_sha256(which):
+        found = [file for file in files if file.sha256 == which.lower()] or [file for file in files if file.is_zip]
+        if not found:
+            raise CivitaiNotFound(f"{noun} has other files now than the one that was measured.", "Measure the new file.")
+        return found[0]
+    wanted = which.lower()
+    names = {file: (str(file.file_id), file.name.lower(), PurePath(file.name.lower()).stem) for file in files}
+    found = [file for file in files if wanted in names[file]] or [file for file in files if wanted in file.name.lower()]
+    if len(found) != 1:
+        listed = ", ".join(f"{file.name!r} ({file.file_id})" for file in files)
+        many = "several files" if found else "no file"
+        raise CivitaiError(f"{noun} has {many} {which!r}.", f"Give the name or the id of one of these: {listed}.")
+    return found[0]
 
 
 def _id_of(text: str | int | None, noun: str) -> int | None:
@@ -127,18 +171,6 @@ def _newest(model: Model) -> Version:
         raise refusal
     # ISO 8601 in UTC sorts as text. Of equal ones, this takes the first in CivitAI's order.
     return max(usable, key=lambda version: version.published_at or "")
-
-
-def _is_file_of(path: Path, file: VersionFile) -> bool:
-    """Whether a local file is this one. This is told by content, or by the sidecar for a file that comes in a ZIP."""
-    try:
-        if file.is_zip:
-            return read_sidecar(path).version_id == file.version_id
-        # Hashing a library takes minutes; comparing sizes takes no time.
-        is_likely = file.size is None or abs(path.stat().st_size - file.size) <= SIZE_TOLERANCE
-        return is_likely and sha256_of(path) == file.sha256
-    except OSError:
-        return False
 
 
 def _write_sidecar(lora: Path, version: Version, *, is_new: bool) -> None:

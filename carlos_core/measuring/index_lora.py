@@ -73,6 +73,7 @@ def index_lora(
     lora_source: str | Path,
     model_id: str | int | None = None,
     version_id: str | int | None = None,
+    civitai_file: str = "",
     overwrite: bool = False,
     working_directory: str | Path | None = None,
     generator: Generator | None = None,
@@ -88,6 +89,8 @@ def index_lora(
         lora_source: path of a LoRA file, or "civitai" for a LoRA from CivitAI.
         model_id: with "civitai": the model, for its newest version.
         version_id: with "civitai": the version.
+        civitai_file: with "civitai": the id or the name of one of the version's files, or a part of the name. Default: the main
+            one.
         overwrite: measure again a LoRA that `db` knows.
         working_directory: where the features of finished pictures are kept (default: CARLOS_HOME/cache).
         generator: what makes the pictures; needed unless `db` has the LoRA already.
@@ -97,10 +100,13 @@ def index_lora(
     """
     lora: LoraFile | CivitaiLora
     if str(lora_source) == "civitai":
-        lora = CivitaiLora(model_id, version_id, CivitaiClient.from_environment)
+        lora = CivitaiLora(model_id, version_id, CivitaiClient.from_environment, file=civitai_file)
     else:
         lora = read_lora_file(lora_source)
-    lora_id = db.id_of(lora.lora_id, lora.sha256) if isinstance(lora, LoraFile) else db.id_of_version(lora.version_id)
+    if isinstance(lora, LoraFile):
+        lora_id = db.id_of(lora.lora_id, lora.sha256)
+    else:
+        lora_id = db.id_of_version(lora.version_id, lora.sha256)
     if not overwrite and lora_id in db:
         return _result(db, lora_id, is_new=False)
     if db.read_only:

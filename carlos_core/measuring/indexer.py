@@ -165,10 +165,13 @@ class Indexer:
         self.studio.generator.check_lora(LoraUse(lora.path, self.protocol.lora_weight))
         return self.base_check.look(self.studio, self.plan.shots, on_progress)
 
-    def known_version(self, version_id: int) -> Outcome | None:
-        """The outcome for a LoRA of CivitAI if it need not be measured, even without its file; None if it must be measured."""
+    def known_version(self, version_id: int, sha256: str | None = None) -> Outcome | None:
+        """The outcome for a LoRA of CivitAI if it need not be measured, even without its file; None if it must be measured.
+
+        sha256: of the file that is meant, where the version has several; None for any of them.
+        """
         database = self.target.read()
-        lora_id = database.id_of_version(version_id)
+        lora_id = database.id_of_version(version_id, sha256)
         row, covering = self._covering(database, lora_id)
         if row is None or covering is None:
             return None

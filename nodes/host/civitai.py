@@ -22,9 +22,9 @@ def client(progress: NodeProgress) -> CivitaiClient:
     return CivitaiClient.from_environment(folders.civitai_key_file(), on_wait=on_wait)
 
 
-def wanted(model_id: str | int | None, version_id: str | int | None, progress: NodeProgress) -> CivitaiLora:
-    """A LoRA by its ids. Raises CivitaiError if neither is given, or one is not a number."""
-    return CivitaiLora(model_id, version_id, lambda: client(progress))
+def wanted(model_id: str | int | None, version_id: str | int | None, progress: NodeProgress, *, file: str = "") -> CivitaiLora:
+    """A LoRA by its ids, and by its file's id, name or sha256. Raises CivitaiError if an id is no number, or none is given."""
+    return CivitaiLora(model_id, version_id, lambda: client(progress), file=file)
 
 
 def fetched(lora: CivitaiLora, progress: NodeProgress) -> tuple[Path, str]:

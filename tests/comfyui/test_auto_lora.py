@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -29,8 +30,10 @@ PROMPT = "a house by a lake"
 @pytest.fixture(scope="module")
 def civitai() -> Iterator[CivitaiServer]:
     with civitai_server.serving() as server:
-        content = (MINIWORLD / "loras" / SNOW).read_bytes()
-        server.add(5, content, name="Snow fall", trainedWords=["snw"], model={"name": "Snow", "type": "LORA"})
+        # The row's file is the second one of its version.
+        names = {"Another.safetensors": PENCIL, "Snow fall.safetensors": SNOW}
+        files = {name: (MINIWORLD / "loras" / lora).read_bytes() for name, lora in names.items()}
+        server.add(5, files, trainedWords=["snw"], model={"name": "Snow", "type": "LORA"})
         yield server
 
 
@@ -245,18 +248,33 @@ def test_pictures_of_a_higher_level_are_left_out(host: Host, base: Path, rows: M
     assert weights(asked(host, "drawn in pencil", "levels.parquet", max_nsfw_level=4)) == {PENCIL: 1.0}
 
 
+def test_what_is_another_file_on_civitai_by_now_is_not_fetched(
+    host: Host, base: Path, rows: MetricsDatabase, civitai: CivitaiServer
+) -> None:
+    changed(rows, base, "exchanged.parquet", SNOW, version_id=5, model_id=7, sha256="0" * 64)
+    loras, n = base / "models" / "loras", len(civitai.of("storage"))
+    shutil.move(loras / SNOW, base / SNOW)
+    try:
+        with pytest.raises(Failed, match="Version 5 has other files now than the one that was measured"):
+            asked(host, "snow falling", "exchanged.parquet", allow_download=True)
+    finally:
+        shutil.move(base / SNOW, loras / SNOW)
+    assert len(civitai.of("storage")) == n
+
+
 def test_what_is_not_installed_is_fetched_only_if_that_is_allowed(
     host: Host, base: Path, rows: MetricsDatabase, civitai: CivitaiServer
 ) -> None:
-    changed(rows, base, "civitai.parquet", SNOW, version_id=5, model_id=7)
-    loras = base / "models" / "loras"
+    content = (MINIWORLD / "loras" / SNOW).read_bytes()
+    changed(rows, base, "civitai.parquet", SNOW, version_id=5, model_id=7, sha256=hashlib.sha256(content).hexdigest())
+    loras, before = base / "models" / "loras", len(civitai.requests)
     shutil.move(loras / SNOW, base / SNOW)
     try:
         facts = asked(host, "snow falling", "civitai.parquet")
-        assert (facts["choice"], civitai.requests) == ([], [])
+        assert (facts["choice"], len(civitai.requests)) == ([], before)
         # What is at hand is applied without any request.
         assert weights(asked(host, "drawn in pencil", "civitai.parquet", allow_download=True)) == {PENCIL: 1.0}
-        assert civitai.requests == []
+        assert len(civitai.requests) == before
         workflow = workflows.auto_lora("snow falling", "civitai.parquet", allow_download=True)
         workflow |= workflows.render(PROMPT, 3, ["auto", 0], ["auto", 1], "fetched")
         workflow["words"] = workflows.node("PreviewAny", source=["auto", 2])

@@ -117,6 +117,25 @@ def test_a_file_that_is_there_under_another_name_is_used(host: Host, base: Path,
     assert (base / "models" / "loras" / "pixel_art.civitai.info").is_file()
 
 
+def test_the_second_file_of_a_version_can_be_chosen(host: Host, base: Path, civitai: CivitaiServer) -> None:
+    loras = [MINIWORLD / "loras" / name for name in ("sepia_toned.safetensors", "dark_vignette.safetensors")]
+    high, low = (lora.read_bytes() for lora in loras)
+    civitai.add(16, {"wan_high_noise.safetensors": high, "wan_low_noise.safetensors": low}, model_id=18)
+    facts = [
+        facts_of(host.run(index(civitai_version_id="16", **which)), "index") for which in ({}, {"civitai_file": "low_noise"}) * 2
+    ]
+    assert [(each["file"], each["status"]) for each in facts] == [
+        ("sepia_toned.safetensors", "indexed"),
+        ("dark_vignette.safetensors", "indexed"),
+        ("sepia_toned.safetensors", "already indexed"),
+        ("dark_vignette.safetensors", "already indexed"),
+    ]
+    assert [each["lora_id"] for each in facts[:2]] == ["16", f"sha256:{hashlib.sha256(low).hexdigest()[:16]}"]
+    assert not any(request.page.startswith("/16/") for request in civitai.of("storage"))
+    with pytest.raises(Failed, match="several files 'noise'.*wan_high_noise.*wan_low_noise"):
+        host.run(index(civitai_version_id="16", civitai_file="noise"))
+
+
 def test_ids_that_lead_nowhere_are_clear_errors(host: Host) -> None:
     for settings, words in (
         ({}, "a model id, a version id, or both"),

@@ -136,10 +136,26 @@ def test_of_several_files_the_primary_safetensors_one_is_taken_or_the_one_that_i
     client = client_of(civitai)
     chosen = [lora_file_of(client.version(k)).name for k in (1, 2, 3, 4)]
     assert chosen == ["c.safetensors", "c.safetensors", "b.zip", "real.safetensors"]
-    assert lora_file_of(client.version(2), 21).name == "d.safetensors"
-    with pytest.raises(CivitaiError, match="Version 2 has no file 99") as caught:
-        lora_file_of(client.version(2), 99)
-    assert "20, 21" in caught.value.hint
+    for which in ("21", "d", "D.safetensors"):
+        assert lora_file_of(client.version(2), which).name == "d.safetensors"
+    with pytest.raises(CivitaiError, match="Version 2 has no file '99'") as caught:
+        lora_file_of(client.version(2), "99")
+    assert "'c.safetensors' (20), 'd.safetensors' (21)" in caught.value.hint
+    with pytest.raises(CivitaiError, match="Version 2 has several files 'safetensors'"):
+        lora_file_of(client.version(2), "safetensors")
+    with pytest.raises(CivitaiError, match="Version 1 has no file 'a.ckpt'"):
+        lora_file_of(client.version(1), "a.ckpt")
+
+
+def test_a_file_is_also_known_by_its_sha256_which_of_one_in_a_zip_is_not_known(civitai: CivitaiServer, content: bytes) -> None:
+    other = content[:-1] + b"\0"
+    civitai.add(5, {"high.safetensors": content, "low.safetensors": other})
+    civitai.add(6, {"a.zip": b"packed", "b.ckpt": content})
+    client = client_of(civitai)
+    assert lora_file_of(client.version(5), hashlib.sha256(other).hexdigest()).name == "low.safetensors"
+    assert lora_file_of(client.version(6), hashlib.sha256(content).hexdigest()).name == "a.zip"
+    with pytest.raises(CivitaiNotFound, match="has other files now than the one that was measured"):
+        lora_file_of(client.version(5), "0" * 64)
 
 
 def test_a_file_that_is_at_hand_under_another_name_is_used(civitai: CivitaiServer, content: bytes, loras: Path) -> None:
@@ -165,6 +181,20 @@ def test_a_zip_that_was_unpacked_before_is_known_by_its_sidecar(
     fetched = len(civitai.of("storage"))
     assert wanted(civitai, version_id=5).fetch(loras, at_hand=[path]) == path
     assert len(civitai.of("storage")) == fetched
+
+
+def test_of_a_version_with_several_files_a_zip_is_not_taken_for_another_ones_file(
+    civitai: CivitaiServer, content: bytes, loras: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "low.zip", "w") as archive:
+        archive.writestr("low.safetensors", content[:-1] + b"\0")
+    civitai.add(5, {"high.safetensors": content, "low.zip": (tmp_path / "low.zip").read_bytes()})
+    high = wanted(civitai, version_id=5).fetch(loras)
+    low = CivitaiLora(None, 5, lambda: client_of(civitai), file="low").fetch(loras, at_hand=[high])
+    assert (high.name, low.name) == ("high.safetensors", "low.safetensors")
+    n = len(civitai.of("storage"))
+    again = CivitaiLora(None, 5, lambda: client_of(civitai), file="low").fetch(loras, at_hand=[high, low])
+    assert (again, len(civitai.of("storage"))) == (low, n)
 
 
 def test_a_users_own_sidecar_is_kept_and_one_that_was_left_behind_is_not(
@@ -220,6 +250,27 @@ def test_a_row_that_got_its_version_later_is_known_by_it(
     empty_database.upsert(a_row("sha256:0123456789abcdef", np.ones(64), version_id=5))
     result = carlos.index_lora(empty_database, lora_source="civitai", version_id=5)
     assert (result.is_new, result.lora_id, configured.requests) == (False, "sha256:0123456789abcdef", [])
+
+
+def test_both_files_of_a_version_get_a_row(
+    configured: CivitaiServer, content: bytes, empty_database: carlos.MetricsDatabase, encoder: OpenClipEncoder, tmp_path: Path
+) -> None:
+    other = content[:-1] + b"\0"
+    configured.add(5, {"high.safetensors": content, "low.safetensors": other})
+    options: dict[str, Any] = {"encoder": encoder, "prompts": PROMPTS, "max_prompts": 3, "working_directory": tmp_path / "work"}
+    options |= {"lora_source": "civitai", "generator": DrawingGenerator(), "download_directory": tmp_path / "mine"}
+    high = carlos.index_lora(empty_database, version_id=5, **options)
+    low = carlos.index_lora(empty_database, version_id=5, civitai_file="low", **options)
+    assert [(result.is_new, result.record.file_name) for result in (high, low)] == [
+        (True, "high.safetensors"),
+        (True, "low.safetensors"),
+    ]
+    assert (high.lora_id, low.lora_id) == ("5", f"sha256:{hashlib.sha256(other).hexdigest()[:16]}")
+    assert [row["version_id"] for row in (high.row, low.row)] == [5, 5]
+    for which, found in (("", high), ("high", high), ("51", low), ("low.safetensors", low)):
+        again = carlos.index_lora(empty_database, version_id=5, civitai_file=which, **options)
+        assert (again.is_new, again.lora_id) == (False, found.lora_id)
+    assert len(configured.of("storage")) == 2
 
 
 def test_nothing_is_fetched_for_a_run_that_cannot_be_made(
