@@ -104,11 +104,8 @@ class CivitaiLora:
         return self._make_client()
 
 
-def lora_file_of(version: Version, which: str = "") -> VersionFile:
-    """A file of a version that holds a LoRA.
-
-    which: its id, its name or a part of it, or its sha256; a LoRA of this sha256 may also come in a ZIP, whose hash is another.
-    Empty: the primary safetensors file, otherwise the first one, otherwise a ZIP.
+def lora_files_of(version: Version) -> list[VersionFile]:
+    """The files of a version that hold LoRAs, the main one first: the primary safetensors file, then others, then ZIPs.
 
     Raises CivitaiError if there is none, or if the version is not a LoRA or may not be downloaded.
     """
@@ -119,16 +116,26 @@ def lora_file_of(version: Version, which: str = "") -> VersionFile:
         raise CivitaiNotFound(f"{noun} was taken off CivitAI ({version.model_mode}).", "Choose another LoRA.")
     if version.usage_control not in (None, "Download"):
         raise CivitaiError(f"{noun} may be used on the site only, by its creator's choice.", "Choose another LoRA.")
-    weights = [file for file in version.files if file.type in _WEIGHTS]
-    ordered = sorted(weights, key=lambda file: (not file.is_safetensors, not file.is_primary))
-    usable = [file for file in ordered if file.is_safetensors or file.is_zip]
-    if not usable:
+    weights = [file for file in version.files if file.type in _WEIGHTS and (file.is_safetensors or file.is_zip)]
+    if not weights:
         names = ", ".join(repr(file.name) for file in version.files[:5])
         raise CivitaiError(
             f"{noun} has no safetensors file" + (f", only {names}." if names else "."),
             "Other formats can run code when they are loaded and are not taken; choose another version.",
         )
-    return _one_of(usable, which, noun) if which else usable[0]
+    return sorted(weights, key=lambda file: (not file.is_safetensors, not file.is_primary))
+
+
+def lora_file_of(version: Version, which: str = "") -> VersionFile:
+    """A file of a version that holds a LoRA.
+
+    which: its id, its name or a part of it, or its sha256; a LoRA of this sha256 may also come in a ZIP, whose hash is another.
+    Empty: the main one.
+
+    Raises as `lora_files_of` does, and if no file is meant, or several are.
+    """
+    files = lora_files_of(version)
+    return _one_of(files, which, f"Version {version.version_id}") if which else files[0]
 
 
 def _one_of(files: Sequence[VersionFile], which: str, noun: str) -> VersionFile:

@@ -16,7 +16,7 @@ from ..loras.family import family_of_name
 from ..progress import OnProgress, Progress
 from .answers import is_sha256
 from .client import MAX_HASHES, CivitaiClient
-from .lora import lora_file_of
+from .lora import lora_files_of
 from .versions import FAILED, NOT_FOUND, REFRESHED, UNCHANGED, Version
 
 logger = logging.getLogger(__name__)
@@ -208,9 +208,9 @@ def _changes(old: Mapping[str, Any], version: Version, only_missing: bool) -> di
 
 
 def _sha256_of(version: Version) -> str | None:
-    """sha256 of the LoRA file; None if it comes in a ZIP, whose hash is not the LoRA's."""
+    """sha256 of the LoRA file; None if it comes in a ZIP, whose hash is not the LoRA's, or if it may be another of several."""
     try:
-        file = lora_file_of(version)
+        files = lora_files_of(version)
     except CivitaiError:
         return None
-    return file.sha256 if file.is_safetensors else None
+    return files[0].sha256 if len(files) == 1 and files[0].is_safetensors else None

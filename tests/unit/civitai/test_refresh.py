@@ -127,6 +127,15 @@ def test_the_hash_of_a_zip_is_not_the_loras(civitai: CivitaiServer, path: Path) 
     assert (row_of(path, "a")["sha256"], row_of(path, "a")["model_name"]) == (None, "Snow & Ice")
 
 
+def test_of_several_files_it_is_not_known_which_one_was_measured(civitai: CivitaiServer, path: Path) -> None:
+    civitai.add(5, {"high.safetensors": b"high", "low.safetensors": b"low"})
+    civitai.add(6, {"one.safetensors": b"one", "config.json": b"{}"})
+    save(path, {"version_id": 5}, {"version_id": 6})
+    refresh_metadata(path, client_of(civitai))
+    assert [row_of(path, lora_id)["sha256"] for lora_id in "ab"] == [None, hashlib.sha256(b"one").hexdigest()]
+    assert row_of(path, "a")["model_name"] == "Snow & Ice"
+
+
 def test_a_failed_fetch_overwrites_nothing_and_does_not_stop_the_rest(civitai: CivitaiServer, path: Path) -> None:
     civitai.add(5, b"LoRA")
     civitai.add(8, b"another")
