@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import socket
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from ..errors import CivitaiError
+from ..public_hosts import is_loopback, leads_inside
 
 DEFAULT_BASES = ("https://civitai.com", "https://civitai.red")
 """The site, and the second site, which also shows what the first one hides."""
@@ -16,14 +15,6 @@ DEFAULT_BASES = ("https://civitai.com", "https://civitai.red")
 URL_VARIABLE = "CARLOS_CIVITAI_URL"
 
 _PORTS = {"http": 80, "https": 443}
-# 198.18.0.0/15 is not in the list: some proxies give all public hosts addresses of that range.
-_PRIVATE = [
-    ipaddress.ip_network(network)
-    for network in (
-        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"),
-        *("::/127", "fc00::/7", "fe80::/10"),
-    )
-]
 
 Origin = tuple[str, str, int]
 
@@ -38,7 +29,7 @@ class Addresses:
         """Raises CivitaiError for a base URL that is not https, unless all of them are on this machine."""
         self.bases = tuple(base.strip().rstrip("/") for base in bases)
         self._own = frozenset(map(origin_of, self.bases))
-        self._is_local = all(_is_loopback_name(host) for _, host, _ in self._own)
+        self._is_local = all(is_loopback(host) for _, host, _ in self._own)
         for base in self.bases:
             if origin_of(base)[0] != "https" and not self._is_local:
                 raise CivitaiError(f"The address {base} is not https.", f"Correct the environment variable {URL_VARIABLE}.")
@@ -61,9 +52,9 @@ class Addresses:
         scheme, host, _ = origin_of(url)
         if self.is_own(url):
             return
-        if scheme != "https" and not (self._is_local and _is_loopback_name(host)):
+        if scheme != "https" and not (self._is_local and is_loopback(host)):
             raise _refused(host, "which is not https")
-        if not self._is_local and any(_is_private(address) for address in _addresses_of(host)):
+        if not self._is_local and leads_inside(host):
             raise _refused(host, "which is not a public address")
 
 
@@ -87,25 +78,3 @@ def origin_of(url: str) -> Origin:
 
 def _refused(host: str, why: str) -> CivitaiError:
     return CivitaiError(f"CivitAI sends us on to {host}, {why}; nothing was fetched.", "Check your network's DNS and proxy.")
-
-
-def _is_loopback_name(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _addresses_of(host: str) -> list[str]:
-    """IP addresses of a host; empty if it is not known on this machine (a proxy may know it)."""
-    try:
-        return [str(entry[4][0]) for entry in socket.getaddrinfo(host, None)]
-    except (OSError, UnicodeError):
-        return []
-
-
-def _is_private(address: str) -> bool:
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None)
-    ip = mapped or ip
-    return any(ip in network for network in _PRIVATE if network.version == ip.version)

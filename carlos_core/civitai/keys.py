@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import os
 import re
 from pathlib import Path
@@ -20,7 +22,7 @@ _HIDDEN = "***"
 class ApiKey:
     """A secret that no text shows: `repr`, `str` and formatting give asterisks."""
 
-    __slots__ = ("_secret",)
+    __slots__ = ("_forms", "_secret")
 
     def __init__(self, secret: str) -> None:
         """Raises CivitaiError for what cannot be a key; the message does not repeat it."""
@@ -28,6 +30,7 @@ class ApiKey:
         if not re.fullmatch(r"[!-~]{8,256}", secret):
             raise CivitaiError("The CivitAI key is not a key: 8 to 256 letters and digits without blanks.", HOW_TO_GIVE_A_KEY)
         self._secret = secret
+        self._forms = _forms_of(secret)
 
     def __repr__(self) -> str:
         return f"ApiKey({_HIDDEN})"
@@ -41,8 +44,31 @@ class ApiKey:
         return f"Bearer {self._secret}"
 
     def redacted(self, text: str) -> str:
-        """`text` without the key."""
-        return text.replace(self._secret, _HIDDEN)
+        """`text` without the key, as it is or as a server may write it: percent-encoded, escaped, in base64 or hex."""
+        return self._forms.sub(_HIDDEN, text)
+
+
+def _forms_of(secret: str) -> re.Pattern[str]:
+    """A pattern for a key in the forms in which an answer or an address can repeat it."""
+    plain = "".join(map(_forms_of_character, secret))
+    in_base64 = [_within_base64(secret, shift) for shift in range(3)]
+    in_hex = f"(?i:{secret.encode().hex()})"
+    return re.compile("|".join([plain, *filter(None, in_base64), in_hex]))
+
+
+def _forms_of_character(char: str) -> str:
+    """As it is, in an address (encoded once or twice), in JSON, in HTML."""
+    code, as_entity = ord(char), re.escape(html.escape(char))
+    return rf"(?:{re.escape(char)}|{as_entity}|(?i:%(?:25)?{code:02x}|\\u{code:04x}|&#x0*{code:x};)|&#0*{code};)"
+
+
+def _within_base64(secret: str, shift: int) -> str:
+    """A pattern for a key in the base64 of a longer text, in which `shift` bytes (of every three) come before it."""
+    encoded = base64.b64encode(b"\0" * shift + secret.encode()).decode().rstrip("=")
+    # The first and the last character may also hold bits of what comes before and after.
+    certain = encoded[-(-8 * shift // 6) :]
+    certain = certain[:-1] if (shift + len(secret)) % 3 else certain
+    return "".join({"+": "[+-]", "/": "[/_]"}.get(char, char) for char in certain)
 
 
 def find_key(key_file: Path | None = None) -> ApiKey | None:

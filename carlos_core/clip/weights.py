@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from safetensors import SafetensorError, safe_open
@@ -17,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from ..errors import EncoderError
 from ..partial_file import USABLE, Broken, Busy, PartialFile, TooLong, words_for
 from ..progress import OnProgress
+from ..public_hosts import leads_inside
 from ..storage import sha256_of, target_of
 
 logger = logging.getLogger(__name__)
@@ -150,10 +152,13 @@ def fetch_file(url: str, target: Path, on_progress: OnProgress | None = None) ->
 def _fetch(part: PartialFile, url: str, target: Path) -> str | None:
     """Fetch what is missing. Returns the sha256 that the hub states, if it does. Raises EncoderError."""
     announced: list[str | None] = []
+    session = _Session(url)
 
     def ask(headers: dict[str, str]) -> requests.Response:
         try:
-            response = requests.get(url, stream=True, timeout=_TIMEOUT_S, headers=headers)
+            response = session.get(url, stream=True, timeout=_TIMEOUT_S, headers=headers)
+        except _SentInside as error:
+            raise _not_fetched(url, target, str(error)) from None
         except requests.RequestException as error:
             raise Broken(words_for(error)) from error
         announced.append(_announced_sha256(response))
@@ -177,6 +182,31 @@ def _fetch(part: PartialFile, url: str, target: Path) -> str | None:
             f"{target.name} broke off after {part.size:,} bytes: {broken}.", "Run again: it goes on from there."
         ) from broken
     return announced[-1]
+
+
+class _SentInside(requests.RequestException):
+    """A redirect leads off https, to a host that is not public, or nowhere."""
+
+
+class _Session(requests.Session):
+    """A session that follows redirects to public hosts over https, and on the host itself that the user named."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._named = urlsplit(url)
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        location = super().get_redirect_target(resp)
+        if location is None:
+            return None
+        try:
+            parts = urlsplit(urljoin(resp.url, location))
+            host = parts.hostname or ""
+        except ValueError:
+            raise _SentInside("sent on to something that is not a web address") from None
+        if parts[:2] != self._named[:2] and (parts.scheme != "https" or leads_inside(host)):
+            raise _SentInside(f"sent on to {host}, which is not a public https address")
+        return location
 
 
 def _not_fetched(url: str, target: Path, reason: str) -> EncoderError:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import logging
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -131,6 +134,25 @@ def test_no_text_made_of_a_key_shows_it() -> None:
         pickle.dumps(key)
 
 
+@pytest.mark.parametrize("secret", [KEY, "aB3+/=%&?_-~!", "01234567"])
+def test_the_key_is_taken_out_in_whatever_form_it_is_repeated(secret: str) -> None:
+    key = ApiKey(secret)
+    percent = "".join(f"%{byte:02X}" for byte in secret.encode())
+    forms = [secret, quote(secret, safe=""), quote(secret), quote(quote(secret, safe=""), safe=""), percent, percent.lower()]
+    forms += ["".join(f"\\u{ord(char):04x}" for char in secret), html.escape(secret), secret.encode().hex().upper()]
+    forms += ["".join(f"&#{ord(char)};" for char in secret), "".join(f"&#x{ord(char):X};" for char in secret)]
+    for form in forms:
+        assert key.redacted(f"token={form}&x=1") == "token=***&x=1"
+    for before in ("", "t", "to", "tok", "Bearer "):
+        for after in ("", "1", "12", "123"):
+            text = base64.b64encode(f"{before}{secret}{after}".encode()).decode()
+            for packed in (text, text.translate(str.maketrans("+/", "-_"))):
+                left = key.redacted(f"/files/{packed}")
+                assert "***" in left
+                assert secret not in base64.b64decode(left.partition("***")[0].removeprefix("/files/") + "==").decode()
+    assert key.redacted("nothing of it: 0123 test-key %41") == "nothing of it: 0123 test-key %41"
+
+
 def test_the_key_is_in_no_log_no_exception_and_no_file(
     civitai: CivitaiServer, red: CivitaiServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -196,6 +218,11 @@ def texts_of(error: BaseException) -> list[str]:
         "https://10.1.2.3/file",
         "https://172.16.0.1/file",
         "https://192.168.1.1/file",
+        "https://224.0.0.1/file",
+        "https://255.255.255.255/file",
+        "https://[64:ff9b::a01:203]/file",
+        "https://[2002:a01:203::1]/file",
+        "https://[ff02::1]/file",
         "https://169.254.169.254/latest/meta-data",
         "https://[::1]/file",
         "https://[::]/file",

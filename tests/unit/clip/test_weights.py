@@ -224,6 +224,16 @@ def test_a_file_with_the_announced_sha256_is_taken_and_another_is_removed(
     assert target.read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize(
+    "place", ["https://10.1.2.3/weights", "http://8.8.8.8/weights", "http://localhost:{port}/weights", "https://[broken/weights"]
+)
+def test_a_redirect_into_the_users_network_or_off_https_is_not_followed(storage: Storage, target: Path, place: str) -> None:
+    storage.redirects["/file"] = place.format(port=storage.url.rpartition(":")[2])
+    with pytest.raises(EncoderError, match="sent on to .*(which is not a public https|not a web) address.* save it as"):
+        fetch_file(f"{storage.url}/file", target)
+    assert not target.exists()
+
+
 def test_a_file_that_is_no_safetensors_file_is_refused_and_not_built_upon(storage: Storage, target: Path) -> None:
     storage.files["/weights"] = b"<html>Please log in to the hotel's network.</html>" * 100
     with pytest.raises(EncoderError, match=r"clip\.safetensors is not a safetensors file"):
