@@ -1,6 +1,6 @@
 PYTHON ?= python
 
-.PHONY: check format types lint
+.PHONY: check format types lint fuzz
 
 check: lint types
 
@@ -17,4 +17,9 @@ types:
 	mkdir -p .typecheck
 	ln -sfn $(CURDIR) .typecheck/carlos_pack
 	MYPYPATH=.typecheck $(PYTHON) -m mypy -p carlos_pack.carlos_core -p carlos_pack.nodes
-	MYPYPATH=$(CURDIR) $(PYTHON) -m mypy --explicit-package-bases tests demo benchmarks scripts --exclude tests/assets
+	MYPYPATH=$(CURDIR) $(PYTHON) -m mypy --explicit-package-bases tests fuzz demo benchmarks scripts --exclude tests/assets
+
+# Longer: make fuzz EXECUTIONS=1000000
+EXECUTIONS ?= 10000
+fuzz:
+	$(PYTHON) -m fuzz --executions $(EXECUTIONS)

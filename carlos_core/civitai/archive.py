@@ -20,6 +20,7 @@ _FREE_BYTES = 16 << 20
 _MAX_ENTRIES = 10_000
 _CHUNK = 1 << 20
 _ENCRYPTED = 0x1
+_DAMAGE = (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError)
 _BY_HAND = "Download it on the site and look into it yourself."
 
 
@@ -49,6 +50,8 @@ def lora_in(archive: Path) -> zipfile.ZipInfo:
     lora = loras[0]
     if lora.flag_bits & _ENCRYPTED:
         raise CivitaiError("The LoRA in the ZIP is encrypted.", _BY_HAND)
+    if lora.header_offset < 0:
+        raise CivitaiError("What CivitAI calls a ZIP is damaged: its LoRA begins before the file does.", "Try again later.")
     if lora.file_size > MAX_BYTES or lora.file_size > max(_FREE_BYTES, _MAX_RATIO * lora.compress_size):
         raise CivitaiError(
             f"The ZIP claims to hold {lora.file_size:,} bytes packed into {lora.compress_size:,}, which no LoRA does.", _BY_HAND
@@ -69,7 +72,10 @@ def unpack(archive: Path, entry: zipfile.ZipInfo, target: Path) -> None:
                 if written > entry.file_size:
                     raise zipfile.BadZipFile("larger than its entry says")
                 file.write(chunk)
-    except (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (*_DAMAGE, OSError) as error:
+        # bz2 says of bad data that it is an OSError, without a number of the system's.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise CivitaiError("The LoRA in the ZIP is damaged or packed in an unknown way.", _BY_HAND) from error
     if written != entry.file_size:
         raise CivitaiError(f"The LoRA in the ZIP has {written:,} bytes, not the {entry.file_size:,} that it claims.", _BY_HAND)

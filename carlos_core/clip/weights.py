@@ -28,6 +28,7 @@ HUB = "https://huggingface.co"
 _FILE_ON_HUB = "open_clip_model.safetensors"
 _TIMEOUT_S = (10, 60)
 _ATTEMPTS, _LONGEST_WAIT_S = 3, 10.0
+_LARGEST_DIMENSION = 65_536
 _LONGEST = 50_000_000_000
 """The most bytes of a file; the largest CLIP models have 20 GB."""
 
@@ -49,12 +50,15 @@ class LocalEncoder:
     def dimension(self) -> int:
         """Length of a feature, from the config. Raises EncoderError if the config does not say."""
         try:
-            return int(json.loads(self.config.read_text(encoding="utf-8"))["embed_dim"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            dimension = int(json.loads(self.config.read_text(encoding="utf-8"))["embed_dim"])
+            if not 0 < dimension <= _LARGEST_DIMENSION:
+                raise ValueError(f"embed_dim is {dimension}")
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise EncoderError(
                 f"{self.config.name} is not an open_clip model config ({error!r}).",
                 'It needs "embed_dim", "vision_cfg" and "text_cfg".',
             ) from error
+        return dimension
 
 
 def local_encoders(folders: Sequence[Path]) -> dict[str, LocalEncoder]:

@@ -136,7 +136,7 @@ class LibraryIndex:
             except (sqlite3.OperationalError, OSError) as error:
                 logger.warning("carlos: the index of LoRA files %s cannot be used now: %s", self._path.name, error)
                 return otherwise
-            except sqlite3.DatabaseError as error:
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 logger.warning("carlos: the index of LoRA files %s is damaged and made again: %s", self._path.name, error)
                 self._discard()
         return otherwise

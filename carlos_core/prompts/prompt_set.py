@@ -14,6 +14,11 @@ from ..foreign import whole_text
 from ..storage import short_hash
 
 _DATA = Path(__file__).parent / "data"
+_MOST_BYTES = 16 << 20
+_MOST_PROMPTS = 200_000
+_LONGEST = 4096
+"""Characters of a prompt; CLIP reads some hundred."""
+
 _SHAPE = 'Expected {"name": ..., "prompts": {"<topic>": {"<sub-category>": ["...", ...]}}} or a flat list of strings.'
 
 
@@ -58,14 +63,14 @@ class PromptSet:
 def load_prompt_set(path: str | Path) -> PromptSet:
     """Read a prompt set from a JSON file.
 
-    Raises PromptSetError if the file is missing, is not JSON, has the wrong form, is empty, or holds a prompt twice.
+    Raises PromptSetError if the file is missing, is not JSON, has the wrong form, is empty or too large, or holds a prompt twice.
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(_text_of(path))
     except OSError as error:
         raise PromptSetError(f"Cannot read the prompt set {path.name}: {error.strerror}.", "Check the file.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PromptSetError(f"The prompt set {path.name} is not valid JSON ({error}).", _SHAPE) from error
     if isinstance(content, list):
         content = {"prompts": {"all": {"all": content}}}
@@ -78,6 +83,8 @@ def load_prompt_set(path: str | Path) -> PromptSet:
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise PromptSetError(f"The prompt set {path.name} has the wrong form ({error!r}).", _SHAPE) from error
+    if len(prompts) > _MOST_PROMPTS:
+        raise PromptSetError(f"The prompt set {path.name} holds {len(prompts):,} prompts.", f"Keep at most {_MOST_PROMPTS:,}.")
     if not prompts:
         raise PromptSetError(f"The prompt set {path.name} holds no prompts.", _SHAPE)
     repeated = [text for text, count in Counter(prompt.text for prompt in prompts).items() if count > 1]
@@ -88,15 +95,26 @@ def load_prompt_set(path: str | Path) -> PromptSet:
     return PromptSet(name=str(content.get("name") or path.stem), prompts=prompts)
 
 
+def _text_of(path: Path) -> str:
+    """The text of a file. Raises OSError, ValueError for what is no text, and PromptSetError for a file that is too large."""
+    with path.open("rb") as file:
+        content = file.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise PromptSetError(f"The prompt set {path.name} is larger than {_MOST_BYTES >> 20} MB.", "Keep fewer prompts.")
+    return content.decode("utf-8")
+
+
 def _checked_list(texts: object) -> list[object]:
     if not isinstance(texts, list):
-        raise TypeError(f"{texts!r} is not a list of prompts")
+        raise TypeError(f"{ascii(texts)[:80]} is not a list of prompts")
     return texts
 
 
 def _checked_text(text: object) -> str:
     if not isinstance(text, str) or not text.strip() or whole_text(text) != text:
-        raise ValueError(f"{text!a} is not a prompt")
+        raise ValueError(f"{ascii(text)[:80]} is not a prompt")
+    if len(text) > _LONGEST:
+        raise ValueError(f"{text[:40]!a}... is longer than {_LONGEST} characters")
     return text.strip()
 
 

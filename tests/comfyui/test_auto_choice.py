@@ -80,11 +80,6 @@ def saved_workflow(picture: Image.Image) -> workflows.Workflow:
     return {name: {key: value for key, value in node.items() if key != "is_changed"} for name, node in saved.items()}
 
 
-def forget_results(host: Host) -> None:
-    """Empty ComfyUI's cache, as a new start does."""
-    requests.post(f"{host.url}/free", json={"unload_models": True, "free_memory": True}, timeout=60).raise_for_status()
-
-
 def files(choice: list[dict[str, Any]]) -> list[str]:
     return [lora["file"] for lora in choice]
 
@@ -170,7 +165,7 @@ def test_two_nodes_in_one_workflow_each_leave_their_choice(host: Host, rows: Met
 def test_a_saved_workflow_run_again_gives_the_same_picture(host: Host, rows: MetricsDatabase) -> None:
     first = run(host, rendered(seed=12))
     saved = saved_workflow(first.picture)
-    forget_results(host)
+    host.forget()
     again = run(host, saved)
     assert again.cached == []
     assert again.known == first.known

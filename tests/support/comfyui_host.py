@@ -149,8 +149,15 @@ class Host:
         requests.post(f"{self.url}/settings/{name}", json=value, timeout=60).raise_for_status()
 
     def forget(self) -> None:
-        """Let go of results and models: what runs later is done again. Takes effect within moments."""
+        """Let go of results and models: what runs later is done again."""
         requests.post(f"{self.url}/free", json={"unload_models": True, "free_memory": True}, timeout=60).raise_for_status()
+        # The wish is looked at between two prompts: a prompt that is posted at once may still find the old results.
+        self.run(
+            {
+                "nothing": {"class_type": "PrimitiveInt", "inputs": {"value": 0}},
+                "shown": {"class_type": "PreviewAny", "inputs": {"source": ["nothing", 0]}},
+            }
+        )
 
     def output_file(self, image: dict[str, str]) -> Path:
         return self.base / image["type"] / image["subfolder"] / image["filename"]
