@@ -58,7 +58,7 @@ class Tally:
         return f"{self.executions:,} | {self.answered:,} | {self.slowest_s * 1000:.0f} ms"
 
 
-def run_one(target: Target, content: bytes, folder: Path, tally: Tally) -> str:
+def run_one(target: Target, content: bytes, folder: Path, tally: Tally, slow_s: float = SLOW_S) -> str:
     """One execution. Returns what is wrong, in words; empty if nothing is."""
     begin, wrong = time.perf_counter(), ""
     try:
@@ -76,11 +76,11 @@ def run_one(target: Target, content: bytes, folder: Path, tally: Tally) -> str:
     seconds = time.perf_counter() - begin
     tally.executions += 1
     tally.slowest_s = max(tally.slowest_s, seconds)
-    return wrong or ("more than a second" if seconds > SLOW_S else "")
+    return wrong or (f"more than {slow_s:g} s" if seconds > slow_s else "")
 
 
-def fuzz(name: str, executions: int, seconds: float, seed: int, found: Path) -> Tally:
-    """Run one target on changed seeds, and keep the inputs on which something is wrong."""
+def fuzz(name: str, executions: int, seconds: float, seed: int, found: Path, slow_s: float = SLOW_S) -> Tally:
+    """Run one target on changed seeds, and keep the inputs on which something is wrong. slow_s: what an execution may take."""
     tally, end = Tally(), time.monotonic() + seconds
     seeds, chance = seeds_of(name), random.Random(seed)
     # What is answered is changed further; of what is refused, most is refused for what was changed first.
@@ -90,7 +90,7 @@ def fuzz(name: str, executions: int, seconds: float, seed: int, found: Path) -> 
             place = tally.executions
             content = seeds[place] if place < len(seeds) else changed(chance.choice(kept), seeds, chance)
             answered = tally.answered
-            wrong = run_one(TARGETS[name], content, Path(folder), tally)
+            wrong = run_one(TARGETS[name], content, Path(folder), tally, slow_s)
             if tally.answered > answered and len(content) < _LONGEST_SEED and place >= len(seeds):
                 kept[len(seeds) :] = [*kept[len(seeds) :], content][-_MOST_KEPT:]
             if not wrong and _peak_mb() - before > MOST_MB:

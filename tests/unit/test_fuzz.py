@@ -15,7 +15,8 @@ from fuzz.targets import TARGETS
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_whatever_strangers_send_is_answered_or_refused(name: str, tmp_path: Path) -> None:
-    tally = fuzz(name, executions=300, seconds=60, seed=20260101, found=tmp_path)
+    # A machine that does other things, too, is no hang.
+    tally = fuzz(name, executions=300, seconds=600, seed=20260101, found=tmp_path, slow_s=60)
     assert (dict(tally.found), tally.executions) == ({}, 300)
     assert tally.answered
 
