@@ -61,7 +61,8 @@ class SignatureFile:
         def read(connection: sqlite3.Connection) -> list[tuple[str, bytes, int]]:
             return [row for part in _parts(keys) for row in connection.execute(_select(len(part)), part)]
 
-        rows = self._run(read, [])
+        none: list[tuple[str, bytes, int]] = []
+        rows = self._run(read, none)
         values = {key: _values_of(key, content) for key, content, _used in rows}
         found = {key: value for key, value in values.items() if value is not None}
         # Not at each reading.
@@ -106,7 +107,7 @@ class SignatureFile:
 
     def _take_in(self, files: Sequence[Path]) -> None:
         """Move vectors from files of their own into the one file. A file goes only when its vector is there, or is damaged."""
-        rows = []
+        rows: list[tuple[str, bytes, int]] = []
         for file in files:
             try:
                 content, day = file.read_bytes(), int(file.stat().st_mtime // _SECONDS_OF_A_DAY)
