@@ -24,7 +24,7 @@ import numpy as np
 
 from ..errors import IndexingError
 from ..storage import locked
-from .in_use import InUse, touch
+from .in_use import InUse
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +82,10 @@ class FeatureStore:
         except OSError as error:
             logger.info("carlos: %s cannot be marked as in use: %s", self.path, error)
         self.refresh()
+
+    def touch(self) -> None:
+        """Note that the journal was used just now, as an append does."""
+        _touch(self.path)
 
     @property
     def _complete_mark(self) -> Path:
@@ -257,7 +261,7 @@ def mean_features(folder: Path, encoder_id: str) -> np.ndarray | None:
             logger.warning("carlos: %s is not a journal of this version", path.name)
             continue
         if encoder == encoder_id:
-            touch(path)
+            _touch(path)
             for _, entry in _records(content, end, record, path.name):
                 total, n = total + entry.features.astype(np.float64), n + 1
     return total / n if n else None
@@ -284,6 +288,12 @@ def _described(content: bytes) -> tuple[str, struct.Struct, int]:
         return identity["encoder"], _record_of(identity["dimension"]), end
     except (struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError("no journal of this version") from error
+
+
+def _touch(journal: Path) -> None:
+    # What cannot be noted is only forgotten sooner.
+    with suppress(OSError):
+        os.utime(journal)
 
 
 def _record_of(dimension: int) -> struct.Struct:

@@ -7,7 +7,6 @@ of the folder, so that neither happens in the midst of the other.
 
 from __future__ import annotations
 
-import os
 import uuid
 import weakref
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ _FOLDER = "in_use"
 
 
 class InUse:
-    """A mark on a journal, from when it is made until nobody holds it any more. The journal counts as used just now."""
+    """A mark on a journal, from when it is made until nobody holds it any more."""
 
     def __init__(self, journal: Path) -> None:
         """journal: its path, whether there is a file yet or not. Raises OSError if there can be no mark."""
@@ -32,14 +31,7 @@ class InUse:
             # Whoever lets go of it may be another thread.
             lock = filelock.FileLock(marks / f"{journal.stem}.{uuid.uuid4().hex}.lock", timeout=0, thread_local=False)
             lock.acquire()
-            touch(journal)
         weakref.finalize(self, _end, lock)
-
-
-def touch(journal: Path) -> None:
-    """Note that a journal was used just now. What cannot be noted is only forgotten sooner."""
-    with suppress(OSError):
-        os.utime(journal)
 
 
 @contextmanager

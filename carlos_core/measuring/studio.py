@@ -190,6 +190,9 @@ class Shoot:
         """
         self._studio, self._shots, self._on_progress = studio, shots, on_progress
         self.batch, self._speed, self._steps = studio.batch, studio.speed, studio.generator.steps
+        for side in sides:
+            # A mere look at what was measured is no use.
+            side.store.touch()
         self._missing = {side: side.missing(shots, self.batch) for side in sides}
         self._done = 0
         self._has_looked = False

@@ -10,17 +10,21 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from carlos_core.database.database import MetricsDatabase
+from carlos_core.database.target import InMemory
 from carlos_core.measuring import picture_cache
 from carlos_core.measuring.contact_sheet import keep_thumbnail
 from carlos_core.measuring.feature_store import FeatureStore, mean_features
 from carlos_core.measuring.in_use import stems_in_use, unless_in_use
-from tests.support.bench import Bench, assert_same_bits
+from carlos_core.measuring.indexer import ALREADY_INDEXED
+from tests.support.bench import Bench, assert_same_bits, indexer_of
 from tests.support.drawing_generator import DrawingGenerator
 
 ROOT = Path(__file__).parents[3]
@@ -108,16 +112,34 @@ def test_thumbnails_count(tmp_path: Path, limit: pytest.MonkeyPatch) -> None:
     assert left(tmp_path) == files_of(other, tmp_path)
 
 
-def test_opening_for_a_measurement_and_a_search_by_picture_count_as_use(tmp_path: Path, limit: pytest.MonkeyPatch) -> None:
-    measured = unit(tmp_path, "a", hours_ago=9)
+def test_a_search_by_picture_counts_as_use_and_a_look_does_not(tmp_path: Path, limit: pytest.MonkeyPatch) -> None:
+    looked_at = unit(tmp_path, "a", hours_ago=9)
     searched = unit(tmp_path, "b", hours_ago=8, folder="base")
-    unit(tmp_path, "c", hours_ago=1)
-    FeatureStore(measured.path.parent, {"encoder": "clip", "lora": "a"}, 1024).hold()
+    other = unit(tmp_path, "c", hours_ago=1)
+    FeatureStore(looked_at.path.parent, {"encoder": "clip", "lora": "a"}, 1024).hold()
     assert mean_features(tmp_path / "base", "clip") is not None
-    kept = files_of(measured, tmp_path) | files_of(searched, tmp_path)
     set_limit(limit, size_of(tmp_path) * 0.7)
     picture_cache.trim(tmp_path)
-    assert left(tmp_path) == kept
+    assert left(tmp_path) == files_of(searched, tmp_path) | files_of(other, tmp_path)
+    set_limit(limit, size_of(tmp_path) * 0.7)
+    picture_cache.trim(tmp_path)
+    assert left(tmp_path) == files_of(searched, tmp_path)
+
+
+def test_a_measurement_that_makes_no_picture_counts_as_use_and_a_row_that_is_known_does_not(
+    bench: Bench, limit: pytest.MonkeyPatch
+) -> None:
+    limit.delenv(picture_cache.VARIABLE)
+    measured, known = bench.lora("red.safetensors"), bench.lora("blue.safetensors", tint=(0, 0, 1))
+    indexer = indexer_of(bench, DrawingGenerator())
+    for lora in (known, measured):
+        indexer.index(lora)
+    for path in (bench.folder / "work").glob("*/*.journal"):
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    replace(indexer, target=InMemory(MetricsDatabase.empty(bench.encoder.encoder_id, 64))).index(measured)
+    assert indexer.index(known).status == ALREADY_INDEXED
+    used = sorted((found.kind, found.used > LONG_AGO + 1) for found in picture_cache.units(bench.folder / "work"))
+    assert used == [("base", True), ("loras", False), ("loras", True)]
 
 
 def test_what_is_held_stays_until_it_is_let_go_without_the_garbage_collector(tmp_path: Path, limit: pytest.MonkeyPatch) -> None:
