@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .database.target import DatabaseFile
     from .errors import CarlosError
     from .measuring.base_check import BaseCheck as BaseCheck
+    from .measuring.caches import cache_usage, clear_cache
     from .measuring.estimate import LibraryEstimate as LibraryEstimate
     from .measuring.estimate import estimate_lora as estimate_lora
     from .measuring.index_lora import index_lora
@@ -59,7 +60,9 @@ __all__ = [
     "Searcher",
     "Selection",
     "Studio",
+    "cache_usage",
     "choose",
+    "clear_cache",
     "copy_bundled_database",
     "create_database",
     "encoder_dimension",
@@ -95,7 +98,9 @@ _HOMES = {
     "Searcher": ".search.searcher",
     "Selection": ".search.selection",
     "Studio": ".measuring.studio",
+    "cache_usage": ".measuring.caches",
     "choose": ".search.searcher",
+    "clear_cache": ".measuring.caches",
     "copy_bundled_database": ".database.published",
     "create_database": ".database.database",
     "encoder_dimension": ".clip.loading",

@@ -2,7 +2,17 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import apply_loras, auto_lora, combine_searches, duplicate_loras, find_loras, index_loras, load_database, refresh_metadata
+from . import (
+    apply_loras,
+    auto_lora,
+    caches,
+    combine_searches,
+    duplicate_loras,
+    find_loras,
+    index_loras,
+    load_database,
+    refresh_metadata,
+)
 from .common import choice_in_pictures
 from .host.folders import register_folders
 
@@ -15,6 +25,7 @@ _MODULES = (
     apply_loras,
     index_loras,
     refresh_metadata,
+    caches,
 )
 
 

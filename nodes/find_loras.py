@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 
 from ..carlos_core.errors import RetrievalError
-from ..carlos_core.measuring.feature_store import mean_features
+from ..carlos_core.measuring.feature_store import journal_sizes, mean_features
 from ..carlos_core.prompts.prompt_set import default_signature_prompts
 from ..carlos_core.search import limits, queries
 from ..carlos_core.search.by_name import find_named
@@ -164,7 +164,7 @@ class CarlosLorasLikeImage(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **_inputs: object) -> str:
         # A single picture is compared with the pictures without a LoRA, and indexing may have added some since.
-        sizes = sorted((path.name, path.stat().st_size) for path in _base_folder().glob("*.journal"))
+        sizes = journal_sizes(_base_folder())
         return f"{matches.fingerprint()}|{sizes}"
 
     @classmethod

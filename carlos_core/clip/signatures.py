@@ -7,11 +7,9 @@ values. Signatures of many queries are made together.
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import re
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,18 +18,17 @@ import torch
 from torch import Tensor
 
 from ..prompts.prompt_set import PromptSet
-from ..storage import short_hash, write_atomically
+from ..storage import short_hash
 from .encoder import Encoder, OpenClipEncoder
 from .lazy_encoder import LazyEncoder
+from .signature_file import SignatureFile
 from .text_tower import Prefix, TextTower
-
-logger = logging.getLogger(__name__)
 
 _PREFIX_SETS_KEPT = 3
 """A prompt set, and the few and the few more prompts of it that texts are looked at with first."""
 
 _SIGNATURES_KEPT = 4096
-_CHECKSUM_BYTES = 16
+"""In memory."""
 
 _TEXTS_AT_A_TIME = 16384
 """So many texts, prompts times queries, are encoded together: for ViT-B/32, their features are 34 MB."""
@@ -67,20 +64,18 @@ class SignatureCache:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder
+        self._file = SignatureFile(folder) if folder is not None else None
         self._signatures: OrderedDict[str, Tensor] = OrderedDict()
         self._prompts: OrderedDict[tuple[str, str], _PromptState] = OrderedDict()
 
     def known(self, encoder_id: str, prompts: PromptSet, query: str) -> Tensor | None:
         """The signature if it was made before, which needs no encoder; otherwise None. [D] float32, raw CLIP units."""
-        key = _key("signature", encoder_id, prompts.content_hash, query)
-        if key not in self._signatures:
-            found = self._read(key)
-            if found is None:
-                return None
-            self._keep(key, torch.from_numpy(found.astype(np.float32)))
-        self._signatures.move_to_end(key)
-        return self._signatures[key]
+        return self._known(encoder_id, prompts, [query]).get(query)
+
+    def missing(self, encoder_id: str, prompts: PromptSet, queries: Sequence[str]) -> list[str]:
+        """Those of the queries whose signatures were not made before, in their order. The others are read, all at once."""
+        known = self._known(encoder_id, prompts, queries)
+        return [query for query in queries if query not in known]
 
     def signature(self, encoder: Encoder, prompts: PromptSet, query: str) -> Tensor:
         """The signature of a query. [D] float32, raw CLIP units."""
@@ -88,8 +83,8 @@ class SignatureCache:
 
     def signatures(self, encoder: Encoder, prompts: PromptSet, queries: Sequence[str]) -> list[Tensor]:
         """The signatures of queries, each [D] float32, raw CLIP units; those that are not known are made together."""
-        found = {query: self.known(encoder.encoder_id, prompts, query) for query in queries}
-        missing = [query for query, known in found.items() if known is None]
+        found = self._known(encoder.encoder_id, prompts, queries)
+        missing = [query for query in dict.fromkeys(queries) if query not in found]
         if missing and isinstance(encoder, LazyEncoder):
             encoder = encoder.loaded
         step = max(1, _TEXTS_AT_A_TIME // len(prompts))
@@ -98,12 +93,20 @@ class SignatureCache:
             state = self._prompt_state(encoder, prompts)
             # The mean of the differences is the difference of the means.
             for query, mean in zip(part, _means_with(encoder, prompts, state, part), strict=True):
-                signature = torch.from_numpy((mean.numpy() - state.mean).astype(np.float32))
-                key = _key("signature", encoder.encoder_id, prompts.content_hash, query)
-                self._keep(key, signature)
-                self._write(key, signature.numpy())
-                found[query] = signature
-        return [known for query in queries if (known := found[query]) is not None]
+                found[query] = torch.from_numpy((mean.numpy() - state.mean).astype(np.float32))
+            made = {_key("signature", encoder.encoder_id, prompts.content_hash, query): found[query] for query in part}
+            self._keep(made)
+            self._write({key: signature.numpy() for key, signature in made.items()})
+        return [found[query] for query in queries]
+
+    def _known(self, encoder_id: str, prompts: PromptSet, queries: Sequence[str]) -> dict[str, Tensor]:
+        """The signatures that were made before, by query."""
+        keys = {query: _key("signature", encoder_id, prompts.content_hash, query) for query in queries}
+        here = {key: self._signatures[key] for key in keys.values() if key in self._signatures}
+        read = self._read([key for key in keys.values() if key not in here])
+        here |= {key: torch.from_numpy(values.astype(np.float32)) for key, values in read.items()}
+        self._keep(here)
+        return {query: here[key] for query, key in keys.items() if key in here}
 
     def _prompt_state(self, encoder: Encoder, prompts: PromptSet) -> _PromptState:
         identity = (encoder.encoder_id, prompts.content_hash)
@@ -115,11 +118,11 @@ class SignatureCache:
 
     def _new_prompt_state(self, encoder: Encoder, prompts: PromptSet) -> _PromptState:
         key = _key("prompts", encoder.encoder_id, prompts.content_hash)
-        mean = self._read(key)
+        mean = self._read([key]).get(key)
         if mean is None:
             features = encoder.encode_texts(prompts.texts)
             mean = features.double().mean(0).numpy()
-            self._write(key, mean)
+            self._write({key: mean})
         if not isinstance(encoder, OpenClipEncoder) or encoder.text_tower is None:
             return _PromptState(mean, [])
         token_ids = [ids[:-1] for ids in encoder.token_ids(prompts.texts)]
@@ -128,34 +131,20 @@ class SignatureCache:
         is_plain = encoder.reads_word_by_word and all(map(_is_plain, prompts.texts))
         return _PromptState(mean, token_ids, prefixes, is_plain)
 
-    def _keep(self, key: str, signature: Tensor) -> None:
-        self._signatures[key] = signature
+    def _keep(self, signatures: Mapping[str, Tensor]) -> None:
+        """Keep signatures in memory, as the ones that were used last."""
+        for key, signature in signatures.items():
+            self._signatures[key] = signature
+            self._signatures.move_to_end(key)
         while len(self._signatures) > _SIGNATURES_KEPT:
             self._signatures.popitem(last=False)
 
-    def _read(self, key: str) -> np.ndarray | None:
-        if self._folder is None:
-            return None
-        try:
-            content = (self._folder / f"{key}.f64").read_bytes()
-        except OSError:
-            return None
-        checksum, values = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
-        if not values or len(values) % 8 or checksum != _checksum(values):
-            return None
-        return np.frombuffer(values, dtype="<f8").astype(np.float64)
+    def _read(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        return self._file.read(keys) if self._file is not None and keys else {}
 
-    def _write(self, key: str, value: np.ndarray) -> None:
-        """Keep a vector on disk. It can always be made again, so a full disk is only worth a line in the log."""
-        if self._folder is None:
-            return
-        values = np.ascontiguousarray(value, dtype="<f8").tobytes()
-        try:
-            write_atomically(
-                self._folder / f"{key}.f64", lambda file: file.write_bytes(_checksum(values) + values), is_cache=True
-            )
-        except OSError as error:
-            logger.warning("carlos: the signature cache in %s cannot be written: %s", self._folder, error)
+    def _write(self, vectors: Mapping[str, np.ndarray]) -> None:
+        if self._file is not None:
+            self._file.write(vectors)
 
 
 def _means_with(encoder: Encoder, prompts: PromptSet, state: _PromptState, queries: Sequence[str]) -> Tensor:
@@ -236,10 +225,6 @@ def _features_with(encoder: OpenClipEncoder, tower: TextTower, prompts: PromptSe
     if whole:
         features[whole] = tower.encode([ids[index] for index in whole]).cpu()
     return features
-
-
-def _checksum(values: bytes) -> bytes:
-    return hashlib.sha256(values).digest()[:_CHECKSUM_BYTES]
 
 
 def _key(*parts: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import UnsuitableSamplingError
 from ..progress import OnProgress
 from .first_pictures import FEWEST, centred_units, first_pictures, of_different_prompts
-from .kept_facts import KeptFacts
+from .kept_facts import BASE_CHECKS, KeptFacts
 from .plan import Shot
 from .studio import LOOK, Studio
 
@@ -113,7 +113,7 @@ class BaseCheck:
         shown = of_different_prompts(shots)
         if len(shots) < LOOK or len(shown) < FEWEST:
             return Checked()
-        kept, key = KeptFacts(studio.folder / "base_checks.json"), _key(studio, shown)
+        kept, key = KeptFacts(studio.folder / BASE_CHECKS), _key(studio, shown)
         problem = kept.get(key)
         checked = Checked(problem) if problem in ("", *_IN_WORDS) else self._looked(studio, shots, on_progress)
         if problem != checked.problem:

@@ -15,6 +15,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ import numpy as np
 
 from ..errors import IndexingError
 from ..storage import locked
+from .in_use import InUse
 
 logger = logging.getLogger(__name__)
 
 _MAGIC = b"CARLOSJ1"
 _KEY_BYTES = 16
+_LONGEST_HEADER = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,7 @@ class FeatureStore:
         self._header = _MAGIC + struct.pack("<I", len(canonical)) + canonical
         self._entries: dict[bytes, Entry] = {}
         self._end = 0
+        self._mark: InUse | None = None
         self.refresh()
 
     def __len__(self) -> int:
@@ -67,6 +71,21 @@ class FeatureStore:
             self._look()
         except OSError as error:
             raise self._unusable(error) from error
+
+    def hold(self) -> None:
+        """Keep all processes from removing the journal for as long as this object lives, and take in what it holds by now.
+
+        Where there can be no mark, as in a folder that cannot be written, this is only a line in the log.
+        """
+        try:
+            self._mark = self._mark or InUse(self.path)
+        except OSError as error:
+            logger.info("carlos: %s cannot be marked as in use: %s", self.path, error)
+        self.refresh()
+
+    def touch(self) -> None:
+        """Note that the journal was used just now, as an append does."""
+        _touch(self.path)
 
     @property
     def _complete_mark(self) -> Path:
@@ -214,26 +233,67 @@ class FeatureStore:
         )
 
 
+def journal_sizes(folder: Path) -> list[tuple[str, int]]:
+    """Names and sizes, in bytes, of a folder's journals: they tell whether its mean feature may be another by now."""
+    sizes = []
+    for path in sorted(folder.glob("*.journal")):
+        with suppress(FileNotFoundError):
+            sizes.append((path.name, path.stat().st_size))
+    return sizes
+
+
 def mean_features(folder: Path, encoder_id: str) -> np.ndarray | None:
     """Mean feature of all pictures in a folder's journals that one encoder has seen; None if there are none.
 
-    [D] float64, raw CLIP units. Nothing is written, so that an indexing run at the same time is not disturbed.
+    [D] float64, raw CLIP units. Nothing is written, so that an indexing run at the same time is not disturbed; the journals count
+    as used.
     """
     total, n = np.zeros(()), 0
     for path in sorted(folder.glob("*.journal")):
-        content = path.read_bytes()
         try:
-            start = len(_MAGIC) + 4
-            end = start + struct.unpack_from("<I", content, len(_MAGIC))[0]
-            identity = json.loads(content[start:end])
-            encoder, record = identity["encoder"], _record_of(identity["dimension"])
-        except (struct.error, ValueError, KeyError, TypeError, RecursionError):
+            content = path.read_bytes()
+        except FileNotFoundError:
+            # Removed since: the cache has a limit.
+            continue
+        try:
+            encoder, record, end = _described(content)
+        except ValueError:
             logger.warning("carlos: %s is not a journal of this version", path.name)
             continue
         if encoder == encoder_id:
+            _touch(path)
             for _, entry in _records(content, end, record, path.name):
                 total, n = total + entry.features.astype(np.float64), n + 1
     return total / n if n else None
+
+
+def count_pictures(journal: Path) -> int:
+    """How many pictures a journal file has, damaged ones included; they are not read.
+
+    Raises ValueError for a file that is no journal of this version, OSError if it cannot be read.
+    """
+    with journal.open("rb") as file:
+        start = file.read(_LONGEST_HEADER)
+        size = os.fstat(file.fileno()).st_size
+    _encoder, record, end = _described(start)
+    return max(0, size - end) // record.size
+
+
+def _described(content: bytes) -> tuple[str, struct.Struct, int]:
+    """What the beginning of a journal says: the encoder, the form of a record, and where the first one is. Raises ValueError."""
+    try:
+        start = len(_MAGIC) + 4
+        end = start + struct.unpack_from("<I", content, len(_MAGIC))[0]
+        identity = json.loads(content[start:end])
+        return identity["encoder"], _record_of(identity["dimension"]), end
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError("no journal of this version") from error
+
+
+def _touch(journal: Path) -> None:
+    # What cannot be noted is only forgotten sooner.
+    with suppress(OSError):
+        os.utime(journal)
 
 
 def _record_of(dimension: int) -> struct.Struct:

@@ -11,6 +11,17 @@ from ..storage import write_atomically
 
 logger = logging.getLogger(__name__)
 
+SPEEDS, NOISE_FLOORS, BASE_CHECKS, QUICK_STEPS = FILES = (
+    "speeds.json",
+    "noise_floors.json",
+    "base_checks.json",
+    "quick_steps.json",
+)
+"""The files that there are."""
+
+_MOST = 500
+"""Values in a file: one for each model and setting that was used."""
+
 
 class KeptFacts:
     """Values by key. They save time only: a file that cannot be read or written counts as missing."""
@@ -23,9 +34,10 @@ class KeptFacts:
         return self._read().get(key)
 
     def keep(self, key: str, value: Any) -> None:
-        """Keep a value of plain data, beside those that others have kept."""
+        """Keep a value of plain data, beside those that others have kept. If there are too many, the oldest goes."""
+        others = [(name, kept) for name, kept in self._read().items() if name != key]
         try:
-            text = json.dumps({**self._read(), key: value}, sort_keys=True, indent=1)
+            text = json.dumps(dict([*others[1 - _MOST :], (key, value)]), indent=1)
             write_atomically(self._path, lambda file: file.write_text(text, encoding="utf-8"), is_cache=True)
         except OSError as error:
             logger.warning("carlos: %s cannot be written (%s); the next run finds out anew", self._path, error)

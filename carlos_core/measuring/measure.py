@@ -86,6 +86,7 @@ def measure(
     check_row(lora, studio.encoder.dimension)
     fit = studio.generator.check_lora(LoraUse(lora.path, protocol.lora_weight))
     base, with_lora = sides_of(studio, lora, protocol)
+    studio.trim()
     noise = noise_floor(studio, (base, with_lora), plan.shots) if isinstance(studio.generator, OnDevice) else None
     if again and with_lora.store.is_complete:
         with_lora.store.clear()

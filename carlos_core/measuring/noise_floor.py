@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..generator import OnDevice
-from .kept_facts import KeptFacts
+from .kept_facts import NOISE_FLOORS, KeptFacts
 from .plan import Shot
 from .studio import Side, Studio, broken_picture
 
@@ -66,7 +66,7 @@ def noise_floor(studio: Studio, sides: tuple[Side, Side], shots: Sequence[Shot])
     """
     generator = studio.generator
     assert isinstance(generator, OnDevice)
-    kept = KeptFacts(studio.folder / "noise_floors.json")
+    kept = KeptFacts(studio.folder / NOISE_FLOORS)
     key = _key(studio)
     known = kept.get(key)
     if isinstance(known, dict) and all(_is_amount(known.get(name)) for name in ("features", "pixels")):

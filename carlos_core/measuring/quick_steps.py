@@ -20,7 +20,7 @@ from ..progress import OnProgress
 from ..vectors import cosine
 from .contact_sheet import PAIRS
 from .first_pictures import FEWEST, centred_units, first_pictures, of_different_prompts
-from .kept_facts import KeptFacts
+from .kept_facts import QUICK_STEPS, KeptFacts
 from .measure import sides_of
 from .plan import Shot
 from .protocol import Protocol
@@ -93,7 +93,7 @@ class QuickSteps:
         self._distinct = of_different_prompts(self._shots)
         studio = studio_of(full)
         self._full_studio = studio.trial
-        self._kept = KeptFacts(studio.folder / "quick_steps.json")
+        self._kept = KeptFacts(studio.folder / QUICK_STEPS)
         self._choice: _Choice | None = None
         self._has_failed = False
         self.model_evaluations = 0

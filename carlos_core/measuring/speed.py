@@ -8,7 +8,7 @@ from statistics import median_low
 
 import torch
 
-from .kept_facts import KeptFacts
+from .kept_facts import SPEEDS, KeptFacts
 
 UNKNOWN = "the time is told after the first batch"
 
@@ -21,7 +21,7 @@ class Speed:
     """
 
     def __init__(self, working_directory: Path, fingerprint: str) -> None:
-        self._kept = KeptFacts(working_directory / "speeds.json")
+        self._kept = KeptFacts(working_directory / SPEEDS)
         self._key = f"{fingerprint} on {_device_name()}"
         earlier = self._kept.get(self._key)
         self._earlier = float(earlier) if isinstance(earlier, (int, float)) and 0 < earlier < math.inf else None

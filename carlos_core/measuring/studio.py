@@ -16,6 +16,7 @@ from ..generator import Generator, Job, LoraUse
 from ..loras.lora_file import LoraFile
 from ..loras.trigger_words import has_weight
 from ..progress import OnProgress, Progress
+from . import picture_cache
 from .contact_sheet import PAIRS, contact_sheet, keep_thumbnail
 from .feature_store import Entry, FeatureStore
 from .plan import Shot
@@ -140,7 +141,10 @@ class Studio:
         return {"generator": self.generator.fingerprint, "encoder": self.encoder.encoder_id}
 
     def _store(self, folder: str, identity: Mapping[str, str | float]) -> FeatureStore:
-        """A store, which is read once. The base side's stays open, those of a LoRA only until the next LoRA's is asked for."""
+        """A store, which is read once. The base side's stays open, those of a LoRA only until the next LoRA's is asked for.
+
+        As long as it is open, no process removes it.
+        """
         key = (folder, *identity.values())
         store = self._stores.get(key)
         if store is not None:
@@ -150,7 +154,12 @@ class Studio:
         for other in [other for other in self._stores if other[0] == folder and lora not in other]:
             del self._stores[other]
         store = self._stores[key] = FeatureStore(self.folder / folder, identity, self.encoder.dimension)
+        store.hold()
         return store
+
+    def trim(self) -> None:
+        """Remove what was kept of other measurements and not used for longest, where the cache is larger than its limit."""
+        picture_cache.trim(self.folder)
 
 
 class Shoot:
@@ -181,6 +190,9 @@ class Shoot:
         """
         self._studio, self._shots, self._on_progress = studio, shots, on_progress
         self.batch, self._speed, self._steps = studio.batch, studio.speed, studio.generator.steps
+        for side in sides:
+            # A mere look at what was measured is no use.
+            side.store.touch()
         self._missing = {side: side.missing(shots, self.batch) for side in sides}
         self._done = 0
         self._has_looked = False

@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from ..clip import signature_file
 from ..clip.encoder import Encoder
 from ..clip.lazy_encoder import LazyEncoder
 from ..clip.signatures import SignatureCache
@@ -88,7 +89,7 @@ class Searcher:
         self.prompts = prompts or default_signature_prompts()
         self.installed: Mapping[str, str] = installed or {}
         self.preference: Preference | None = None
-        self._signatures = signatures or SignatureCache(cache_directory() / "signatures")
+        self._signatures = signatures or SignatureCache(cache_directory() / signature_file.FOLDER)
         self._bank = bank or default_effect_bank()
         self._content_bank = content or default_content_bank()
         self._known = _Known()
@@ -290,7 +291,7 @@ class Searcher:
     def _encoded(self, bank: PromptSet, prompts: PromptSet, on_progress: OnProgress | None) -> Tensor:
         """The signatures of a bank, made with some prompts. [B, D]."""
         encoder_id = self.encoder.encoder_id
-        missing = [phrase for phrase in bank.texts if self._signatures.known(encoder_id, prompts, phrase) is None]
+        missing = self._signatures.missing(encoder_id, prompts, bank.texts)
         if missing:
             logger.info("carlos: encoding %d phrases with %s to compare queries with, once", len(missing), encoder_id)
         for place in range(0, len(missing), _PHRASES_AT_A_TIME):

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ... import carlos_core as carlos
+from ...carlos_core.clip import signature_file
 from ...carlos_core.clip.lazy_encoder import LazyEncoder
 from ...carlos_core.clip.signatures import SignatureCache
 from ...carlos_core.prompts.prompt_set import PromptSet, default_signature_prompts
@@ -51,7 +52,7 @@ class _Process:
 
     @cached_property
     def signatures(self) -> SignatureCache:
-        return SignatureCache(folders.cache_folder() / "signatures")
+        return SignatureCache(folders.cache_folder() / signature_file.FOLDER)
 
 
 _process = _Process()

@@ -24,7 +24,7 @@ def test_cancel_mid_index_leaves_the_database_as_it_was_and_keeps_finished_pictu
     workflow = workflows.index(NAME, "cancelled", **settings)
     with host.events() as (client_id, socket):
         prompt_id = host.submit(workflow, client_id)
-        steps_done = _wait_for_progress(socket, at_least=12 * 12)
+        steps_done = wait_for_progress(socket, at_least=12 * 12)
         host.interrupt()
         entry = host.wait(prompt_id, timeout_s=30)
     kinds = [kind for kind, _ in entry["status"]["messages"]]
@@ -51,7 +51,7 @@ def test_cancel_acts_within_one_sampler_step(host: Host) -> None:
     workflow = workflows.index("pixel_art.safetensors", "steps", prompts="miniworld-index", batch_size=8, first_seed=77, steps=30)
     with host.events() as (client_id, socket):
         prompt_id = host.submit(workflow, client_id)
-        _wait_for_progress(socket, at_least=3 * 8)
+        wait_for_progress(socket, at_least=3 * 8)
         host.interrupt()
         host.wait(prompt_id, timeout_s=30)
         values = _progress_values(socket, for_s=1.0)
@@ -59,7 +59,7 @@ def test_cancel_acts_within_one_sampler_step(host: Host) -> None:
     assert len(set(values)) <= 2
 
 
-def _wait_for_progress(socket: websocket.WebSocket, at_least: int) -> int:
+def wait_for_progress(socket: websocket.WebSocket, at_least: int) -> int:
     """Listen until the indexer has done so many steps of single pictures. Returns how many it has."""
     while True:
         message = socket.recv()

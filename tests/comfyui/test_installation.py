@@ -15,6 +15,7 @@ from tests.support import comfyui_host as hosts
 NODES = {
     "CarlosApplyLoras",
     "CarlosAutoLora",
+    "CarlosCaches",
     "CarlosCombineSearches",
     "CarlosDuplicateLoras",
     "CarlosIndexLibrary",

@@ -36,6 +36,7 @@ TYPED = {
     "index all": "CarlosIndexLibrary",
     "civitai": "CarlosRefreshMetadata",
     "lora database": "CarlosMetricsDBLoader",
+    "clear cache": "CarlosCaches",
 }
 """What somebody might type who does not know what the nodes are called."""
 
