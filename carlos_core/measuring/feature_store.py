@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import IndexingError
-from ..storage import locked
+from ..storage import is_there, locked, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class FeatureStore:
     def mark_complete(self) -> None:
         """Note that the measurement came to its end. Raises IndexingError when the note cannot be written."""
         try:
-            self._complete_mark.write_text(str(len(self)))
+            write_atomically(self._complete_mark, lambda file: file.write_text(str(len(self))), is_cache=True)
         except OSError as error:
             raise self._unusable(error) from error
 
@@ -202,7 +202,7 @@ class FeatureStore:
 
     def _cut_back(self, size: int) -> int:
         """Drop what comes after `size` bytes: the rest of a record that was not finished. Returns the size."""
-        there = self.path.stat().st_size if self.path.exists() else 0
+        there = self.path.stat().st_size if is_there(self.path) else 0
         if there > size:
             logger.warning("carlos: dropping %d bytes of an unfinished record in %s", there - size, self.path.name)
             os.truncate(self.path, size)
@@ -221,7 +221,11 @@ def mean_features(folder: Path, encoder_id: str) -> np.ndarray | None:
     """
     total, n = np.zeros(()), 0
     for path in sorted(folder.glob("*.journal")):
-        content = path.read_bytes()
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            logger.warning("carlos: %s cannot be read: %s", path.name, error)
+            continue
         try:
             start = len(_MAGIC) + 4
             end = start + struct.unpack_from("<I", content, len(_MAGIC))[0]
