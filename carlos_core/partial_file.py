@@ -17,6 +17,7 @@ import filelock
 import requests
 
 from .progress import OnProgress, Progress
+from .storage import holding, is_there
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ _CHUNK = 1 << 16
 _REPORT_S = 0.1
 _LOCK_TIMEOUT_S = 5
 _MEGABYTE = 1_000_000
+_ETAG = re.compile(r'"[!#-~]{1,200}"')
 _OK, _PARTIAL, _RANGE_NOT_SATISFIABLE = 200, 206, 416
 
 CONTENT = (_OK, _PARTIAL)
@@ -58,12 +60,20 @@ class PartialFile:
 
     def __init__(self, path: Path, longest: int, on_progress: OnProgress | None = None) -> None:
         self.path, self._longest, self._on_progress = path, longest, on_progress
-        self._tag = path.with_name(f"{path.name}-etag")
+        self._tag, self._lock = (path.with_name(f"{path.name}-{kind}") for kind in ("etag", "lock"))
 
     @property
     def size(self) -> int:
         """Bytes that have arrived."""
-        return self.path.stat().st_size if self.path.exists() else 0
+        try:
+            return self.path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    @property
+    def is_there(self) -> bool:
+        """Whether anything is left of an earlier run."""
+        return any(map(is_there, (self.path, self._tag, self._lock)))
 
     def clear(self) -> None:
         for path in (self.path, self._tag):
@@ -72,23 +82,24 @@ class PartialFile:
     def move_to(self, target: Path) -> None:
         """Move the complete file to `target`, replacing what is there."""
         self.path.replace(target)
-        self._tag.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._tag.unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Let only one process at a time write the file. Raises Busy if another one does."""
-        lock = filelock.FileLock(self.path.with_name(f"{self.path.name}-lock"), timeout=_LOCK_TIMEOUT_S)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            raise Busy from None
-        try:
-            yield
-        finally:
-            lock.release()
-            # Another process may hold it by now.
-            with contextlib.suppress(OSError):
-                Path(lock.lock_file).unlink()
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(holding(self._lock, _LOCK_TIMEOUT_S))
+            except filelock.Timeout:
+                raise Busy from None
+            try:
+                yield
+            finally:
+                # Only while we hold it: the next one's lock would be another file than that of who comes after.
+                # On Windows a file that is open stays, and is removed with the lock.
+                with contextlib.suppress(OSError):
+                    self._lock.unlink()
 
     def fetch(
         self, ask: Callable[[dict[str, str]], requests.Response], attempts: int, wait: Callable[[Broken, int], None]
@@ -135,10 +146,11 @@ class PartialFile:
             self._check_size(total)
             if total - start > shutil.disk_usage(self.path.parent).free:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._keep_etag(response)
             done, meter = start, _Meter(self._on_progress, start, total)
             with self.path.open("r+b" if start else "wb") as file:
                 file.seek(start)
+                # Now that the old content is gone: it must not be taken for the beginning of the file with the new ETag.
+                self._keep_etag(response)
                 for chunk in _chunks(response):
                     file.write(chunk)
                     done += len(chunk)
@@ -156,13 +168,15 @@ class PartialFile:
 
     def _etag(self) -> str:
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            return self._tag.read_text(encoding="ascii")
+            etag = self._tag.read_text(encoding="ascii")
+            # A kill may have left the beginning of one.
+            return etag if _ETAG.fullmatch(etag) else ""
         return ""
 
     def _keep_etag(self, response: requests.Response) -> None:
         """Save a strong ETag, for If-Range (RFC 9110, 13.1.5)."""
         etag = response.headers.get("ETag", "")
-        if re.fullmatch(r'"[!#-~]{1,200}"', etag):
+        if _ETAG.fullmatch(etag):
             self._tag.write_text(etag, encoding="ascii")
         else:
             self._tag.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,7 +14,7 @@ from ..errors import CivitaiError, CivitaiNotFound, LoraError
 from ..loras.header import read_header
 from ..partial_file import CONTENT, USABLE, Broken, Busy, PartialFile, TooLong
 from ..progress import OnProgress
-from ..storage import sha256_of
+from ..storage import move_as_new, sha256_of
 from . import archive
 from .file_names import names_to_try, safe_name
 from .refusals import UNAUTHORISED, refusal
@@ -73,9 +73,13 @@ class Download:
 
         Raises CivitaiError; what has arrived by then is kept, unless it is wrong or the disk is full.
         """
-        if self._file.is_safetensors and (found := self._same_file(self._name, self._sha256)) is not None:
-            return found
         try:
+            if self._file.is_safetensors and (found := self._same_file(self._name, self._sha256)) is not None:
+                if self._part.is_there:
+                    # A run was killed when it had named the file, or somebody else has put it there.
+                    with suppress(Busy), self._part.locked():
+                        self._clear()
+                return found
             self._folder.mkdir(parents=True, exist_ok=True)
             with self._part.locked():
                 self._fetch_and_check()
@@ -83,12 +87,12 @@ class Download:
         except Busy:
             raise CivitaiError(f"Another process is fetching {self._name}.", "Wait for it, then run again.") from None
         except _WrongContent:
-            self._part.clear()
+            self._clear()
             raise
         except OSError as error:
             is_full = error.errno in _FULL
             if is_full:
-                self._part.clear()
+                self._clear()
             what = "the disk is full" if is_full else error.strerror or type(error).__name__
             raise CivitaiError(
                 f"{self._name} could not be saved: {what}.",
@@ -179,24 +183,39 @@ class Download:
             archive.unpack(self._part.path, entry, unpacked)
             path = self._check_and_name(unpacked, safe_name(entry.filename))
         except CivitaiError:
-            self._part.clear()
+            self._clear()
             raise
         finally:
-            unpacked.unlink(missing_ok=True)
-        self._part.clear()
+            with suppress(OSError):
+                unpacked.unlink(missing_ok=True)
+        self._clear()
         return path
 
     def _check_and_name(self, complete: Path, name: str) -> Path:
         try:
             read_header(complete)
         except (LoraError, RecursionError) as error:
+            if isinstance(error.__cause__, OSError):
+                # It is the disk that fails, not what has arrived.
+                raise error.__cause__ from None
             raise _WrongContent(
                 f"{name} is not a safetensors file, whatever its name says; it was deleted.", "Choose another version."
             ) from error
         found = self._same_file(name, sha256_of(complete))
         if found is None:
-            paths = (self._folder / candidate for candidate in names_to_try(name, self._file.version_id))
-            found = next(path for path in paths if not os.path.lexists(path))
-            os.replace(complete, found)
-        self._part.clear()
+            found = self._name_as_new(complete, name)
+        self._clear()
         return found
+
+    def _clear(self) -> None:
+        """Forget what has arrived. What cannot be removed is left to the next run: it changes no result."""
+        with suppress(OSError):
+            self._part.clear()
+
+    def _name_as_new(self, complete: Path, name: str) -> Path:
+        """Give a file the first name that no other file has, not even one that another process has put there just now."""
+        for candidate in names_to_try(name, self._file.version_id):
+            with suppress(FileExistsError):
+                move_as_new(complete, self._folder / candidate)
+                return self._folder / candidate
+        raise AssertionError("there is no end of names to try")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from ..clip.encoder import DEFAULT_ENCODER_ID
 from ..errors import DatabaseError, EncoderError
 from ..records import CurvePoint, LoraIdentity, LoraRecord, MeasuredRow, id_of_content
-from ..storage import locked, target_of
+from ..storage import is_there, target_of
 from . import columns as schema
 from . import parquet, reference
 
@@ -67,6 +66,8 @@ class MetricsDatabase:
             path: the file that the table was read from; None if there is none.
             read_only: refuse changes.
             stamp: the name of the writing of `path` that was read; empty if it was not read.
+
+        Raises OSError if it cannot be told where the links of `path` lead.
         """
         self._table = table
         self.encoder_id = encoder_id
@@ -77,7 +78,7 @@ class MetricsDatabase:
         self._bases: dict[Path, tuple[str, int]] = {}
         """Files that this database was read from or saved to, with the stamp of that writing and how many changes were in it."""
         if path is not None and stamp:
-            self.saved(path, stamp)
+            self.saved(target_of(path), stamp)
 
     @classmethod
     def empty(cls, encoder_id: str, dimension: int) -> MetricsDatabase:
@@ -251,26 +252,29 @@ class MetricsDatabase:
         """
         _save(self, Path(path), layout)
 
-    def saved(self, path: Path, stamp: str) -> None:
-        """Note that `path` holds all rows, in the writing that is called `stamp`."""
-        self._bases[target_of(path)] = (stamp, len(self._changes))
+    def saved(self, target: Path, stamp: str) -> None:
+        """Note that a file holds all rows, in the writing that is called `stamp`."""
+        self._bases[target] = (stamp, len(self._changes))
 
-    def base_of(self, path: Path) -> str | None:
-        """The stamp of the writing of a file that this database knows; None if it was neither read from it nor saved there."""
-        base = self._bases.get(target_of(path))
+    def base_of(self, target: Path) -> str | None:
+        """The stamp of the writing of a file that this database knows; None if it was neither read from it nor saved there.
+
+        target: the file at the end of all links, as in `saved` and `rebase`.
+        """
+        base = self._bases.get(target)
         return None if base is None else base[0]
 
-    def rebase(self, path: Path, current: MetricsDatabase) -> None:
-        """Take over the rows of `path` as it is now, then repeat the changes made here since the two were last the same.
+    def rebase(self, target: Path, current: MetricsDatabase) -> None:
+        """Take over the rows of a file as it is now, then repeat the changes made here since the two were last the same.
 
-        Rows that only this database has stay, because nothing in this package removes rows. current: the database in `path`.
+        Rows that only this database has stay, because nothing in this package removes rows. current: the database in the file.
         Raises DatabaseError if the file now holds the rows of another encoder.
         """
         if (current.encoder_id, current.dimension) != (self.encoder_id, self.dimension):
             raise DatabaseError(
-                f"{path.name} is another database by now, of the encoder {current.encoder_id}.", "Save under another name."
+                f"{current.name} is another database by now, of the encoder {current.encoder_id}.", "Save under another name."
             )
-        for change in self._changes[self._bases[target_of(path)][1] :]:
+        for change in self._changes[self._bases[target][1] :]:
             change(current)
         missing: dict[str, int] = {}
         for place, row in enumerate(self.identities):
@@ -345,13 +349,16 @@ def load_database(path: str | Path, *, encoder_id: str | None = None) -> Metrics
         table = reference.from_reference_layout(table)
         encoder_id = encoder_id or DEFAULT_ENCODER_ID
     table = schema.normalised(table.replace_schema_metadata(None), path.name)
-    return MetricsDatabase(table, encoder_id=encoder_id, protocols=facts.get("protocols"), path=path, stamp=stamp)
+    with parquet.opening(path):
+        return MetricsDatabase(table, encoder_id=encoder_id, protocols=facts.get("protocols"), path=path, stamp=stamp)
 
 
 def create_database(database: MetricsDatabase, path: Path) -> MetricsDatabase:
     """Save `database` as a new file and open it. Raises DatabaseError if the file already exists."""
-    with _locked(path):
-        if path.exists():
+    with parquet.locked(path):
+        with parquet.saving(path):
+            exists = is_there(path)
+        if exists:
             raise DatabaseError(f"{path.name} exists already.", "Choose another name, or delete the file first.")
         _write(database, path)
     return load_database(path)
@@ -359,7 +366,7 @@ def create_database(database: MetricsDatabase, path: Path) -> MetricsDatabase:
 
 def change_database(path: Path, change: Callable[[MetricsDatabase], None]) -> MetricsDatabase:
     """Read the file as it is now, change it, save it. No other process can interfere. Returns the saved database."""
-    with _locked(path):
+    with parquet.locked(path):
         database = load_database(path)
         change(database)
         _write(database, path)
@@ -373,17 +380,16 @@ def upsert_into_file(path: Path, record: LoraRecord, protocol: Mapping[str, Any]
 
 def _save(database: MetricsDatabase, path: Path, layout: str) -> None:
     """Write a database as it is now in memory; see `MetricsDatabase.save_parquet`."""
-    try:
-        base = database.base_of(path)
-        is_new = base is None or not path.exists()
-    except OSError as error:
-        raise parquet.not_saved(path, error) from error
-    if is_new:
-        _write(database, path, layout)
-        return
-    with _locked(path):
-        if parquet.stamp_of_file(path) != base:
-            database.rebase(path, load_database(path, encoder_id=database.encoder_id))
+    # What cannot be saved at all is refused before anything is touched.
+    _table_to_write(database, layout, "")
+    # A file of which nothing is kept is locked, too: somebody who is changing it now would write the old rows over the new ones.
+    with parquet.locked(path):
+        with parquet.saving(path):
+            target = target_of(path)
+            base = database.base_of(target)
+            is_changed = base is not None and is_there(path) and parquet.stamp_of_file(path) != base
+        if is_changed:
+            database.rebase(target, load_database(path, encoder_id=database.encoder_id))
         _write(database, path, layout)
 
 
@@ -391,30 +397,23 @@ def _write(database: MetricsDatabase, path: Path, layout: str = "carlos") -> Non
     """Write a database so that `path` is at every moment either the old file or the complete new one."""
     # A name for each writing. By it a reader knows whether the file is still the one that it read.
     stamp = uuid4().hex
-    if layout == "reference":
-        table = reference.to_reference_layout(database.table).replace_schema_metadata(schema.stamped(stamp))
-    elif layout == "carlos":
-        if database.encoder_id is None:
-            raise DatabaseError(
-                f"It is not known which encoder made the rows of {database.name}.",
-                "Open the file with load_database(path, encoder_id=...).",
-            )
-        table = database.table.replace_schema_metadata(schema.pack_metadata(database.encoder_id, database.protocols, stamp))
-    else:
-        raise DatabaseError(f"There is no layout {layout!r}.", 'Choose "carlos" or "reference".')
-    parquet.write_table(table, path)
-    database.saved(path, stamp)
+    with parquet.saving(path):
+        target = target_of(path)
+    parquet.write_table(_table_to_write(database, layout, stamp), path)
+    database.saved(target, stamp)
     if layout == "carlos":
         database.path = path
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(path))
-        except TimeoutError as error:
-            raise DatabaseError(str(error), "Wait for it, then run again.") from error
-        except OSError as error:
-            raise parquet.not_saved(path, error) from error
-        yield
+def _table_to_write(database: MetricsDatabase, layout: str, stamp: str) -> pa.Table:
+    """The rows and facts of a database as a file holds them. Raises DatabaseError if there is no such layout for them."""
+    if layout == "reference":
+        return reference.to_reference_layout(database.table).replace_schema_metadata(schema.stamped(stamp))
+    if layout != "carlos":
+        raise DatabaseError(f"There is no layout {layout!r}.", 'Choose "carlos" or "reference".')
+    if database.encoder_id is None:
+        raise DatabaseError(
+            f"It is not known which encoder made the rows of {database.name}.",
+            "Open the file with load_database(path, encoder_id=...).",
+        )
+    return database.table.replace_schema_metadata(schema.pack_metadata(database.encoder_id, database.protocols, stamp))

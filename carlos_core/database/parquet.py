@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .. import storage
 from ..errors import DatabaseError
-from ..storage import write_atomically
 from .columns import stamp_of
+
+_FREE_BYTES = 256 << 20
+_MAX_RATIO = 50
+"""Directions hardly compress. A file that unpacks to more than this many times its size, and is not small, is no database."""
+_VALUE_BYTES = 4
+_MOST_ROWS_AT_A_TIME, _PARTS = 1024, 8
 
 
 def read_table(path: Path) -> tuple[pa.Table, str]:
     """The table of a file, and a stamp that tells this writing of the file from the next. Raises DatabaseError."""
-    if not path.is_file():
-        raise DatabaseError(f"There is no database {path.name} in {path.parent}.", "Check the name, or create one first.")
+    with opening(path):
+        if not _is_file(path):
+            raise DatabaseError(f"There is no database {path.name} in {path.parent}.", "Check the name, or create one first.")
     try:
         # Opened once: another process may put a new file in its place at any moment.
-        with path.open("rb") as file:
-            return pq.read_table(file), _stamp(file)
+        with opening(path), path.open("rb") as file:
+            return _read_within_limits(file, path.name), _stamp(file)
     except (pa.ArrowException, ValueError, OSError) as error:
         raise DatabaseError(
             f"{path.name} cannot be read as parquet ({_first_line(error)}).", "Restore it from a copy, or choose another file."
@@ -30,26 +40,88 @@ def read_table(path: Path) -> tuple[pa.Table, str]:
 
 def stamp_of_file(path: Path) -> str:
     """The stamp that tells the present writing of a file from the next. Raises DatabaseError."""
-    try:
-        with path.open("rb") as file:
-            return _stamp(file)
-    except OSError as error:
-        raise not_saved(path, error) from error
+    with saving(path), path.open("rb") as file:
+        return _stamp(file)
 
 
 def write_table(table: pa.Table, path: Path) -> None:
     """Write a table so that `path` is at every moment either the old file or the complete new one. Raises DatabaseError."""
+    with saving(path):
+        storage.write_atomically(path, lambda target: _write_table(table, target))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let no other process write a file. Raises DatabaseError if there can be no lock."""
+    with ExitStack() as stack:
+        with saving(path):
+            try:
+                stack.enter_context(storage.locked(path))
+            except TimeoutError as error:
+                raise DatabaseError(str(error), "Wait for it, then run again.") from error
+        yield
+
+
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Make a DatabaseError of what the system says against saving a file. Until it is replaced, the old one is untouched."""
     try:
-        write_atomically(path, lambda target: _write_table(table, target))
+        yield
     except OSError as error:
-        raise not_saved(path, error) from error
+        raise DatabaseError(
+            f"{path.name} could not be saved ({error.strerror or error}); the old file is untouched.",
+            "Free some disk space or check the folder's permissions.",
+        ) from error
 
 
-def not_saved(path: Path, error: OSError) -> DatabaseError:
+@contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Make a DatabaseError of what the system says against opening a file. Nothing is wrong with its content then."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # Arrow's own about content
+            raise
+        raise DatabaseError(
+            f"{path.name} cannot be opened now ({error.strerror or error}).",
+            "Check the permissions and the disk, then run again.",
+        ) from error
+
+
+def _read_within_limits(file: BinaryIO, name: str) -> pa.Table:
+    """The table of an open file. Raises DatabaseError for one that unpacks to much more than a database of its size does."""
+    # In this thread alone: one of Arrow's that still lets go of the file when Python ends aborts the process.
+    parquet = pq.ParquetFile(file, pre_buffer=False)
+    facts, limit = parquet.metadata, max(_FREE_BYTES, _MAX_RATIO * os.fstat(file.fileno()).st_size)
+    groups = map(facts.row_group, range(facts.num_row_groups))
+    chunks = [group.column(place) for group in groups for place in range(facts.num_columns)]
+    if sum(max(chunk.total_uncompressed_size, _VALUE_BYTES * chunk.num_values) for chunk in chunks) > limit:
+        raise _too_large(name)
+    texts = [chunk for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"]
+    if sum(chunk.total_uncompressed_size * chunk.num_values for chunk in texts) <= limit:
+        return parquet.read(use_threads=False)
+    # Each text that is there once may stand in every row: that shows only when they are unpacked.
+    batches, n_bytes = [], 0
+    rows = limit // (_PARTS * max(chunk.total_uncompressed_size for chunk in texts))
+    for batch in parquet.iter_batches(max(1, min(rows, _MOST_ROWS_AT_A_TIME)), use_threads=False):
+        n_bytes += batch.nbytes
+        if n_bytes > limit:
+            raise _too_large(name)
+        batches.append(batch)
+    return pa.Table.from_batches(batches, parquet.schema_arrow).combine_chunks()
+
+
+def _too_large(name: str) -> DatabaseError:
     return DatabaseError(
-        f"{path.name} could not be saved ({error.strerror or error}); the old file is untouched.",
-        "Free some disk space or check the folder's permissions.",
+        f"{name} would unpack to more than {_MAX_RATIO} times its size, which no database does.", "Choose another file."
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a name that holds a NUL
+        return False
 
 
 def _stamp(file: BinaryIO) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import DatabaseError
-from ..storage import write_atomically
+from ..storage import is_there, write_atomically
 from .database import MetricsDatabase, load_database
-from .parquet import not_saved
+from .parquet import locked, saving
 
 BUNDLED_PATH = Path(__file__).parent / "data" / "published.parquet"
 
@@ -25,12 +25,14 @@ def copy_bundled_database(dest: str | Path, overwrite: bool = False) -> Path:
     Raises DatabaseError if `dest` is a folder, or if the file cannot be written.
     """
     dest = Path(dest)
-    if dest.is_dir():
-        raise DatabaseError(f"{dest} is a folder.", "Give the name of a .parquet file in it.")
-    if overwrite or not dest.exists():
-        content = BUNDLED_PATH.read_bytes()
-        try:
+    with saving(dest):
+        if dest.is_dir():
+            raise DatabaseError(f"{dest} is a folder.", "Give the name of a .parquet file in it.")
+        if is_there(dest) and not overwrite:
+            return dest
+    content = BUNDLED_PATH.read_bytes()
+    with locked(dest), saving(dest):
+        # Another process may have been quicker, and may have added rows.
+        if overwrite or not is_there(dest):
             write_atomically(dest, lambda target: target.write_bytes(content))
-        except OSError as error:
-            raise not_saved(dest, error) from error
     return dest

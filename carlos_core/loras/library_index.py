@@ -126,7 +126,8 @@ class LibraryIndex:
             self._run(lambda connection: connection.executemany("INSERT OR REPLACE INTO fits VALUES (?, ?, ?, ?, ?)", rows), None)
 
     def _run(self, work: Callable[[sqlite3.Connection], _T], otherwise: _T) -> _T:
-        for _attempt in range(2):
+        has_failed = False
+        for _attempt in range(3):
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 with closing(sqlite3.connect(self._path, timeout=_TIMEOUT_S)) as connection:
@@ -137,8 +138,11 @@ class LibraryIndex:
                 logger.warning("carlos: the index of LoRA files %s cannot be used now: %s", self._path.name, error)
                 return otherwise
             except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-                logger.warning("carlos: the index of LoRA files %s is damaged and made again: %s", self._path.name, error)
-                self._discard()
+                # SQLite takes some failures of the disk for damage, and another process may have made a new index by now.
+                if has_failed:
+                    logger.warning("carlos: the index of LoRA files %s is damaged and made again: %s", self._path.name, error)
+                    self._discard()
+                has_failed = True
         return otherwise
 
     def _discard(self) -> None:

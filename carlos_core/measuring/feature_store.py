@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import IndexingError
-from ..storage import locked
+from ..storage import is_there, locked, write_atomically
 from .in_use import InUse
 
 logger = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ class FeatureStore:
     def mark_complete(self) -> None:
         """Note that the measurement came to its end. Raises IndexingError when the note cannot be written."""
         try:
-            self._complete_mark.write_text(str(len(self)))
+            write_atomically(self._complete_mark, lambda file: file.write_text(str(len(self))), is_cache=True)
         except OSError as error:
             raise self._unusable(error) from error
 
@@ -221,7 +221,7 @@ class FeatureStore:
 
     def _cut_back(self, size: int) -> int:
         """Drop what comes after `size` bytes: the rest of a record that was not finished. Returns the size."""
-        there = self.path.stat().st_size if self.path.exists() else 0
+        there = self.path.stat().st_size if is_there(self.path) else 0
         if there > size:
             logger.warning("carlos: dropping %d bytes of an unfinished record in %s", there - size, self.path.name)
             os.truncate(self.path, size)
@@ -254,6 +254,9 @@ def mean_features(folder: Path, encoder_id: str) -> np.ndarray | None:
             content = path.read_bytes()
         except FileNotFoundError:
             # Removed since: the cache has a limit.
+            continue
+        except OSError as error:
+            logger.warning("carlos: %s cannot be read: %s", path.name, error)
             continue
         try:
             encoder, record, end = _described(content)

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from ..storage import write_atomically
+from ..storage import locked, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -31,20 +31,26 @@ class KeptFacts:
 
     def get(self, key: str) -> Any:
         """A value as it was kept; None if there is none."""
-        return self._read().get(key)
+        try:
+            return self._read().get(key)
+        except OSError as error:
+            logger.warning("carlos: %s cannot be read: %s", self._path, error)
+            return None
 
     def keep(self, key: str, value: Any) -> None:
         """Keep a value of plain data, beside those that others have kept. If there are too many, the oldest goes."""
-        others = [(name, kept) for name, kept in self._read().items() if name != key]
         try:
-            text = json.dumps(dict([*others[1 - _MOST :], (key, value)]), indent=1)
-            write_atomically(self._path, lambda file: file.write_text(text, encoding="utf-8"), is_cache=True)
+            with locked(self._path):
+                others = [(name, kept) for name, kept in self._read().items() if name != key]
+                text = json.dumps(dict([*others[1 - _MOST :], (key, value)]), indent=1)
+                write_atomically(self._path, lambda file: file.write_text(text, encoding="utf-8"), is_cache=True)
         except OSError as error:
             logger.warning("carlos: %s cannot be written (%s); the next run finds out anew", self._path, error)
 
     def _read(self) -> dict[str, Any]:
+        """What the file holds; nothing if it is missing or makes no sense. Raises OSError if it is there but cannot be read."""
         try:
             facts = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
+        except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
             return {}
         return facts if isinstance(facts, dict) else {}

@@ -351,3 +351,23 @@ def test_a_name_that_leads_elsewhere_stays_in_the_folder(civitai: CivitaiServer,
     client = client_of(civitai)
     assert client.download(file_of(client), loras) == loras / "escaped.safetensors"
     assert [path for path in loras.parent.parent.rglob("*") if path.is_file()] == [loras / "escaped.safetensors"]
+
+
+def test_the_beginning_of_an_etag_that_a_kill_has_left_is_not_sent(
+    civitai: CivitaiServer, client: CivitaiClient, loras: Path
+) -> None:
+    loras.mkdir(parents=True)
+    part_of(loras).write_bytes(CONTENT[:1000])
+    part_of(loras).with_name(f"{part_of(loras).name}-etag").write_text('"v')
+    assert client.download(file_of(client), loras).read_bytes() == CONTENT
+    headers = [request.headers for request in civitai.of("storage")]
+    assert [header["range"] for header in headers] == ["bytes=1000-"]
+    assert not any("if-range" in header for header in headers)
+
+
+def test_what_a_killed_run_has_left_beside_the_finished_file_goes_with_the_next(client: CivitaiClient, loras: Path) -> None:
+    path = client.download(file_of(client), loras)
+    for end in ("", "-etag", "-lock"):
+        part_of(loras).with_name(part_of(loras).name + end).write_bytes(b"left")
+    assert client.download(file_of(client), loras) == path
+    assert names(loras) == ["snow.safetensors"]

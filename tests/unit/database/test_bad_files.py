@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -105,3 +106,36 @@ def test_columns_that_lack_are_named(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", strength=None, direction=None)
     with pytest.raises(DatabaseError, match="direction, strength"):
         load_database(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("zeros", lambda: pa.array(np.zeros(70_000_000, np.float32))),
+        ("one list", lambda: pa.ListArray.from_arrays([0, 70_000_000], pa.nulls(70_000_000, pa.int8()))),
+        ("one text in each row", lambda: pa.array(["x" * 1_000_000] * 600)),
+    ],
+)
+def test_a_file_that_unpacks_to_very_much_is_refused_before_it_does(
+    tmp_path: Path, column: str, values: Callable[[], pa.Array]
+) -> None:
+    bomb = values()
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({column: bomb}), path, compression="zstd", use_dictionary=column.startswith("one"))
+    assert path.stat().st_size < 3_000_000
+    before = pa.total_allocated_bytes()
+    with pytest.raises(DatabaseError, match=r"a\.parquet would unpack to more than 50 times its size") as caught:
+        load_database(path)
+    assert caught.value.hint
+    assert pa.total_allocated_bytes() - before < 400_000_000
+
+
+def test_a_file_with_long_texts_is_read_whole_in_parts(tmp_path: Path) -> None:
+    database = MetricsDatabase.empty("some encoder", 4)
+    database.upsert(a_row("row"))
+    places = range(5000)
+    table = pa.concat_tables([database.table] * 5000).combine_chunks()
+    for name, values in (("lora_id", [f"row {k}" for k in places]), ("model_name", [f"{k} " + "long " * 100 for k in places])):
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(values))
+    MetricsDatabase(table, encoder_id="some encoder").save_parquet(tmp_path / "a.parquet")
+    assert load_database(tmp_path / "a.parquet").table.equals(table)

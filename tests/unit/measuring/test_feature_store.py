@@ -292,6 +292,7 @@ def test_the_mean_feature_is_that_of_all_pictures_of_an_encoder_whatever_made_th
     (tmp_path / "cut off.journal").write_bytes(b"CARLOSJ1")
     with other_model.path.open("ab") as file:
         file.write(b"torn")
+    (tmp_path / "cannot be read.journal").mkdir()
     size = other_model.path.stat().st_size
     # Means of the four kept: 1.5 .. 2.5; together with the one of tens: (4 * that + 10) / 5.
     np.testing.assert_allclose(mean(tmp_path), (4 * np.linspace(1.5, 2.5, DIMENSION) + 10) / 5, rtol=1e-6)
