@@ -17,7 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import LoraError
+from ..errors import LoraError, UnreadableLoraError
+from ..foreign import printable
 from ..records import LayerFit
 from .layers import ModelLayers, Shape
 
@@ -125,7 +126,8 @@ def _without_values(path: Path) -> dict[str, Tensor]:
                 else:
                     tensors[name] = torch.empty(shape, device="meta")
     except (SafetensorError, OSError) as error:
-        raise LoraError(f"The LoRA {path.name} cannot be loaded ({error}).", "Check that the file is whole.") from error
+        what = printable(f"The LoRA {path.name} cannot be loaded ({error}).")
+        raise UnreadableLoraError(what, "Check that the file is whole.") from error
     return tensors
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from ..errors import LoraError
+from ..errors import LoraError, UnreadableLoraError
 from ..foreign import printable, whole_text
 from ..storage import short_hash
 
@@ -80,13 +80,12 @@ def read_header(path: Path) -> Header:
             metadata = {key: whole_text(value) for key, value in (file.metadata() or {}).items()}
             return Header(metadata, {key: tuple(file.get_slice(key).get_shape()) for key in names})
     except OSError as error:
-        raise LoraError(
-            f"The LoRA {name} cannot be read: {error.strerror or error}.", "Check that the file is still there."
-        ) from error
+        what = f"The LoRA {name} cannot be read: {error.strerror or error}."
+        raise UnreadableLoraError(what, "Check that the file is still there.") from error
     except (SafetensorError, ValueError) as error:
         other = _other_file(path)
         what = f" but {other}" if other else f", or a part of it is missing ({printable(str(error))})"
-        raise LoraError(f"{name} is not a safetensors file{what}.", "Download it again, as .safetensors.") from error
+        raise UnreadableLoraError(f"{name} is not a safetensors file{what}.", "Download it again, as .safetensors.") from error
 
 
 def _header_size(path: Path) -> int:
