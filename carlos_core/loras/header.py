@@ -50,6 +50,9 @@ _LARGEST_HEADER = 32 << 20
 _MOST_TENSORS = 50_000
 """Large LoRAs have a few thousand. Whether they fit a model is looked at one by one."""
 
+_PACKED = ("F4", "F6_E2M3", "F6_E3M2")
+"""Types of numbers that share bytes. torch keeps them at best, in other shapes than the header says."""
+
 _MOVE_IT = "Move it out of the folder of LoRAs."
 
 _OTHER_FILES = (
@@ -78,7 +81,12 @@ def read_header(path: Path) -> Header:
             if len(names) > _MOST_TENSORS:
                 raise LoraError(f"{name} has {len(names):,} tensors: it is not a LoRA.", _MOVE_IT)
             metadata = {key: whole_text(value) for key, value in (file.metadata() or {}).items()}
-            return Header(metadata, {key: tuple(file.get_slice(key).get_shape()) for key in names})
+            slices = {key: file.get_slice(key) for key in names}
+            packed = next((found for found in (part.get_dtype() for part in slices.values()) if found in _PACKED), None)
+            if packed is not None:
+                what = f"{name} holds numbers of less than eight bits ({packed}): they cannot be added to a model's."
+                raise LoraError(what, "Look for it in another precision.")
+            return Header(metadata, {key: tuple(part.get_shape()) for key, part in slices.items()})
     except OSError as error:
         what = f"The LoRA {name} cannot be read: {error.strerror or error}."
         raise UnreadableLoraError(what, "Check that the file is still there.") from error

@@ -329,6 +329,16 @@ def test_a_header_without_end_is_refused_before_its_tensors_are_looked_at(tmp_pa
         read_lora_file(path)
 
 
+@pytest.mark.parametrize(("dtype", "size"), [("F4", 4), ("F6_E2M3", 6), ("F6_E3M2", 6)])
+def test_numbers_that_share_bytes_are_refused(tmp_path: Path, dtype: str, size: int) -> None:
+    """Older versions of safetensors do not know them at all."""
+    path = tmp_path / "a.safetensors"
+    header = json.dumps({"x": {"dtype": dtype, "shape": [2, 4], "data_offsets": [0, size]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(size))
+    with pytest.raises(LoraError, match="holds numbers of less than eight bits|is not a safetensors file"):
+        read_lora_file(path)
+
+
 def test_a_sidecar_without_end_is_not_read(tmp_path: Path) -> None:
     path = lora(tmp_path / "a.safetensors", trigger="own")
     with (tmp_path / "a.json").open("wb") as file:
