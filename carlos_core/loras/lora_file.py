@@ -18,7 +18,7 @@ from .family import family_of_header, family_of_name
 from .header import check_finished, read_header
 from .lines import line_of
 from .metadata import SAYS_NOTHING, read_sidecar
-from .trigger_words import cleaned, listed, split, used
+from .trigger_words import cleaned, listed, n_too_long, split, used
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,11 @@ def read_facts(path: Path) -> FileFacts:
         base_model=family_of_name(said.base_model) or family_of_header(header.metadata, shapes) or said.base_model,
         trigger_words=said.trigger_words or trigger_words_of(header.metadata, problems),
     )
+    n_long = n_too_long(metadata.trigger_words or ())
+    if n_long:
+        problems.append(
+            f"its trigger words are too long for a prompt, {n_long} of them {'is' if n_long == 1 else 'are'} not used"
+        )
     problem = f"{printable(path.name)}: {'; '.join(problems)}." if problems else ""
     if problem:
         logger.warning("carlos: %s", problem)

@@ -356,6 +356,7 @@ def _facts(folder: Path) -> list[Odd]:
         ("id a text", b'{"id": "seven"}', "id is str"),
         ("id yes", b'{"id": true}', "id is bool"),
         ("id NaN", b'{"id": NaN}', "id is a number that makes no sense"),
+        ("words without end", json.dumps({"trainedWords": ["red " * 10_000]}).encode(), "are too long for a prompt"),
         ("level too high", json.dumps({"nsfwLevel": 2**31}).encode(), "nsfwLevel is a number that makes no sense"),
     ]
     found = []

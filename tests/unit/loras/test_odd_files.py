@@ -249,6 +249,18 @@ def test_a_library_run_goes_on_over_everything_that_is_no_lora(bench: Bench, tmp
     assert {job.loras[0].path.name for job in generator.lora_jobs} == {"good.safetensors"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Names are text here.")
+def test_a_known_lora_that_got_a_name_that_is_no_text_keeps_its_row(bench: Bench) -> None:
+    indexer = indexer_of(bench, DrawingGenerator())
+    lora = bench.lora()
+    indexer.index(lora)
+    moved = lora.path.rename(lora.path.with_name(NOT_UTF8))
+    (result,) = indexer.index_all([(NOT_UTF8, moved)], lambda name: None)
+    assert isinstance(result, Failure)
+    assert result.reason == "The file name sn\\udcffw.safetensors is not valid text (UTF-8). Rename the file."
+    assert indexer.target.read().column("file_name") == ["red.safetensors"]
+
+
 @pytest.mark.parametrize(
     "facts", [{"version_id": 2**63}, {"nsfw_level": 2**31}, {"model_name": "half \ud83d"}, {"trigger_words": ("\udcff",)}]
 )
