@@ -37,6 +37,10 @@ class LoraError(CarlosError):
     """A LoRA file is missing, is not a safetensors file, or does not fit the model."""
 
 
+class UnreadableLoraError(LoraError):
+    """A LoRA file cannot be read now. This says nothing about other files like it."""
+
+
 class GenerationError(CarlosError):
     """Pictures could not be made."""
 

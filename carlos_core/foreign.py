@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""What breaks a line or turns its order around: control characters, Unicode's line ends, and marks that override a direction."""
 
 
 def whole_text(text: str) -> str:
@@ -13,8 +17,9 @@ def whole_text(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text to be shown. What is not a character (in a file name, for example) is shown as its number."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """Text to be shown in one line. What is not a character that can be seen (in a file name, for example) is shown escaped."""
+    whole = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), whole)
 
 
 def fits_into(number: int, bits: int) -> bool:
@@ -60,6 +65,9 @@ class ForeignFacts:
     def number(self, key: str, bits: int = 64) -> int | None:
         """A whole number that a column of this many bits can hold; None if there is none."""
         value = self.decimal(key, bits)
+        if isinstance(value, float) and not value.is_integer():
+            self.problems.append(f"{key} is not a whole number ({value!r})")
+            return None
         return None if value is None else int(value)
 
     def decimal(self, key: str, bits: int = 64) -> float | None:

@@ -118,7 +118,9 @@ class Generator(Protocol):
 
     def suggest_batch_size(self) -> int: ...
 
-    def check_lora(self, lora: LoraUse) -> LoraFit: ...
+    def check_lora(self, lora: LoraUse) -> LoraFit:
+        """Load a LoRA. Its next pictures show what its file holds now, even if it is changed meanwhile."""
+        ...
 
     def prepare(self, jobs: Sequence[Job]) -> None:
         """Called with the jobs that come next: a chance to do at once what would be expensive batch by batch."""

@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 from ..carlos_core.search import duplicates
 from ..carlos_core.search.matches import Match, matches_at
 from .common import matches
+from .common.choice import posix
 from .common.report import number, report, table
 from .common.schema import search_aliases
 from .common.sockets import CarlosDb
@@ -52,7 +53,8 @@ class CarlosDuplicateLoras(io.ComfyNode):
     @classmethod
     def execute(cls, database: MetricsDatabase, min_cosine: float, installed_only: bool = False) -> io.NodeOutput:
         arrays, ids = database.ranking_arrays, database.column("lora_id")
-        at_hand = lora_folder.installed(lora_folder.resolved(database))
+        files = lora_folder.resolved(database)
+        at_hand, copies = lora_folder.installed(files), [list(map(posix, names)) for names in lora_folder.copies(files)]
         places = [place for place, row in enumerate(arrays.rows.tolist()) if not installed_only or ids[row] in at_hand]
         compared = [ids[row] for row in arrays.rows[places].tolist()]
         groups = [
@@ -65,8 +67,11 @@ class CarlosDuplicateLoras(io.ComfyNode):
         for number_of_group, group in enumerate(groups, start=1):
             header = ("cosine", "strength", "installed", f"group {number_of_group}")
             lines += ["", *table(header, [_cells(match) for match in group])]
+        if copies:
+            lines += ["", "The same content in several files:", *map(", ".join, copies)]
         facts = {
             "min_cosine": min_cosine,
+            "copies": copies,
             "groups": [
                 [
                     {

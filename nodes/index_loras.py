@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,9 @@ from comfy_api.latest import io, ui
 from .. import carlos_core as carlos
 from ..carlos_core.comfy.families import class_of_model
 from ..carlos_core.errors import IndexingError
+from ..carlos_core.foreign import printable
+from ..carlos_core.loras.library import survey
+from ..carlos_core.loras.same_file import by_file, listed_shortly
 from .common import indexing
 from .common.choice import posix
 from .common.report import number, report, table
@@ -128,21 +131,26 @@ class CarlosIndexLibrary(io.ComfyNode):
         if not names:
             raise IndexingError(f"No LoRA's name fits {name_filter!r}.", "Empty name_filter to take all of models/loras.")
         places = dict(lora_folder.paths_of(names))
+        same = {first.name: others for first, *others in by_file(survey(places.items()))}
         fits = _fits_of(settings["model"], settings["clip"])
-        left_out = _gone(names, places) | _unfit(names, fits, class_of_model(settings["model"]))
-        files = [(name, path) for name, path in places.items() if name not in left_out]
+        left_out = _gone(names, places) | _unfit(list(same), fits, class_of_model(settings["model"]))
+        files = [(name, places[name]) for name in same if name not in left_out]
         indexer = indexing.indexer_of(cls.hidden, [posix(name) for name, _ in files], **settings)
         progress_of = indexing.LibraryProgress(cls.hidden.unique_id, indexer, [name for name, _ in files])
         results = [*indexer.index_all(files, progress_of), *left_out.values()]
         outcomes = _outcomes(results)
         new = [outcome for outcome in outcomes if outcome.is_new]
+        links = {posix(name): [other.name for other in others] for name, others in same.items() if others}
+        noted = [*_linked(links), *_noted(outcomes, fits)]
         facts = {
             "indexed": [indexing.facts_of(outcome, fits.get(outcome.lora.name)) for outcome in new],
             "skipped": [outcome.lora.name for outcome in outcomes if not outcome.is_new],
             "failed": [vars(failure) for failure in _failures(results)],
+            "noted": [{"file": file, "note": note} for file, note in noted],
             "settings": indexing.settings_facts(indexer),
         }
-        text = report([*_library_lines(results), *indexing.plan_lines(indexer)], facts)
+        lines = [*_library_lines(results), *(f"noted: {file}: {note}" for file, note in noted), *indexing.plan_lines(indexer)]
+        text = report(lines, facts)
         sheet = _stacked([outcome.contact_sheet for outcome in new])
         return io.NodeOutput(indexer.target.read(), text, sheet, ui=ui.PreviewText(text))
 
@@ -156,10 +164,27 @@ def _of_version(indexer: Indexer, wanted: CivitaiLora, progress: NodeProgress) -
     return indexing.index(indexer, lora_folder.read_lora(path, name), progress)
 
 
+def _linked(links: Mapping[str, list[str]]) -> Iterator[tuple[str, str]]:
+    """What to say of files that are listed under several names. links: name -> the other names."""
+    return ((name, f"is also listed as {listed_shortly(others)}: one file, looked at once") for name, others in links.items())
+
+
+def _noted(outcomes: list[Outcome], fits: Mapping[str, LayerFit]) -> Iterator[tuple[str, str]]:
+    """What is odd about files that could be measured all the same."""
+    for outcome in outcomes:
+        name = outcome.lora.name
+        yield from ((name, note) for note in outcome.file_notes)
+        fit = fits.get(name)
+        if fit is not None and fit.layers < fit.of:
+            yield name, f"{fit.layers} of {fit.of} layers match this model"
+        if not outcome.has_effect:
+            yield name, "no measurable effect"
+
+
 def _gone(names: list[str], places: Mapping[str, Path]) -> dict[str, Failure]:
     """The LoRAs that were deleted since ComfyUI listed them."""
     reason = "The LoRA is not there. Check that it was not moved or deleted."
-    return {name: carlos.Failure(posix(name), reason) for name in names if name not in places}
+    return {name: carlos.Failure(printable(posix(name)), reason) for name in names if name not in places}
 
 
 def _fits_of(model: Any, clip: Any) -> dict[str, LayerFit]:
@@ -177,7 +202,7 @@ def _unfit(names: list[str], fits: Mapping[str, LayerFit], model: str) -> dict[s
 def _misfit(name: str, fit: LayerFit, model: str) -> Failure:
     shapes = f"; {fit.of_other_shape} have its names and other shapes" if fit.of_other_shape else ""
     reason = f"LoRA does not fit: {fit.layers} of {fit.of} layers match this {model} model{shapes}."
-    return carlos.Failure(posix(name), reason)
+    return carlos.Failure(printable(posix(name)), reason)
 
 
 def _fits(name: str, name_filter: str) -> bool:
@@ -199,6 +224,7 @@ def _lines(outcome: Outcome) -> list[str]:
         *([f"strength by topic: {by_topic}"] if topics else []),
         *indexing.curve_lines(row),
         *outcome.notes,
+        *outcome.file_notes,
     ]
 
 

@@ -28,7 +28,7 @@ from .conditioning import Conditioning, text_of, zeroed
 from .families import check_makes_pictures, native_size
 from .fingerprint import Fingerprint, model_fingerprint
 from .layers import model_key
-from .patching import apply_lora, load_lora
+from .patching import apply_lora, in_memory, load_lora
 from .shared_batch import NotAlikeError, SharedBatches
 from .texts import Texts
 
@@ -309,7 +309,8 @@ class ComfyGenerator:
             model, clip = self._model, self._clip
             fits = []
             for lora in loras:
-                model, clip, fit = apply_lora(model, clip, load_lora(lora.path), lora.path.name, lora.weight, lora.weight)
+                tensors = in_memory(load_lora(lora.path))
+                model, clip, fit = apply_lora(model, clip, tensors, lora.path.name, lora.weight, lora.weight)
                 fits.append(fit)
             model = model.clone()
             model.set_model_unet_function_wrapper(_counting(model.model_options.get("model_function_wrapper"), self._count))

@@ -17,7 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import LoraError
+from ..errors import LoraError, UnreadableLoraError
+from ..foreign import printable
 from ..records import LayerFit
 from .layers import ModelLayers, Shape
 
@@ -76,6 +77,11 @@ class FittingPatches:
         n_fitting, n_named = sum(self._stems.values()), len(self._stems)
         return LayerFit(n_fitting, n_named + len(_other_layers(self._read, self._named)), n_named - n_fitting)
 
+    @property
+    def n_broken(self) -> int:
+        """How many of the tensors that fit hold a value that is not finite."""
+        return sum(not _is_finite(dict.__getitem__(self._read, name)) for name in self._fitting)
+
     def _take(self, read: _ReadKeys, layer: str) -> None:
         """Take in one layer of the file. One at a time, so that it is known which tensors are whose."""
         shapes = self._layers.shapes
@@ -120,7 +126,8 @@ def _without_values(path: Path) -> dict[str, Tensor]:
                 else:
                     tensors[name] = torch.empty(shape, device="meta")
     except (SafetensorError, OSError) as error:
-        raise LoraError(f"The LoRA {path.name} cannot be loaded ({error}).", "Check that the file is whole.") from error
+        what = printable(f"The LoRA {path.name} cannot be loaded ({error}).")
+        raise UnreadableLoraError(what, "Check that the file is whole.") from error
     return tensors
 
 
@@ -196,6 +203,11 @@ def _shape_of(patch: Any) -> Any:
     if hasattr(patch, "weights"):
         return type(patch)(set(), _shape_of(tuple(patch.weights)))
     return patch
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # torch does not look into numbers of one byte.
+    return not tensor.is_floating_point() or bool(torch.isfinite(tensor.float() if tensor.itemsize == 1 else tensor).all())
 
 
 def _tensors(patch: Any) -> Iterator[Tensor]:

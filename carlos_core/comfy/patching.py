@@ -11,18 +11,31 @@ from torch import Tensor
 from ..errors import LoraError
 from ..foreign import printable
 from ..generator import LoraFit
+from ..loras.header import check_ordinary
 from .families import class_of_model
 from .layers import ModelLayers
 from .lora_fit import FittingPatches
 
 
 def load_lora(path: Path) -> dict[str, Tensor]:
-    """Tensors of a LoRA file by name. Raises LoraError if it cannot be read."""
+    """Tensors of a LoRA file by name. Raises LoraError if it cannot be read.
+
+    They are in the file, not in memory: whoever changes it changes them (`in_memory`).
+    """
+    check_ordinary(path)
     try:
         return comfy.utils.load_torch_file(str(path), safe_load=True)
     except Exception as error:  # ComfyUI passes on whatever the format's reader raises; none of it is a cancellation
         what = printable(f"The LoRA {path.name} cannot be loaded ({error}).")
         raise LoraError(what, "Check that the file is whole.") from error
+
+
+def in_memory(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors in memory.
+
+    For work that takes minutes: a file that is written over meanwhile would change them, and one that is cut ends the process.
+    """
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def apply_lora(
@@ -33,7 +46,8 @@ def apply_lora(
     Layers of the right name and another width are left out: ComfyUI would log an error for each at every picture, or stop.
     A model or text encoder that the LoRA does not touch comes back as it is.
 
-    Raises LoraError, with the counts, if none of its tensors fits the model, and for a file whose tensors make no sense.
+    Raises LoraError, with the counts, if none of its tensors fits the model or some are not finite, and for a file whose tensors
+    make no sense.
 
     Args:
         model: ComfyUI's MODEL, or None.
@@ -56,6 +70,9 @@ def apply_lora(
             f"LoRA does not fit: 0 of {fit.total} keys in '{name}' match this {fit.model or 'text encoder'} model{shapes}.",
             "Load a checkpoint of the LoRA's own family and size, or pick another LoRA.",
         )
+    if fitting.n_broken:
+        what = f"{fitting.n_broken} of {fit.matched} keys of '{name}' hold NaN or infinity: all pictures with it would be broken."
+        raise LoraError(what, "Download it again, or delete it.")
     patched_model, patched_clip = set(), set()
     if model is not None:
         clone = model.clone()

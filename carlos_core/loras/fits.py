@@ -6,9 +6,10 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ..errors import LoraError
+from ..errors import LoraError, UnreadableLoraError
 from ..progress import OnProgress, Progress
 from ..records import LayerFit
+from .header import read_header
 from .library import LibraryEntry
 from .library_index import LibraryIndex
 
@@ -28,24 +29,42 @@ def fits_of(
         entries: the files.
         index_file: where findings are kept between runs (`LibraryIndex`).
         model: stands for all that decides what fits: `ModelLayers.identity`.
-        look: path -> fit, told from the file's header. It raises LoraError for a file that makes no sense: it fits nothing.
+        look: path -> fit, told from the file's header. It raises LoraError for a file that makes no sense: it fits nothing; and
+            UnreadableLoraError for one that is gone by now.
         on_progress: called after each layout that had to be looked at.
     """
     usable = [entry for entry in entries if entry.is_usable]
     index = LibraryIndex(index_file)
     known = index.fits(model)
-    missing = {entry.layout: entry.path for entry in usable if entry.layout not in known}
+    missing: dict[str, list[Path]] = {}
+    for entry in usable:
+        if entry.layout not in known:
+            missing.setdefault(entry.layout, []).append(entry.path)
     found: dict[str, LayerFit] = {}
     try:
-        for done, (layout, path) in enumerate(missing.items(), start=1):
-            try:
-                found[layout] = look(path)
-            except LoraError as error:
-                logger.info("carlos: %s", error)
-                found[layout] = LayerFit(0, 0)
+        for done, (layout, paths) in enumerate(missing.items(), start=1):
+            fit = next(filter(None, (_fit_of(path, layout, look) for path in paths)), None)
+            if fit is not None:
+                found[layout] = fit
             if on_progress is not None:
                 on_progress(Progress(done, len(missing)))
     finally:
         index.save_fits(model, found)
     known |= found
-    return {entry.name: known[entry.layout] for entry in usable}
+    return {entry.name: known[entry.layout] for entry in usable if entry.layout in known}
+
+
+def _fit_of(path: Path, layout: str, look: Callable[[Path], LayerFit]) -> LayerFit | None:
+    """How a file of a layout fits; None if it is gone, or another by now: what is kept is for all files of the layout."""
+    try:
+        try:
+            fit = look(path)
+        except UnreadableLoraError:
+            raise
+        except LoraError as error:
+            logger.info("carlos: %s", error)
+            fit = LayerFit(0, 0)
+        return fit if read_header(path).layout == layout else None
+    except LoraError as error:
+        logger.info("carlos: %s", error)
+        return None

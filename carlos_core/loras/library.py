@@ -17,9 +17,9 @@ import os
 import stat
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from .library_index import KnownFile, LibraryIndex
 from .lora_file import FileFacts, LoraFile, read_facts
 from .matching import Files, Resolved, resolve
 from .metadata import may_be_sidecar, sidecar_names
+from .same_file import by_file, file_id_of
 
 _READERS = 2
 """Threads: one reads while the other hashes. More would only make a spinning disk seek."""
@@ -63,6 +64,8 @@ class LibraryEntry:
     """`Header.layout`: files of one layout fit the same models."""
     line: str | None = None
     """`FileFacts.line`."""
+    file_id: tuple[int, ...] | None = None
+    """`same_file.file_id_of`."""
 
     def as_lora_file(self) -> LoraFile:
         """The same as `read_lora_file` returns. Raises LoraError for a file that cannot be read or was not hashed."""
@@ -70,7 +73,7 @@ class LibraryEntry:
             raise LoraError(self.problem)
         if self.sha256 is None:
             raise LoraError(f"{self.path.name} was not hashed.", "Scan with hash_files.")
-        return LoraFile(self.path, self.name.replace("\\", "/"), self.sha256, self.metadata)
+        return LoraFile(self.path, self.name.replace("\\", "/"), self.sha256, self.metadata, self.problem)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,10 +96,20 @@ class LoraLibrary:
 
     @cached_property
     def _files(self) -> Files:
-        usable = (entry for entry in self.entries if entry.is_usable)
         return Files(
-            LoraIdentity("", entry.sha256, entry.metadata.version_id, entry.metadata.model_id, entry.name) for entry in usable
+            LoraIdentity("", entry.sha256, entry.metadata.version_id, entry.metadata.model_id, entry.name)
+            for entry in _plainest(self.entries)
+            if entry.is_usable
         )
+
+
+def _plainest(entries: Iterable[LibraryEntry]) -> Iterator[LibraryEntry]:
+    """The entries without those that links to folders list again: the same file, under the same name in another folder."""
+    for names in by_file(entries):
+        same = {
+            (os.path.basename(entry.path), entry.metadata.version_id, entry.metadata.model_id): entry for entry in reversed(names)
+        }
+        yield from same.values()
 
 
 @dataclass(frozen=True)
@@ -110,6 +123,8 @@ class FileState:
     """Bytes; -1 if there is no such file."""
     mtime_ns: int
     """Time of the last change, in ns; 0 if there is no such file."""
+    file_id: tuple[int, ...] | None
+    """`same_file.file_id_of`."""
     sidecars: str
     """Sizes and times of its sidecars; empty if there are none."""
 
@@ -123,14 +138,18 @@ def survey(files: Iterable[tuple[str, Path]]) -> tuple[FileState, ...]:
         folder, base_name = os.path.split(path)
         if folder not in listings:
             listings[folder] = _sidecars_in(folder)
-        try:
-            facts = os.stat(path)
-            size, mtime_ns = (facts.st_size, facts.st_mtime_ns) if stat.S_ISREG(facts.st_mode) else (-1, 0)
-        except (OSError, ValueError):
-            size, mtime_ns = -1, 0
         sidecars = _stamp(base_name, listings[folder]) if listings[folder] else ""
-        states.append(FileState(name, path, size, mtime_ns, sidecars))
+        states.append(FileState(name, path, *_state_of(path), sidecars))
     return tuple(states)
+
+
+def _state_of(path: str) -> tuple[int, int, tuple[int, ...] | None]:
+    """Size, time of the last change and number of a file, as in `FileState`."""
+    try:
+        facts = os.stat(path)
+    except (OSError, ValueError):
+        return -1, 0, None
+    return (facts.st_size, facts.st_mtime_ns, file_id_of(facts)) if stat.S_ISREG(facts.st_mode) else (-1, 0, None)
 
 
 def scan(
@@ -190,18 +209,32 @@ def _sizes_of_gone(hashed: Iterable[tuple[str, int]], states: tuple[FileState, .
     return {size for path, size in hashed if path not in paths and at_hand[os.path.basename(path), size] != 1}
 
 
-def _read_all(
-    to_read: list[tuple[FileState, KnownFile | None, bool]], index: LibraryIndex, on_progress: OnProgress | None
-) -> dict[str, LibraryEntry]:
+_Task = tuple[FileState, "KnownFile | None", bool]
+"""A file to read, what is known about its present content, and whether to hash it."""
+
+
+def _alike(tasks: Iterable[_Task]) -> list[list[_Task]]:
+    """Files that are to be read, and with each the further names of the same file, whose facts are the same."""
+    groups: dict[Hashable, list[_Task]] = {}
+    for task in tasks:
+        state, now, to_hash = task
+        place = state.path if state.file_id is None else (state.file_id, os.path.basename(state.path))
+        groups.setdefault((place, state.sidecars, now is None, to_hash), []).append(task)
+    return list(groups.values())
+
+
+def _read_all(to_read: Iterable[_Task], index: LibraryIndex, on_progress: OnProgress | None) -> dict[str, LibraryEntry]:
     """Entries of files that must be opened, by name. They are saved as they come."""
     unsaved: deque[KnownFile] = deque()
 
-    def read(state: FileState, now: KnownFile | None, to_hash: bool) -> LibraryEntry:
-        entry = _read(state, now, to_hash)
+    def read(tasks: list[_Task]) -> list[LibraryEntry]:
+        entry = _read(*tasks[0])
+        # Links to one file, with the same sidecars: it is read once.
+        entries = [replace(entry, name=state.name, path=Path(state.path)) for state, _now, _to_hash in tasks]
         # A file that cannot be read is looked at again the next time.
         if entry.is_usable:
-            unsaved.append(_known(state, entry))
-        return entry
+            unsaved.extend(_known(state, entry) for state, _now, _to_hash in tasks)
+        return entries
 
     def save() -> None:
         index.save([unsaved.popleft() for _ in range(len(unsaved))])
@@ -210,14 +243,14 @@ def _read_all(
     pool = ThreadPoolExecutor(_READERS, thread_name_prefix="carlos-library")
     last_save = time.monotonic()
     try:
-        for done, future in enumerate(as_completed([pool.submit(read, *task) for task in to_read]), start=1):
-            entry = future.result()
-            entries[entry.name] = entry
+        groups = _alike(to_read)
+        for done, future in enumerate(as_completed([pool.submit(read, group) for group in groups]), start=1):
+            entries |= {entry.name: entry for entry in future.result()}
             if time.monotonic() - last_save > _SAVE_EVERY_S:
                 save()
                 last_save = time.monotonic()
             if on_progress is not None:
-                on_progress(Progress(done, len(to_read)))
+                on_progress(Progress(done, len(groups)))
     finally:
         pool.shutdown(cancel_futures=True)
         save()
@@ -236,6 +269,10 @@ def _read(state: FileState, now: KnownFile | None, to_hash: bool) -> LibraryEntr
         return _unusable(state, str(error))
     except OSError as error:
         return _unusable(state, f"The LoRA {printable(path.name)} cannot be read: {error.strerror or error}.")
+    if _state_of(state.path)[:2] != (state.size, state.mtime_ns):
+        # Header and hash may be those of two contents.
+        what = f"The LoRA {printable(path.name)} was changed while it was read."
+        return _unusable(state, f"{what} Run again when nothing writes it any more.")
     return _usable(state, sha256, facts)
 
 
@@ -261,6 +298,7 @@ def _usable(state: FileState, sha256: str | None, facts: FileFacts) -> LibraryEn
         facts.problem,
         layout=facts.layout,
         line=facts.line,
+        file_id=state.file_id,
     )
 
 
@@ -280,7 +318,9 @@ def _known(state: FileState, entry: LibraryEntry) -> KnownFile:
 
 
 def _unusable(state: FileState, problem: str) -> LibraryEntry:
-    return LibraryEntry(state.name, Path(state.path), state.size, state.mtime_ns, problem=problem, is_usable=False)
+    return LibraryEntry(
+        state.name, Path(state.path), state.size, state.mtime_ns, problem=problem, is_usable=False, file_id=state.file_id
+    )
 
 
 def _is_same_content(state: FileState, file: KnownFile) -> bool:

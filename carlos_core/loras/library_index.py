@@ -21,11 +21,11 @@ from .lora_file import FileFacts
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 4
+_VERSION = 5
 """Version of the table and of what is read from a file. An index of another version is made again."""
 
-_VERSIONS_OF_FITS = (2, 3)
-"""The earlier versions whose fits are still true."""
+_VERSIONS_OF_HASHES = (1, 2, 3, 4)
+"""The earlier versions whose hashes are still true. Their fits may be those of a file that was gone when it was looked at."""
 
 _OUTDATED = "read by an older version"
 """In place of the sidecars' state: header and sidecars are then read again."""
@@ -161,7 +161,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
     # Another process may have been quicker.
     version = _version(connection)
     if version != _VERSION:
-        if version in (1, *_VERSIONS_OF_FITS):
+        if version in _VERSIONS_OF_HASHES:
             # Hashes took hours and stay true; headers and sidecars are read again.
             connection.execute("UPDATE files SET sidecars = ?", (_OUTDATED,))
         else:
@@ -170,10 +170,9 @@ def _prepare(connection: sqlite3.Connection) -> None:
                 "CREATE TABLE files (path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, "
                 "sidecars TEXT NOT NULL, sha256 TEXT, facts TEXT NOT NULL) WITHOUT ROWID"
             )
-        if version not in _VERSIONS_OF_FITS:
-            connection.execute("DROP TABLE IF EXISTS fits")
+        connection.execute("DROP TABLE IF EXISTS fits")
         connection.execute(
-            "CREATE TABLE IF NOT EXISTS fits (model TEXT NOT NULL, layout TEXT NOT NULL, layers INTEGER NOT NULL, "
+            "CREATE TABLE fits (model TEXT NOT NULL, layout TEXT NOT NULL, layers INTEGER NOT NULL, "
             "of_layers INTEGER NOT NULL, of_other_shape INTEGER NOT NULL, PRIMARY KEY (model, layout)) WITHOUT ROWID"
         )
         connection.execute(f"PRAGMA user_version = {_VERSION}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from ..errors import LoraError
 from ..foreign import printable, whole_text
 from ..records import LoraMetadata, id_of_content
 from ..storage import sha256_of
@@ -17,7 +18,7 @@ from .family import family_of_header, family_of_name
 from .header import check_finished, read_header
 from .lines import line_of
 from .metadata import SAYS_NOTHING, read_sidecar
-from .trigger_words import cleaned, listed, split, used
+from .trigger_words import cleaned, listed, n_too_long, split, used
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ class LoraFile:
     """Of the whole file, 64 hex digits."""
     metadata: LoraMetadata
     """What header and sidecar say."""
+    problem: str = ""
+    """`FileFacts.problem`."""
 
     @property
     def lora_id(self) -> str:
@@ -84,6 +87,11 @@ def read_facts(path: Path) -> FileFacts:
         base_model=family_of_name(said.base_model) or family_of_header(header.metadata, shapes) or said.base_model,
         trigger_words=said.trigger_words or trigger_words_of(header.metadata, problems),
     )
+    n_long = n_too_long(metadata.trigger_words or ())
+    if n_long:
+        problems.append(
+            f"its trigger words are too long for a prompt, {n_long} of them {'is' if n_long == 1 else 'are'} not used"
+        )
     problem = f"{printable(path.name)}: {'; '.join(problems)}." if problems else ""
     if problem:
         logger.warning("carlos: %s", problem)
@@ -97,7 +105,19 @@ def read_lora_file(path: str | Path, name: str | None = None) -> LoraFile:
     """
     path = Path(path)
     facts = read_facts(path)
-    return LoraFile(path, (name or path.name).replace("\\", "/"), sha256_of(path), facts.metadata)
+    return LoraFile(path, (name or path.name).replace("\\", "/"), sha256_of(path), facts.metadata, facts.problem)
+
+
+def check_unchanged(lora: LoraFile) -> None:
+    """Raises LoraError if a LoRA's file does not hold what it did when it was read. It is hashed again only if it was touched."""
+    try:
+        is_same = sha256_of(lora.path) == lora.sha256
+    except OSError as error:
+        what = f"The LoRA {printable(lora.path.name)} cannot be read: {error.strerror or error}."
+        raise LoraError(what, "Check that the file is still there.") from error
+    if not is_same:
+        what = f"The LoRA {printable(lora.path.name)} was changed after it was read."
+        raise LoraError(what, "Run again when nothing writes it any more.")
 
 
 def trigger_words_of(metadata: Mapping[str, str], problems: list[str]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from ..records import LoraIdentity
+from .same_file import listed_shortly
 
 FoundBy = Literal["hash", "version id", "model id", "file name"]
 
@@ -99,7 +100,7 @@ def _chosen(row: LoraIdentity, alike: list[LoraIdentity], by: FoundBy, what: str
     best, *others = sorted(
         (_name(file) for file in alike), key=lambda name: (_posix(name) != row.file_name, len(name), _posix(name))
     )
-    return Resolved(best, by, tuple(others), f"{what} is also in {_listed(others)}")
+    return Resolved(best, by, tuple(others), f"{what} is also in {listed_shortly(others)}")
 
 
 def _by_name(row: LoraIdentity, files: Files) -> Resolved | None:
@@ -113,8 +114,8 @@ def _by_name(row: LoraIdentity, files: Files) -> Resolved | None:
     if at_path is not None or len(left) == 1:
         return Resolved(at_path or left[0], "file name")
     if left:
-        return Resolved(None, "file name", tuple(left), f"which of {_listed(left)} it is cannot be told by the name alone")
-    return Resolved(None, "file name", tuple(unlike), f"{_listed(unlike)} has its name but is another LoRA now")
+        return Resolved(None, "file name", tuple(left), f"which of {listed_shortly(left)} it is cannot be told by the name alone")
+    return Resolved(None, "file name", tuple(unlike), f"{listed_shortly(unlike)} has its name but is another LoRA now")
 
 
 def _of_other_content(row: LoraIdentity, files: Files) -> Resolved | None:
@@ -122,7 +123,7 @@ def _of_other_content(row: LoraIdentity, files: Files) -> Resolved | None:
     if row.version_id is None or row.sha256 is None or row.version_id not in files.by_version:
         return None
     names = [_name(file) for file in files.by_version[row.version_id]]
-    note = f"{_listed(names)} names CivitAI version {row.version_id}, but is another file than the row's"
+    note = f"{listed_shortly(names)} names CivitAI version {row.version_id}, but is another file than the row's"
     return Resolved(None, "version id", tuple(names), note)
 
 
@@ -134,11 +135,6 @@ def _is_another(row: LoraIdentity, file: LoraIdentity) -> bool:
 
 def _is_other_content(row: LoraIdentity, file: LoraIdentity) -> bool:
     return row.sha256 is not None and file.sha256 is not None and _digits(row) != _digits(file)
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(_posix(name) for name in names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
 def _posix(name: str) -> str:

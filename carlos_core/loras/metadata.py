@@ -20,6 +20,12 @@ logger = logging.getLogger(__name__)
 
 _LINK = re.compile(r"civitai\.[a-z]+/models/(\d{1,15})(?:[^\s]*?[?&]modelVersionId=(\d{1,15}))?")
 
+_LARGEST = 16 << 20
+"""Bytes. CivitAI's answers of a few hundred pictures have half a megabyte."""
+
+_MOST_PROBLEMS = 3
+"""Sentences about one sidecar."""
+
 SAYS_NOTHING = ("", "other", "unknown")
 """What CivitAI and tools call a base model that they do not know."""
 
@@ -38,8 +44,8 @@ def may_be_sidecar(file_name: str) -> bool:
 def read_sidecar(lora: Path, problems: list[str] | None = None) -> LoraMetadata:
     """What the sidecars of a LoRA say; empty if there are none. Each fact is that of the first one that has it.
 
-    problems: gets a sentence added for each sidecar that cannot be read, and for each number in one that cannot be kept. Without
-    it they are warnings in the log.
+    problems: gets a sentence added for each sidecar that cannot be read, and for what in one is of another kind than it should be
+    or cannot be kept. Without it they are warnings in the log.
     """
     found: list[str] = []
     metadata = _merged(_all_of(lora, found))
@@ -58,15 +64,23 @@ def _all_of(lora: Path, problems: list[str]) -> Iterator[LoraMetadata]:
             # With os.path, a name that is too long for the file system is one that is not there.
             if not os.path.isfile(path):  # noqa: PTH113
                 continue
+            size = path.stat().st_size
+            if size > _LARGEST:
+                problems.append(f"the sidecar {printable(name)} is not read: it has {size >> 20} MB")
+                continue
             # From bytes: then JSON is read in any Unicode encoding, with or without a byte order mark.
             content = json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
             problems.append(f"the sidecar {printable(name)} cannot be read ({error})")
             continue
-        if isinstance(content, Mapping):
-            facts = ForeignFacts(content)
-            yield reader(facts)
-            problems += [f"in the sidecar {printable(name)} {problem}" for problem in facts.problems]
+        if not isinstance(content, Mapping):
+            problems.append(f"the sidecar {printable(name)} holds no facts, but {type(content).__name__}")
+            continue
+        facts = ForeignFacts(content)
+        yield reader(facts)
+        odd = list(dict.fromkeys([*facts.problems, *facts.misfits]))
+        shown = [*odd[:_MOST_PROBLEMS], *(["there is more that is odd"] if odd[_MOST_PROBLEMS:] else [])]
+        problems += [f"in the sidecar {printable(name)} {problem}" for problem in shown]
 
 
 def _merged(said: Iterable[LoraMetadata]) -> LoraMetadata:

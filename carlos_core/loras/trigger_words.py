@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..foreign import whole_text
@@ -17,6 +17,10 @@ _ESCAPED = re.compile(r"(?<!\\)\\+(?=[()])")
 
 _WEIGHT = re.compile(r":\s*[+-]?(\d+\.?\d*|\.\d+)\s*\Z")
 _LONGEST_WEIGHT = 16
+
+_MOST_CHARACTERS = 2000
+"""Of all entries together in a prompt. Some sidecars hold a description, or a whole list of tags: text encoders read a prompt in
+parts of 75 tokens, or all at once, with memory that grows with its square."""
 
 _BREAK = "BREAK"
 """A command of the web UI, alone between commas."""
@@ -67,11 +71,29 @@ def used(entries: Iterable[str]) -> tuple[str, ...]:
     """The entries that go into a prompt: all single words, and the first of those that hold commas.
 
     An entry with commas is a whole prompt for one variant, of which a LoRA may offer several (a character's costumes); together
-    they would ask for all at once.
+    they would ask for all at once. Entries that would make the prompt too long are left out.
     """
-    entries = tuple(entries)
+    return tuple(_short_enough(_of_one_variant(entries)))
+
+
+def n_too_long(entries: Iterable[str]) -> int:
+    """How many entries are left out of a prompt because it would be too long."""
+    wanted = _of_one_variant(entries)
+    return len(wanted) - len(list(_short_enough(wanted)))
+
+
+def _of_one_variant(entries: Iterable[str]) -> list[str]:
+    entries = list(entries)
     first = next((entry for entry in entries if "," in entry), None)
-    return tuple(entry for entry in entries if "," not in entry or entry == first)
+    return [entry for entry in entries if "," not in entry or entry == first]
+
+
+def _short_enough(entries: Iterable[str]) -> Iterator[str]:
+    left = _MOST_CHARACTERS
+    for entry in entries:
+        if len(entry) <= left:
+            left -= len(entry)
+            yield entry
 
 
 def _parts(text: str) -> Iterable[str]:

@@ -14,12 +14,11 @@ from ..database.database import MetricsDatabase
 from ..database.target import Target, upsert
 from ..errors import CarlosError, UnsuitableSamplingError
 from ..foreign import printable
-from ..generator import LoraUse
 from ..loras.lora_file import LoraFile, read_lora_file
 from ..progress import OnProgress
 from ..records import LoraMetadata, LoraRecord, MeasuredRow
 from .base_check import BaseCheck, Checked
-from .measure import check_row, measure, sides_of
+from .measure import check_row, measure, sides_of, take_in
 from .plan import Plan
 from .protocol import Covering, Protocol, has_effect, words_of_preset
 from .quick_steps import QuickSteps
@@ -59,10 +58,18 @@ class Outcome:
     sweep_evaluations: int = 0
     """`model_evaluations` of the `strength_curve.StrengthCurve`; 0 without a sweep in this run."""
 
+    file_notes: tuple[str, ...] = ()
+    """What is to be said of the file and its sidecars, as they are now; it is not in the row."""
+
     @property
     def is_new(self) -> bool:
         """Whether it was measured just now."""
         return self.status == INDEXED
+
+    @property
+    def has_effect(self) -> bool:
+        """Whether the LoRA changes pictures, by its row."""
+        return has_effect(self.row.measured)
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,12 @@ class Indexer:
         A scale sweep comes after the row is kept. It is all that is done for a row that lacks nothing else.
         Raises what `measure` raises, and DatabaseError when the row cannot be kept.
         """
+        check_row(lora, self.studio.encoder.dimension)
         database = self.target.read()
+        outcome = self._indexed(database, lora, on_progress)
+        return replace(outcome, file_notes=(*_file_notes(database, lora), *outcome.file_notes))
+
+    def _indexed(self, database: MetricsDatabase, lora: LoraFile, on_progress: OnProgress | None) -> Outcome:
         row, covering = self._covering(database, database.id_of(lora.lora_id, lora.sha256))
         if row is not None and covering is not None:
             return self._swept(self._known(database, lora, row, covering), on_progress)
@@ -161,8 +173,7 @@ class Indexer:
         """What the pictures without the LoRA look like. A LoRA that does not fit is an error before any is made."""
         if self.base_check is None:
             return Checked()
-        check_row(lora, self.studio.encoder.dimension)
-        self.studio.generator.check_lora(LoraUse(lora.path, self.protocol.lora_weight))
+        take_in(self.studio, lora, self.protocol.lora_weight)
         return self.base_check.look(self.studio, self.plan.shots, on_progress)
 
     def known_version(self, version_id: int, sha256: str | None = None) -> Outcome | None:
@@ -242,12 +253,15 @@ class Indexer:
         return self.protocol.covering(row, database.protocols, len(self.plan.shots), model_key=model_key)
 
     def _known(self, database: MetricsDatabase, lora: LoraFile, row: LoraRecord, covering: Covering) -> Outcome:
-        if row.file_name != lora.name and not self._is_still_at(row, lora):
+        is_copy = row.file_name != lora.name and self._is_still_at(row, lora)
+        if row.file_name != lora.name and not is_copy:
             self.target.change(lambda changed: changed.set_value(row.lora_id, "file_name", lora.name))
         sheet = self.studio.contact_sheet(*sides_of(self.studio, lora, self.protocol), self.plan.shots)
         where = f", on another checkpoint of the same shape ({row.model_key})" if covering.is_other_checkpoint else ""
         note = f"measured with the preset {covering.preset!r} on {row.indexed_at}{where}"
-        return Outcome(lora, ALREADY_INDEXED, row, 0, 0, (note, *_other_words(row, lora, covering.preset), *row.notes), sheet)
+        notes = (note, *_other_words(row, lora, covering.preset), *row.notes)
+        copy_notes = (f"has the same content as {row.file_name}",) if is_copy and row.sha256 == lora.sha256 else ()
+        return Outcome(lora, ALREADY_INDEXED, row, 0, 0, notes, sheet, file_notes=copy_notes)
 
     def _is_still_at(self, row: LoraRecord, lora: LoraFile) -> bool:
         """Whether the row's own file is there: then `lora` is a copy of it, which must not take its place."""
@@ -256,6 +270,15 @@ class Indexer:
             return False
         # A row that does not know its content is that of every file that claims its id.
         return there.sha256 == lora.sha256 or (row.sha256 is None and there.lora_id == lora.lora_id)
+
+
+def _file_notes(database: MetricsDatabase, lora: LoraFile) -> Iterator[str]:
+    """What is odd about a file or its sidecars, though it can be measured. database: before it was."""
+    if lora.problem:
+        yield lora.problem.removeprefix(f"{printable(lora.path.name)}: ")
+    claimed = database.row(lora.lora_id) if lora.metadata.version_id is not None else None
+    if claimed is not None and claimed.sha256 is not None and claimed.sha256 != lora.sha256:
+        yield f"names CivitAI version {lora.lora_id}, as {claimed.file_name or claimed.name} does, which is another file"
 
 
 def _other_words(row: LoraRecord, lora: LoraFile, preset: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from ..database.columns import check_storable
 from ..errors import DatabaseError, IndexingError, LoraError
 from ..foreign import printable, whole_text
 from ..generator import Generator, LoraFit, LoraUse, OnDevice
-from ..loras.lora_file import LoraFile
+from ..loras.lora_file import LoraFile, check_unchanged
 from ..progress import OnProgress
 from ..records import LoraRecord, LoraVector, TopicEffect
 from .metrics import DiffAccumulator, LoraMetrics
@@ -57,6 +57,16 @@ def sides_of(studio: Studio, lora: LoraFile, protocol: Protocol) -> tuple[Side, 
     return studio.without_lora(protocol.base_triggers(words)), studio.with_lora(lora, protocol.lora_weight, words)
 
 
+def take_in(studio: Studio, lora: LoraFile, weight: float) -> LoraFit:
+    """Have a studio's generator load a LoRA, so that its pictures are those of the content that was hashed.
+
+    Raises LoraError if nothing of the LoRA fits, or if its file was changed since it was read.
+    """
+    fit = studio.generator.check_lora(LoraUse(lora.path, weight))
+    check_unchanged(lora)
+    return fit
+
+
 def measure(
     studio: Studio,
     lora: LoraFile,
@@ -78,13 +88,13 @@ def measure(
         again: make a complete measurement again; one that was broken off still goes on.
         notes: what else the row is to say.
 
-    Raises LoraError if the LoRA does not fit or its row could not be saved, GenerationError for a broken picture, IndexingError
-    for a plan without pictures or if pictures cannot be kept.
+    Raises LoraError if the LoRA does not fit, was changed since it was read or its row could not be saved, GenerationError for a
+    broken picture, IndexingError for a plan without pictures or if pictures cannot be kept.
     """
     if not plan.shots:
         raise IndexingError("There is nothing to measure on.", "Choose a prompt set with at least one prompt.")
     check_row(lora, studio.encoder.dimension)
-    fit = studio.generator.check_lora(LoraUse(lora.path, protocol.lora_weight))
+    fit = take_in(studio, lora, protocol.lora_weight)
     base, with_lora = sides_of(studio, lora, protocol)
     studio.trim()
     noise = noise_floor(studio, (base, with_lora), plan.shots) if isinstance(studio.generator, OnDevice) else None

@@ -21,7 +21,7 @@ from ..vectors import cosine
 from .contact_sheet import PAIRS
 from .first_pictures import FEWEST, centred_units, first_pictures, of_different_prompts
 from .kept_facts import QUICK_STEPS, KeptFacts
-from .measure import sides_of
+from .measure import sides_of, take_in
 from .plan import Shot
 from .protocol import Protocol
 from .studio import LOOK, Shoot, Studio, diff
@@ -127,6 +127,7 @@ class QuickSteps:
         few, full = sides_of(studio, lora, protocol), sides_of(self._full_studio, lora, protocol)
         shoot = Shoot(self._full_studio, full, shots, on_progress, thumbnails=0)
         try:
+            take_in(self._full_studio, lora, protocol.lora_weight)
             for side in full:
                 shoot.make(side, 0, len(shots))
         # The row is there. A cancel is none of these.

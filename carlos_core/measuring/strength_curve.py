@@ -16,6 +16,7 @@ from ..errors import BrokenPictureError, IndexingError
 from ..loras.lora_file import LoraFile
 from ..progress import OnProgress, titled
 from ..records import CurvePoint
+from .measure import take_in
 from .plan import Plan, Shot
 from .protocol import Protocol
 from .studio import Shoot, Side, Studio, diff
@@ -110,6 +111,8 @@ def strength_curve(
             break
         weight = factor * protocol.lora_weight
         with_lora = studio.with_lora(lora, weight, words)
+        if with_lora.is_missing(shots):
+            take_in(studio, lora, weight)
         shoot = Shoot(studio, (base, with_lora), shots, titled(on_progress, f"weight {weight:g}: "), thumbnails=0)
         shoot.make(base, 0, len(shots))
         base_evaluations += shoot.evaluations[base]

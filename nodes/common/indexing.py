@@ -337,6 +337,7 @@ def facts_of(outcome: Outcome, fit: LayerFit | None) -> dict[str, Any]:
         "base_model_evaluations": outcome.base_model_evaluations,
         "other_model_evaluations": outcome.other_evaluations,
         "notes": list(outcome.notes),
+        "file_notes": list(outcome.file_notes),
         **({"fit": {"layers": fit.layers, "of": fit.of}} if fit is not None else {}),
         **(sweep if row.strength_curve else {}),
     }

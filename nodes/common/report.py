@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...carlos_core.foreign import printable
+
+_UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""What JSON may hold as it is, and other readers take for the end of a line, or cannot write."""
+
 
 def report(lines: Sequence[str], facts: Mapping[str, Any]) -> str:
-    """Text for people, then one JSON object on the last line. Numbers that are undefined are null there."""
-    return "\n".join([*lines, json.dumps(_strict(facts), ensure_ascii=False, allow_nan=False)])
+    """Text for people, then one JSON object on the last line. Numbers that are undefined are null there.
+
+    Whatever names hold, each line stays one, and the text can be written as UTF-8.
+    """
+    content = json.dumps(_strict(facts), ensure_ascii=False, allow_nan=False)
+    return "\n".join([*map(printable, lines), _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", content)])
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

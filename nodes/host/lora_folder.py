@@ -19,6 +19,7 @@ from ...carlos_core.loras.fits import fits_of
 from ...carlos_core.loras.library import FileState, LoraLibrary, scan, scan_surveyed, survey
 from ...carlos_core.loras.lora_file import LoraFile
 from ...carlos_core.loras.matching import Resolved
+from ...carlos_core.loras.same_file import by_file
 from ...carlos_core.loras.trigger_words import used
 from ...carlos_core.records import LayerFit, LoraRecord
 from .folders import unlisted
@@ -202,6 +203,20 @@ def check_content(name: str, row: LoraRecord) -> None:
 def _is_unread(name: str) -> bool:
     entry = lora_library().entry(name)
     return entry is not None and entry.sha256 is None
+
+
+def copies(files: Mapping[str, Resolved]) -> list[list[str]]:
+    """Names of the files that hold the content of one row, for the rows whose content is in several files.
+
+    Names of one file, through links, count once. files: what `resolved` gave.
+    """
+    library = lora_library()
+    found = []
+    for where in files.values():
+        if where.by == "hash" and where.name is not None and where.others:
+            entries = (library.entry(name) for name in (where.name, *where.others))
+            found.append([first.name for first, *_links in by_file(entry for entry in entries if entry is not None)])
+    return [names for names in found if len(names) > 1]
 
 
 def installed(files: Mapping[str, Resolved]) -> dict[str, str]:

@@ -65,6 +65,23 @@ def test_what_was_found_before_a_cancel_is_kept(entries: tuple[LibraryEntry, ...
     assert len(looks.names) == 2
 
 
+def test_a_file_that_is_gone_or_another_when_it_is_looked_at_says_nothing_of_those_like_it(
+    entries: tuple[LibraryEntry, ...], tmp_path: Path
+) -> None:
+    by_name = {entry.name: entry.path for entry in entries}
+    for place in range(5):
+        by_name[f"wide{place}.safetensors"].unlink()
+    by_name["a0.safetensors"].unlink()
+    lora(by_name["a1.safetensors"], width=5)
+    looks = Looks()
+    found = fits_of(entries, tmp_path / "loras.sqlite", "a model", looks)
+    assert found["a3.safetensors"] == LayerFit(1, 1)
+    assert "a2.safetensors" in looks.names
+    assert not [name for name in found if name.startswith("wide")]
+    lora(by_name["wide0.safetensors"], width=4096)
+    assert fits_of(entries, tmp_path / "loras.sqlite", "a model", looks)["wide0.safetensors"] == LayerFit(0, 1, 1)
+
+
 @pytest.mark.parametrize(("layers", "of", "fits"), [(0, 0, False), (0, 3, False), (1, 3, False), (2, 4, True), (4, 4, True)])
 def test_a_lora_fits_if_half_of_its_layers_do(layers: int, of: int, fits: bool) -> None:
     assert LayerFit(layers, of).fits == fits

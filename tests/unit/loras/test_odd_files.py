@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from carlos_core.database.columns import check_storable
 from carlos_core.errors import LoraError
-from carlos_core.foreign import ForeignFacts, whole_text
+from carlos_core.foreign import ForeignFacts, printable, whole_text
 from carlos_core.loras.library import scan
 from carlos_core.loras.lora_file import LoraFile, read_lora_file
 from carlos_core.loras.metadata import read_sidecar
@@ -28,7 +28,7 @@ from carlos_core.records import LoraMetadata, LoraRecord
 from tests.support import miniworld
 from tests.support.bench import Bench, indexer_of
 from tests.support.drawing_generator import DrawingGenerator, lora_file
-from tests.support.lora_files import listed, lora, sidecar
+from tests.support.lora_files import listed, lora, opened_loras, sidecar
 
 ENDLESS = json.dumps({"1_a": {"snw": 5}}).replace("5", "1e999")
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -249,6 +249,18 @@ def test_a_library_run_goes_on_over_everything_that_is_no_lora(bench: Bench, tmp
     assert {job.loras[0].path.name for job in generator.lora_jobs} == {"good.safetensors"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Names are text here.")
+def test_a_known_lora_that_got_a_name_that_is_no_text_keeps_its_row(bench: Bench) -> None:
+    indexer = indexer_of(bench, DrawingGenerator())
+    lora = bench.lora()
+    indexer.index(lora)
+    moved = lora.path.rename(lora.path.with_name(NOT_UTF8))
+    (result,) = indexer.index_all([(NOT_UTF8, moved)], lambda name: None)
+    assert isinstance(result, Failure)
+    assert result.reason == "The file name sn\\udcffw.safetensors is not valid text (UTF-8). Rename the file."
+    assert indexer.target.read().column("file_name") == ["red.safetensors"]
+
+
 @pytest.mark.parametrize(
     "facts", [{"version_id": 2**63}, {"nsfw_level": 2**31}, {"model_name": "half \ud83d"}, {"trigger_words": ("\udcff",)}]
 )
@@ -291,3 +303,125 @@ def test_a_name_of_255_bytes_leaves_no_room_for_sidecars_and_is_fine(tmp_path: P
     (entry,) = scan(listed(path.parent), tmp_path / "index").entries
     assert (entry.problem, entry.metadata.trigger_words) == ("", ("snwx",))
     assert read_sidecar(path) == LoraMetadata()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", " but empty"),
+        (b"<!DOCTYPE html><title>Sign in</title>" * 9, " but a web page"),
+        (b'{"error":"Unauthorized"}', " but a text in JSON"),
+        (b"PK\x03\x04" + bytes(200), " but a ZIP archive or a file of PyTorch"),
+        (b"\x80\x02}q\x00.", " but a pickle"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", " but a pointer of Git LFS to one"),
+        # A length that looks like the beginning of a page, and a header that is cut.
+        (struct.pack("<Q", ord("<")) + b'{"x": ', ", or a part of it is missing"),
+    ],
+)
+def test_what_is_often_found_in_place_of_a_lora_is_called_by_its_name(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    assert f"a.safetensors is not a safetensors file{says}" in facts_of(path)["problem"]
+
+
+def big_header(entries: int) -> bytes:
+    nothing = {"dtype": "F16", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({f"lora_{place:032}": nothing for place in range(entries)}).encode()
+    return struct.pack("<Q", len(header)) + header
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [(380_000, r"has a header of \d\d MB: it is not a LoRA"), (60_000, "has 60,000 tensors: it is not a LoRA")],
+)
+def test_a_header_without_end_is_refused_before_its_tensors_are_looked_at(tmp_path: Path, entries: int, says: str) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(big_header(entries))
+    with pytest.raises(LoraError, match=says):
+        read_lora_file(path)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("F4", 4), ("F6_E2M3", 6), ("F6_E3M2", 6)])
+def test_numbers_that_share_bytes_are_refused(tmp_path: Path, dtype: str, size: int) -> None:
+    """Older versions of safetensors do not know them at all."""
+    path = tmp_path / "a.safetensors"
+    header = json.dumps({"x": {"dtype": dtype, "shape": [2, 4], "data_offsets": [0, size]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(size))
+    with pytest.raises(LoraError, match="holds numbers of less than eight bits|is not a safetensors file"):
+        read_lora_file(path)
+
+
+def test_a_sidecar_without_end_is_not_read(tmp_path: Path) -> None:
+    path = lora(tmp_path / "a.safetensors", trigger="own")
+    with (tmp_path / "a.json").open("wb") as file:
+        file.truncate(60 << 20)
+    with opened_loras() as opened:
+        facts = facts_of(path)
+    assert "the sidecar a.json is not read: it has 60 MB" in facts["problem"]
+    assert (facts["is_usable"], facts["trigger_words"], "a.json" in opened) == (True, ("own",), False)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[1, 2]", "holds no facts, but list"),
+        ("null", "holds no facts, but NoneType"),
+        ('"text"', "holds no facts, but str"),
+        ('{"id": "7"}', "id is str"),
+        ('{"id": true}', "id is bool"),
+        ('{"id": 7.5}', "id is not a whole number (7.5)"),
+        ('{"trainedWords": "snow"}', "trainedWords is str"),
+        ('{"images": ["a", "b", {}]}', "images holds str"),
+    ],
+)
+def test_what_is_of_another_kind_in_a_sidecar_is_said(tmp_path: Path, content: str, says: str) -> None:
+    path = lora(tmp_path / "a.safetensors")
+    (tmp_path / "a.civitai.info").write_text(content)
+    facts = facts_of(path)
+    assert facts["is_usable"]
+    assert f"the sidecar a.civitai.info {says}" in facts["problem"]
+    assert read_sidecar(path).version_id is None
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", '{"id": 0, "modelId": -1}', '{"id": null, "model": null, "trainedWords": null}', '{"id": 7.0}']
+)
+def test_a_sidecar_that_says_little_is_not_odd(tmp_path: Path, content: str) -> None:
+    path = lora(tmp_path / "a.safetensors")
+    (tmp_path / "a.civitai.info").write_text(content)
+    assert facts_of(path)["problem"] == ""
+
+
+def test_of_many_odd_things_in_a_sidecar_a_few_are_said(tmp_path: Path) -> None:
+    path = lora(tmp_path / "a.safetensors")
+    sidecar(path, id="x", modelId=[], baseModel=1, nsfwLevel="low", trainedWords={}, stats=5)
+    problem = facts_of(path)["problem"]
+    assert problem.count("in the sidecar") == 4
+    assert "there is more that is odd" in problem
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="No pipes here.")
+def test_a_pipe_is_never_opened(tmp_path: Path) -> None:
+    """Opening one waits for a writer, for ever."""
+    path = tmp_path / "pipe.safetensors"
+    os.mkfifo(path)
+    with pytest.raises(LoraError, match=r"pipe\.safetensors cannot be read: it is not an ordinary file"):
+        read_lora_file(path)
+    beside = lora(tmp_path / "a.safetensors", trigger="own")
+    os.mkfifo(tmp_path / "a.civitai.info")
+    assert read_lora_file(beside).trigger_words == ("own",)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a\nb", "a\\nb"),
+        ("a\tb\x1b[31m", "a\\tb\\x1b[31m"),
+        ("a\u2028b", "a\\u2028b"),
+        ("\u202egpj.a", "\\u202egpj.a"),
+        ("a\udcff", "a\\udcff"),
+        ("שלג 🧜🏽‍♀️ é", "שלג 🧜🏽‍♀️ é"),
+    ],
+)
+def test_names_are_shown_in_one_line(name: str, shown: str) -> None:
+    assert printable(name) == shown

@@ -57,6 +57,17 @@ def test_of_alternatives_the_first_is_used_and_of_single_words_all() -> None:
     assert used([]) == ()
 
 
+def test_words_without_end_do_not_go_into_a_prompt(tmp_path: Path) -> None:
+    path = lora(tmp_path / "a.safetensors")
+    entries = ["snwx", "a description " * 200, "icy", *(f"word {k:04}" for k in range(400))]
+    sidecar(path, trainedWords=entries)
+    found = read_lora_file(path)
+    assert found.trigger_words == ("snwx", "icy", *entries[3:224])
+    assert len(", ".join(found.trigger_words)) < 2500
+    assert found.metadata.trigger_words == tuple(entry.strip() for entry in entries)
+    assert found.problem == "a.safetensors: its trigger words are too long for a prompt, 180 of them are not used."
+
+
 def test_a_file_gives_all_its_entries_and_the_used_ones(tmp_path: Path) -> None:
     path = lora(tmp_path / "a.safetensors")
     sidecar(path, trainedWords=["snwx, red coat", "snwx, blue coat"])
