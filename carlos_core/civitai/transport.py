@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 _MAX_REDIRECTS = 10
 _LOOK_S = 0.25
 _TOO_MANY_REQUESTS = 429
+_PIECE = 1 << 16
+_LARGEST_ANSWER = 128 << 20
+"""Bytes. A hundred versions with hundreds of pictures each have 50 MB."""
 
 OnWait = Callable[[str, float], None]
 """Called about four times a second while waiting, with the reason and the seconds that are left. It may raise, to cancel."""
@@ -152,9 +155,13 @@ class Transport:
         """Send one request. Raises Broken, outside of the handler: requests' exceptions carry the request with its headers."""
         auth = _Authorisation(self.key if self.addresses.is_own(url) else None)
         try:
-            return self._session.request(
-                method, url, headers=headers, json=json, stream=stream, timeout=self._timeouts, auth=auth, allow_redirects=False
+            response = self._session.request(
+                method, url, headers=headers, json=json, stream=True, timeout=self._timeouts, auth=auth, allow_redirects=False
             )
+            if not (stream or response.is_redirect):
+                # Where requests keeps a body that was read.
+                response._content = _body_of(response)
+            return response
         except requests.RequestException as error:
             words = words_for(error)
         raise Broken(words)
@@ -187,6 +194,18 @@ class _Authorisation(AuthBase):
         if self._key is not None:
             request.headers["Authorization"] = self._key.authorization
         return request
+
+
+def _body_of(response: requests.Response) -> bytes:
+    """The body of an answer. Raises CivitaiError for one that is too large, before it is read."""
+    body = bytearray()
+    for piece in response.iter_content(_PIECE):
+        body += piece
+        if len(body) > _LARGEST_ANSWER:
+            response.close()
+            host = origin_of(response.url)[1]
+            raise CivitaiError(f"The answer of {host} is larger than {_LARGEST_ANSWER >> 20} MB.", "Try again later.")
+    return bytes(body)
 
 
 def _retry_after(response: requests.Response) -> float | None:

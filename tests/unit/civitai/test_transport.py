@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import threading
 import time
@@ -11,6 +12,7 @@ from email.utils import format_datetime
 
 import pytest
 
+from carlos_core.civitai import transport
 from carlos_core.civitai.client import CivitaiClient
 from carlos_core.civitai.transport import Patience, Transport
 from carlos_core.errors import CivitaiError
@@ -148,3 +150,13 @@ def test_redirects_that_never_end_are_a_clear_error(civitai: CivitaiServer) -> N
     with pytest.raises(CivitaiError, match="round in circles"):
         client_of(civitai).version(5)
     assert len(civitai.requests) == 10
+
+
+def test_an_answer_without_end_is_not_read_to_its_end(civitai: CivitaiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "_LARGEST_ANSWER", 1 << 20)
+    civitai.faults.append(Fault("model-versions/5", 200, {}, b" " * (3 << 20)))
+    with pytest.raises(CivitaiError, match=r"The answer of 127\.0\.0\.1 is larger than 1 MB"):
+        client_of(civitai).version(5)
+    civitai.faults.append(Fault("model-versions/5", 200, {"Content-Encoding": "gzip"}, gzip.compress(b" " * (300 << 20))))
+    with pytest.raises(CivitaiError, match="larger than 1 MB"):
+        client_of(civitai).version(5)
