@@ -51,8 +51,8 @@ def looked_at_with(megabytes: int, n: int, side: int) -> tuple[dict[str, Any], s
 
 
 def test_clip_looks_at_fewer_pictures_at_a_time_where_memory_runs_out() -> None:
-    found, log = looked_at_with(24, 64, 256)
-    assert "out of memory with 64 items at a time, going on with 32" in log
+    found, log = looked_at_with(48, 128, 256)
+    assert "out of memory with 128 items at a time, going on with 64" in log
     assert found["cosine"] > 0.99999
 
 
