@@ -151,7 +151,9 @@ def poor(comfyui: Path, checkpoint: Path, has_small_disks: bool, tmp_path_factor
     (base / "user" / "carlos").mkdir()
     shutil.copytree(base / "models" / "carlos", base / "whole")
     under = ["unshare", "-rm", "sh", "-c", _SMALL_DISKS, str(base)] if has_small_disks else []
-    with hosts.running(comfyui, base, under=under) as running:
+    # What was freed leaves the address space at once: otherwise the C library keeps it, in pieces, and they decide what fits.
+    environment = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+    with hosts.running(comfyui, base, under=under, environment=environment) as running:
         running.run(workflows.index(NAME, "poor", **FEW_STEPS, max_prompts=2, batch_size=2))
         yield running
 
