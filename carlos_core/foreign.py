@@ -34,9 +34,18 @@ class ForeignFacts:
     it should be. Both lists are shared with the parts of the object.
     """
 
-    def __init__(self, content: Any, problems: list[str] | None = None, misfits: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        content: Any,
+        problems: list[str] | None = None,
+        misfits: list[str] | None = None,
+        *,
+        is_lenient: bool = False,
+    ) -> None:
+        """is_lenient: an empty text, list or object is no misfit; tools write them where they have nothing to say."""
         self.problems = [] if problems is None else problems
         self.misfits = [] if misfits is None else misfits
+        self._is_lenient = is_lenient
         self._content: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
 
     def says(self, key: str) -> bool:
@@ -90,14 +99,14 @@ class ForeignFacts:
         return tuple(whole_text(item if isinstance(item, str) else str(item)) for item in value if _is_plain(item))
 
     def _facts(self, content: Any) -> ForeignFacts:
-        return ForeignFacts(content, self.problems, self.misfits)
+        return ForeignFacts(content, self.problems, self.misfits, is_lenient=self._is_lenient)
 
     def _of(self, key: str, kind: Any) -> Any:
         value = self._content.get(key)
         # In JSON, yes is not a number.
         if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
             return value
-        if value is not None:
+        if value is not None and not (self._is_lenient and value in ("", [], {})):
             self.misfits.append(f"{key} is {type(value).__name__}")
         return None
 

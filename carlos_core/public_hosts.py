@@ -13,8 +13,8 @@ _NOT_PUBLIC = [
         # This machine, private networks, links, carriers' networks, protocol assignments, documentation, multicast, reserved.
         *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
         *("192.0.2.0/24", "192.168.0.0/16", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3"),
-        # Not 198.18.0.0/15: some proxies give all public hosts addresses of that range.
-        *("::/127", "100::/64", "2001:db8::/32", "fc00::/7", "fe80::/9", "ff00::/8"),
+        # Not 198.18.0.0/15 and fc00::/8: some proxies give all public hosts addresses of these ranges.
+        *("::/127", "100::/64", "2001:db8::/32", "fd00::/8", "fe80::/9", "ff00::/8"),
     )
 ]
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")

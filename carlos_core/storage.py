@@ -27,11 +27,13 @@ logger = logging.getLogger(__name__)
 _CHUNK = 1 << 20
 _LOCK_TIMEOUT_S = 60
 _ABANDONED_AFTER_S = 600
-_REPLACE_TRIES = 20
+_REPLACE_TRIES = 200
 _REPLACE_WAIT_S = 0.05
 _LONGEST_STEM = 100
 """Bytes of a file's name that the names of hidden files beside it repeat."""
 _TEMPORARY = re.compile(r"\..*\.carlos-([0-9a-f]{8})-[0-9a-f]{8}\.tmp", re.DOTALL)
+_NOBODY = "0" * 8
+"""In place of the system in the names of temporary files that cannot be marked as in use."""
 _TIDY: set[Path] = set()
 """Folders in which this process has looked for temporary files of killed ones."""
 
@@ -142,7 +144,10 @@ def locked(path: Path) -> Iterator[None]:
 def holding(path: Path, timeout_s: float) -> Iterator[None]:
     """Hold the lock that is the file `path`. Raises filelock.Timeout if another process does, and OSError if there is none."""
     lock = filelock.FileLock(path, timeout=timeout_s)
-    lock.acquire()
+    try:
+        lock.acquire()
+    except NotImplementedError as error:
+        raise no_locks(path) from error
     try:
         yield
     finally:
@@ -151,6 +156,11 @@ def holding(path: Path, timeout_s: float) -> Iterator[None]:
         except OSError as error:
             # What was done under it is done, and the system lets it go with the file's handle.
             logger.warning("carlos: %s was not released in order: %s", path.name, error)
+
+
+def no_locks(path: Path) -> OSError:
+    """What to raise for the NotImplementedError of older versions of filelock: the file system of a path has no locks."""
+    return OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), os.fspath(path))
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], *, is_cache: bool = False) -> None:
@@ -178,6 +188,8 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, is_cache: b
             # An open file cannot be renamed on Windows. On other systems it stays open, because that marks it as in use.
             closing, handle = handle, -1
             os.close(closing)
+            # Writing it may have taken long: from now on its age counts.
+            os.utime(temporary)
         _replace(temporary, target)
     finally:
         _remove(handle, temporary)
@@ -204,19 +216,23 @@ def _new_temporary(target: Path) -> tuple[int, Path]:
     """A temporary file for `target`, open and marked as in use."""
     # Nobody else reads what will replace a private file. A new file is what the user's umask makes of it.
     permissions = 0o600 if is_there(target) else 0o666
+    system = _kernel()
     while True:
-        path = target.with_name(f".{_stem(target)}.carlos-{_kernel()}-{uuid4().hex[:8]}.tmp")
+        path = target.with_name(f".{_stem(target)}.carlos-{system}-{uuid4().hex[:8]}.tmp")
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, permissions)
         except FileExistsError:
             continue
-        is_ours = fcntl is None
+        is_ours = fcntl is None or system == _NOBODY
         try:
-            if fcntl is not None:
+            if fcntl is not None and not is_ours:
                 with suppress(OSError):  # file systems without locks
                     fcntl.flock(handle, fcntl.LOCK_EX)
                 # Another process may have removed it before it was marked as in use.
                 is_ours = os.fstat(handle).st_nlink > 0
+                if is_ours and not _can_be_written(path):
+                    # Time alone protects a file of nobody's.
+                    is_ours, system = False, _NOBODY
             if is_ours:
                 return handle, path
         finally:
@@ -224,8 +240,24 @@ def _new_temporary(target: Path) -> tuple[int, Path]:
                 _remove(handle, path)
 
 
+def _can_be_written(path: Path) -> bool:
+    """Whether a locked file can be written through another handle. On some network drives (SMB on Linux) it cannot."""
+    try:
+        with path.open("r+b", buffering=0) as file:
+            file.write(b"\0")
+            file.truncate(0)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EPERM, errno.EAGAIN)
+    return True
+
+
 def _remove(handle: int, temporary: Path) -> None:
     """Close a temporary file (handle >= 0) and remove it, if it is still there. What fails is left to the next write."""
+    if fcntl is None and handle >= 0:
+        # On Windows an open file cannot be removed.
+        closing, handle = handle, -1
+        with suppress(OSError):
+            os.close(closing)
     try:
         temporary.unlink(missing_ok=True)
     except OSError:

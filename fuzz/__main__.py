@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import logging
 import random
-import resource
 import sys
 import tempfile
 import time
@@ -28,6 +27,11 @@ from carlos_core.errors import CarlosError
 
 from .mutations import changed
 from .targets import TARGETS, Target
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 CORPUS = Path(__file__).parent / "corpus"
 SLOW_S = 1.0
@@ -105,7 +109,11 @@ def fuzz(name: str, executions: int, seconds: float, seed: int, found: Path, slo
 
 
 def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The most memory that this process has had; 0 where that is not told (Windows)."""
+    if resource is None:
+        return 0.0
+    # In kB, but on macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
 def guided(name: str, executions: int) -> None:

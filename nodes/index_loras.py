@@ -157,7 +157,7 @@ class CarlosIndexLibrary(io.ComfyNode):
 
 def _of_version(indexer: Indexer, wanted: CivitaiLora, progress: NodeProgress) -> Outcome:
     """Fetch a LoRA into ComfyUI's first folder of LoRAs and measure it, unless the database has it. Raises CarlosError."""
-    known = indexer.known_version(wanted.version_id, wanted.sha256)
+    known = indexer.known_version(wanted)
     if known is not None:
         return known
     path, name = civitai.fetched(wanted, progress)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 from ..errors import CivitaiError, CivitaiNotFound
 from ..foreign import whole_text
@@ -16,6 +17,9 @@ from .answers import is_sha256
 from .client import CivitaiClient
 from .download import SIZE_TOLERANCE
 from .versions import LORA_TYPES, Model, Version, VersionFile
+
+if TYPE_CHECKING:
+    from ..database.database import MetricsDatabase
 
 _WEIGHTS = (None, "Model", "Pruned Model", "Archive")
 """Types of files that hold the LoRA itself, as CivitAI calls them; others are training data, configs and the like."""
@@ -65,10 +69,20 @@ class CivitaiLora:
         """The file that is meant. Raises CivitaiError if there is no such file."""
         return lora_file_of(self.version, self._which)
 
-    @property
-    def sha256(self) -> str | None:
-        """Of the LoRA file, if a certain one is meant and its version says it; None also for the main one, which is not asked."""
-        return self.file.sha256 if self._which and self.file.is_safetensors else None
+    def id_in(self, database: MetricsDatabase) -> str | None:
+        """The id under which a database may have it, which can be told without its file; None if only the file can tell.
+
+        CivitAI is asked only if a certain file of the version is meant.
+        """
+        if not self._which:
+            return database.id_of_version(self.version_id)
+        known = self.file.sha256 if self.file.is_safetensors else None
+        if known is None:
+            return None
+        lora_id = database.id_of(str(self.version_id), known)
+        row = database.row(lora_id)
+        # A row that does not know its content was measured from the main file, most likely.
+        return lora_id if row is not None and row.sha256 is not None else None
 
     def fetch(self, folder: Path, *, at_hand: Iterable[Path] = (), on_progress: OnProgress | None = None) -> Path:
         """Get the file, with `<stem>.civitai.info` beside it. Returns its path.
@@ -86,8 +100,11 @@ class CivitaiLora:
         file = self.file
         try:
             if file.is_zip:
-                others = {other.sha256 for other in self.version.files}
-                return read_sidecar(path).version_id == file.version_id and (len(others) == 1 or sha256_of(path) not in others)
+                if is_sha256(self._which):
+                    return sha256_of(path) == self._which.lower()
+                # Of several files that come in a ZIP, a sidecar does not tell which one it was.
+                is_only = len(lora_files_of(self.version)) == 1
+                return is_only and read_sidecar(path).version_id == file.version_id
             # Hashing a library takes minutes; comparing sizes takes no time.
             is_likely = file.size is None or abs(path.stat().st_size - file.size) <= SIZE_TOLERANCE
             return is_likely and sha256_of(path) == file.sha256

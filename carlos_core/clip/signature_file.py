@@ -17,6 +17,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from ..storage import is_there
+
 logger = logging.getLogger(__name__)
 
 FOLDER = "signatures"
@@ -30,7 +32,9 @@ _SPARE = MOST // 10
 
 _VERSION = 1
 _CHECKSUM_BYTES = 16
-_TIMEOUT_S = 10.0
+_TIMEOUT_S = 2.0
+_PAUSE_S = 60.0
+"""Time without the file where its lock could not be had: each further try would wait for it again."""
 _SECONDS_OF_A_DAY = 86_400
 
 _AT_A_TIME = 900
@@ -51,6 +55,7 @@ class SignatureFile:
         self.path = folder / "signatures.sqlite"
         self._has_looked = False
         self._has_warned = False
+        self._off_until = 0.0
 
     def read(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Those of the vectors that are kept, by key: each [D] float64. They count as used."""
@@ -103,7 +108,11 @@ class SignatureFile:
             self._has_looked = True
             for part in _parts(sorted(self._folder.glob("*.f64"))):
                 self._take_in(part)
-        return self.path.exists()
+        try:
+            return is_there(self.path)
+        except OSError as error:
+            self._warn(error)
+            return False
 
     def _take_in(self, files: Sequence[Path]) -> None:
         """Move vectors from files of their own into the one file. A file goes only when its vector is there, or is damaged."""
@@ -141,6 +150,8 @@ class SignatureFile:
             self._run(use, None)
 
     def _run(self, work: Callable[[sqlite3.Connection], _T], otherwise: _T, *, is_transaction: bool = True) -> _T:
+        if time.monotonic() < self._off_until:
+            return otherwise
         for _attempt in range(2):
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -152,6 +163,7 @@ class SignatureFile:
                         return work(connection)
             except (sqlite3.DatabaseError, OSError) as error:
                 if not _is_damage(error):
+                    self._off_until = time.monotonic() + _PAUSE_S if "locked" in str(error) else 0.0
                     self._warn(error)
                     return otherwise
                 logger.warning("carlos: the signatures in %s are damaged and made again: %s", self._folder, error)

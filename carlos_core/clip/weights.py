@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -193,11 +194,18 @@ class _SentInside(requests.RequestException):
 
 
 class _Session(requests.Session):
-    """A session that follows redirects to public hosts over https, and on the host itself that the user named."""
+    """A session that follows redirects over https, to public hosts, and those that stay on the host that the user named.
+
+    A mirror within a private network may send us on within it.
+    """
 
     def __init__(self, url: str) -> None:
         super().__init__()
         self._named = urlsplit(url)
+
+    @cached_property
+    def _is_of_inside(self) -> bool:
+        return leads_inside(self._named.hostname or "")
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         location = super().get_redirect_target(resp)
@@ -208,7 +216,8 @@ class _Session(requests.Session):
             host = parts.hostname or ""
         except ValueError:
             raise _SentInside("sent on to something that is not a web address") from None
-        if parts[:2] != self._named[:2] and (parts.scheme != "https" or leads_inside(host)):
+        is_allowed = parts.scheme == "https" and (host == self._named.hostname or self._is_of_inside or not leads_inside(host))
+        if not is_allowed and parts[:2] != self._named[:2]:
             raise _SentInside(f"sent on to {host}, which is not a public https address")
         return location
 

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -45,6 +46,9 @@ class _Side:
     fits: tuple[LoraFit, ...]
     texts: Texts
     """Shared with the base side if the LoRAs do not touch the text encoder."""
+
+    files: tuple[tuple[int, int] | None, ...]
+    """`_states_of` the LoRAs before they were read."""
 
 
 @dataclass
@@ -163,7 +167,13 @@ class ComfyGenerator:
         return 1 if self._sampling.sampler_name not in BATCHED_SAMPLERS else largest_batch(self._model, self._empty_latent)
 
     def check_lora(self, lora: LoraUse) -> LoraFit:
-        """Apply a LoRA to clones of model and text encoder, and count what fitted. Raises LoraError if nothing did."""
+        """Apply a LoRA to clones of model and text encoder, and count what fitted. Raises LoraError if nothing did.
+
+        From now on its pictures are those of its file as it is now.
+        """
+        for loras in [loras for loras in self._sides if any(use.path == lora.path for use in loras)]:
+            if self._sides[loras].files != _states_of(loras):
+                del self._sides[loras]
         return self._side((lora,)).fits[0]
 
     def prepare(self, jobs: Sequence[Job]) -> None:
@@ -306,7 +316,7 @@ class ComfyGenerator:
         """Model and text encoder with LoRAs applied, on clones; the last few combinations are kept."""
         side = self._sides.pop(loras, None)
         if side is None:
-            model, clip = self._model, self._clip
+            model, clip, files = self._model, self._clip, _states_of(loras)
             fits = []
             for lora in loras:
                 tensors = in_memory(load_lora(lora.path))
@@ -316,7 +326,7 @@ class ComfyGenerator:
             model.set_model_unet_function_wrapper(_counting(model.model_options.get("model_function_wrapper"), self._count))
             self._shared.attach(model)
             has_own_texts = not loras or clip is not self._clip
-            side = _Side(model, tuple(fits), Texts(clip) if has_own_texts else self._side(()).texts)
+            side = _Side(model, tuple(fits), Texts(clip) if has_own_texts else self._side(()).texts, files)
             while len(self._sides) >= _SIDES_KEPT:
                 del self._sides[next(iter(self._sides))]
         self._sides[loras] = side
@@ -339,6 +349,19 @@ class ComfyGenerator:
         if self._sampling.scheduler == LEADING:
             return _leading_sigmas(sampling, self._sampling.steps)
         return comfy.samplers.calculate_sigmas(sampling, self._sampling.scheduler, self._sampling.steps)
+
+
+def _states_of(loras: Sequence[LoraUse]) -> tuple[tuple[int, int] | None, ...]:
+    """Size and time of the last change of each LoRA's file; None for one that is not there."""
+    return tuple(_state_of(lora.path) for lora in loras)
+
+
+def _state_of(path: Path) -> tuple[int, int] | None:
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_size, facts.st_mtime_ns
 
 
 def _counting(inner: Any, count: _Count) -> Callable[[Any, dict[str, Any]], Any]:

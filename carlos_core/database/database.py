@@ -159,13 +159,8 @@ class MetricsDatabase:
         short = id_of_content(sha256)
         return short if short not in self else f"sha256:{sha256}"
 
-    def id_of_version(self, version_id: int, sha256: str | None = None) -> str:
-        """The lora_id of a CivitAI version: `str(version_id)`, unless its row was written before the version was known.
-
-        sha256: of one of the version's files, whose id it then is; see `id_of`.
-        """
-        if sha256 is not None:
-            return self.id_of(str(version_id), sha256)
+    def id_of_version(self, version_id: int) -> str:
+        """The lora_id of a CivitAI version: `str(version_id)`, unless its row was written before the version was known."""
         lora_id, versions = str(version_id), self.column("version_id")
         return lora_id if lora_id in self or version_id not in versions else self.column("lora_id")[versions.index(version_id)]
 

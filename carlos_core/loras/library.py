@@ -96,20 +96,22 @@ class LoraLibrary:
 
     @cached_property
     def _files(self) -> Files:
-        return Files(
+        usable = [(entry, links) for entry, links in _with_links(self.entries) if entry.is_usable]
+        identities = (
             LoraIdentity("", entry.sha256, entry.metadata.version_id, entry.metadata.model_id, entry.name)
-            for entry in _plainest(self.entries)
-            if entry.is_usable
+            for entry, _links in usable
         )
+        return Files(identities, {entry.name: links for entry, links in usable if links})
 
 
-def _plainest(entries: Iterable[LibraryEntry]) -> Iterator[LibraryEntry]:
-    """The entries without those that links to folders list again: the same file, under the same name in another folder."""
+def _with_links(entries: Iterable[LibraryEntry]) -> Iterator[tuple[LibraryEntry, list[str]]]:
+    """Each file with the names by which links to folders list it again: the same file, under the same name in another folder."""
     for names in by_file(entries):
-        same = {
-            (os.path.basename(entry.path), entry.metadata.version_id, entry.metadata.model_id): entry for entry in reversed(names)
-        }
-        yield from same.values()
+        same: dict[Hashable, list[LibraryEntry]] = {}
+        for entry in names:
+            key = (os.path.basename(entry.path), entry.metadata.version_id, entry.metadata.model_id)
+            same.setdefault(key, []).append(entry)
+        yield from ((first, [other.name for other in others]) for first, *others in same.values())
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, TypeVar
 
 from ..records import LoraIdentity
@@ -23,7 +24,7 @@ class Resolved:
     by: FoundBy
     """What the decision is based on."""
     others: tuple[str, ...] = ()
-    """With a name: further files that would do as well. Without: the files that it may be, or that only have its name."""
+    """With a name: further names that would do as well. Without: the files that it may be, or that only have its name."""
     note: str = ""
     """A sentence for reports; empty if there is nothing to say."""
 
@@ -31,7 +32,9 @@ class Resolved:
 class Files:
     """The files on this machine, looked up by hash, version, model or name. Their `file_name` is as listed."""
 
-    def __init__(self, files: Iterable[LoraIdentity]) -> None:
+    def __init__(self, files: Iterable[LoraIdentity], links: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
+        """links: `file_name` of a file -> its other names, by which it is known only once it is found."""
+        self.links = links
         self.by_hash: dict[str, list[LoraIdentity]] = {}
         self.by_version: dict[int, list[LoraIdentity]] = {}
         self.by_model: dict[int, list[LoraIdentity]] = {}
@@ -81,12 +84,12 @@ def resolve(rows: Iterable[LoraIdentity], files: Files) -> dict[str, Resolved]:
 def _by_identity(row: LoraIdentity, files: Files) -> Resolved | None:
     of_content = files.by_hash.get(_digits(row) or "")
     if of_content:
-        return _chosen(row, of_content, "hash", "the same content")
+        return _chosen(row, of_content, files.links, "hash", "the same content")
     if row.version_id is not None and row.version_id in files.by_version:
         claiming = files.by_version[row.version_id]
         left = [file for file in claiming if not _is_other_content(row, file)]
         if left:
-            return _chosen(row, left, "version id", f"CivitAI version {row.version_id}")
+            return _chosen(row, left, files.links, "version id", f"CivitAI version {row.version_id}")
     if row.sha256 is None and row.version_id is None and row.model_id is not None:
         of_model = files.by_model.get(row.model_id, [])
         if len(of_model) == 1:
@@ -94,13 +97,15 @@ def _by_identity(row: LoraIdentity, files: Files) -> Resolved | None:
     return None
 
 
-def _chosen(row: LoraIdentity, alike: list[LoraIdentity], by: FoundBy, what: str) -> Resolved:
-    if len(alike) == 1:
-        return Resolved(alike[0].file_name, by)
-    best, *others = sorted(
-        (_name(file) for file in alike), key=lambda name: (_posix(name) != row.file_name, len(name), _posix(name))
-    )
-    return Resolved(best, by, tuple(others), f"{what} is also in {listed_shortly(others)}")
+def _chosen(row: LoraIdentity, alike: list[LoraIdentity], links: Mapping[str, Sequence[str]], by: FoundBy, what: str) -> Resolved:
+    names = sorted(map(_name, alike), key=lambda name: (_posix(name) != row.file_name, len(name), _posix(name)))
+    ways = {name: (name, *links.get(name, ())) for name in names}
+    # A file may have the row's own name through a link.
+    of_row = ((name, way) for name in names for way in ways[name] if _posix(way) == row.file_name)
+    file, best = next(of_row, (names[0], names[0]))
+    others = tuple(way for name in names for way in ways[name] if way != best)
+    further = [name for name in names if name != file]
+    return Resolved(best, by, others, f"{what} is also in {listed_shortly(further)}" if further else "")
 
 
 def _by_name(row: LoraIdentity, files: Files) -> Resolved | None:

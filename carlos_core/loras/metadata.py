@@ -76,7 +76,7 @@ def _all_of(lora: Path, problems: list[str]) -> Iterator[LoraMetadata]:
         if not isinstance(content, Mapping):
             problems.append(f"the sidecar {printable(name)} holds no facts, but {type(content).__name__}")
             continue
-        facts = ForeignFacts(content)
+        facts = ForeignFacts(content, is_lenient=True)
         yield reader(facts)
         odd = list(dict.fromkeys([*facts.problems, *facts.misfits]))
         shown = [*odd[:_MOST_PROBLEMS], *(["there is more that is odd"] if odd[_MOST_PROBLEMS:] else [])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,11 +85,7 @@ def clear_cache(what: str = EVERYTHING, folder: str | Path | None = None) -> tup
     before = cache_usage(folder)
     try:
         if what in (THUMBNAILS, PICTURES, EVERYTHING):
-            for unit in picture_cache.units(before.folder):
-                if what != THUMBNAILS:
-                    unit.remove()
-                elif unit.thumbnails:
-                    unit.remove_thumbnails()
+            _clear_units(picture_cache.units(before.folder), only_thumbnails=what == THUMBNAILS)
         if what in (SIGNATURES, EVERYTHING):
             SignatureFile(before.folder / signature_file.FOLDER).clear()
         if what == EVERYTHING and not picture_cache.in_use(before.folder):
@@ -102,6 +98,21 @@ def clear_cache(what: str = EVERYTHING, folder: str | Path | None = None) -> tup
         CachePart(was.kind, max(0, was.count - now.count), max(0, was.size - now.size), 0)
         for was, now in zip(before.parts, after.parts, strict=True)
     )
+
+
+def _clear_units(units: Iterable[Unit], *, only_thumbnails: bool) -> None:
+    """Remove units or their thumbnails. One that cannot be removed does not keep the others; then raises its OSError."""
+    problem: OSError | None = None
+    for unit in units:
+        try:
+            if not only_thumbnails:
+                unit.remove()
+            elif unit.thumbnails:
+                unit.remove_thumbnails()
+        except OSError as error:
+            problem = error
+    if problem is not None:
+        raise problem
 
 
 def _folder(folder: str | Path | None) -> Path:

@@ -103,11 +103,8 @@ def index_lora(
         lora = CivitaiLora(model_id, version_id, CivitaiClient.from_environment, file=civitai_file)
     else:
         lora = read_lora_file(lora_source)
-    if isinstance(lora, LoraFile):
-        lora_id = db.id_of(lora.lora_id, lora.sha256)
-    else:
-        lora_id = db.id_of_version(lora.version_id, lora.sha256)
-    if not overwrite and lora_id in db:
+    lora_id = db.id_of(lora.lora_id, lora.sha256) if isinstance(lora, LoraFile) else lora.id_in(db)
+    if not overwrite and lora_id is not None and lora_id in db:
         return _result(db, lora_id, is_new=False)
     if db.read_only:
         raise IndexingError(f"{db.name} is read-only.", "Make a writable copy with copy_bundled_database or db.copy().")

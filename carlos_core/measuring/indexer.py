@@ -10,6 +10,7 @@ from typing import Protocol as Interface
 
 from torch import Tensor
 
+from ..civitai.lora import CivitaiLora
 from ..database.database import MetricsDatabase
 from ..database.target import Target, upsert
 from ..errors import CarlosError, UnsuitableSamplingError
@@ -176,18 +177,15 @@ class Indexer:
         take_in(self.studio, lora, self.protocol.lora_weight)
         return self.base_check.look(self.studio, self.plan.shots, on_progress)
 
-    def known_version(self, version_id: int, sha256: str | None = None) -> Outcome | None:
-        """The outcome for a LoRA of CivitAI if it need not be measured, even without its file; None if it must be measured.
-
-        sha256: of the file that is meant, where the version has several; None for any of them.
-        """
+    def known_version(self, wanted: CivitaiLora) -> Outcome | None:
+        """The outcome for a LoRA of CivitAI if it need not be measured, even without its file; None if only the file can tell."""
         database = self.target.read()
-        lora_id = database.id_of_version(version_id, sha256)
-        row, covering = self._covering(database, lora_id)
+        lora_id = wanted.id_in(database)
+        row, covering = (None, None) if lora_id is None else self._covering(database, lora_id)
         if row is None or covering is None:
             return None
         metadata = LoraMetadata(
-            version_id=version_id if lora_id == str(version_id) else None,
+            version_id=wanted.version_id if lora_id == str(wanted.version_id) else None,
             base_model=row.metadata.base_model,
             trigger_words=row.metadata.trigger_words,
         )
@@ -253,23 +251,33 @@ class Indexer:
         return self.protocol.covering(row, database.protocols, len(self.plan.shots), model_key=model_key)
 
     def _known(self, database: MetricsDatabase, lora: LoraFile, row: LoraRecord, covering: Covering) -> Outcome:
-        is_copy = row.file_name != lora.name and self._is_still_at(row, lora)
-        if row.file_name != lora.name and not is_copy:
+        original = None if row.file_name == lora.name else self._original(row, lora)
+        if row.file_name != lora.name and original is None:
             self.target.change(lambda changed: changed.set_value(row.lora_id, "file_name", lora.name))
         sheet = self.studio.contact_sheet(*sides_of(self.studio, lora, self.protocol), self.plan.shots)
         where = f", on another checkpoint of the same shape ({row.model_key})" if covering.is_other_checkpoint else ""
         note = f"measured with the preset {covering.preset!r} on {row.indexed_at}{where}"
         notes = (note, *_other_words(row, lora, covering.preset), *row.notes)
-        copy_notes = (f"has the same content as {row.file_name}",) if is_copy and row.sha256 == lora.sha256 else ()
+        is_copy = original is not None and original.sha256 == lora.sha256 and not _is_one_file(original.path, lora.path)
+        copy_notes = (f"has the same content as {row.file_name}",) if is_copy else ()
         return Outcome(lora, ALREADY_INDEXED, row, 0, 0, notes, sheet, file_notes=copy_notes)
 
-    def _is_still_at(self, row: LoraRecord, lora: LoraFile) -> bool:
-        """Whether the row's own file is there: then `lora` is a copy of it, which must not take its place."""
+    def _original(self, row: LoraRecord, lora: LoraFile) -> LoraFile | None:
+        """The row's own file, if it is still there: then `lora` is a copy of it, which must not take its place."""
         there = self.folder.at_hand(row.file_name) if row.file_name else None
         if there is None:
-            return False
+            return None
         # A row that does not know its content is that of every file that claims its id.
-        return there.sha256 == lora.sha256 or (row.sha256 is None and there.lora_id == lora.lora_id)
+        is_it = there.sha256 == lora.sha256 or (row.sha256 is None and there.lora_id == lora.lora_id)
+        return there if is_it else None
+
+
+def _is_one_file(path: Path, other: Path) -> bool:
+    """Whether two paths lead to one file."""
+    try:
+        return path.samefile(other)
+    except OSError:
+        return False
 
 
 def _file_notes(database: MetricsDatabase, lora: LoraFile) -> Iterator[str]:
@@ -277,8 +285,8 @@ def _file_notes(database: MetricsDatabase, lora: LoraFile) -> Iterator[str]:
     if lora.problem:
         yield lora.problem.removeprefix(f"{printable(lora.path.name)}: ")
     claimed = database.row(lora.lora_id) if lora.metadata.version_id is not None else None
-    if claimed is not None and claimed.sha256 is not None and claimed.sha256 != lora.sha256:
-        yield f"names CivitAI version {lora.lora_id}, as {claimed.file_name or claimed.name} does, which is another file"
+    if claimed is not None and claimed.sha256 is not None and claimed.sha256.lower() != lora.sha256:
+        yield f"another file than {claimed.file_name or claimed.name}, which is of CivitAI version {lora.lora_id}, too"
 
 
 def _other_words(row: LoraRecord, lora: LoraFile, preset: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import re
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -135,14 +135,16 @@ def in_use(cache: Path) -> set[Path]:
     return {cache / folder / f"{stem}.journal" for _kind, folder in _FOLDERS for stem in stems_in_use(cache / folder)}
 
 
-def trim(cache: Path) -> None:
+def trim(cache: Path, own: Collection[Path] = ()) -> None:
     """Remove what was not used for longest until the cache is no larger than its limit; empty journals go in any case.
 
     Nothing that somebody needs now is removed. Problems are a warning in the log.
+
+    own: journals that this process needs, which are kept even where they cannot be marked as in use.
     """
     try:
         _remove_abandoned(cache)
-        needed = in_use(cache)
+        needed = in_use(cache) | set(own)
         found = sorted(units(cache), key=lambda unit: unit.used)
     except OSError as error:
         logger.warning("carlos: the cache in %s cannot be looked through: %s", cache, error)

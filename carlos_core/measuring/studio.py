@@ -148,7 +148,7 @@ class Studio:
         key = (folder, *identity.values())
         store = self._stores.get(key)
         if store is not None:
-            store.refresh()
+            store.hold()
             return store
         lora = identity.get("lora")
         for other in [other for other in self._stores if other[0] == folder and lora not in other]:
@@ -159,7 +159,7 @@ class Studio:
 
     def trim(self) -> None:
         """Remove what was kept of other measurements and not used for longest, where the cache is larger than its limit."""
-        picture_cache.trim(self.folder)
+        picture_cache.trim(self.folder, {store.path for store in self._stores.values()})
 
 
 class Shoot:

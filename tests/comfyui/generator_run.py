@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import sys
 import weakref
 from collections import Counter
@@ -90,6 +91,17 @@ def main() -> None:
     at_once.check_lora(LoraUse(both, 1.0))
     with_both = at_once.generate(jobs(LoraUse(both, 1.0))).images
     note("a LoRA with a part for the text encoder")
+
+    changing = Path(WORK) / "changing.safetensors"
+    shutil.copy(SKETCH, changing)
+    use = LoraUse(changing, 1.0)
+    at_once.check_lora(use)
+    shutil.copy(both, changing)
+    before = at_once.generate(jobs(use)).images
+    at_once.check_lora(use)
+    after = at_once.generate(jobs(use)).images
+    found["a file that changes"] = [torch.equal(before, with_lora), torch.equal(after, with_both)]
+    calls.clear()
 
     same: list[Any] = []
     for loras, expected in (((), without), ((LoraUse(SKETCH, 1.0),), with_lora), ((LoraUse(both, 1.0),), with_both)):

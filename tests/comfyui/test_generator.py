@@ -40,6 +40,11 @@ def test_checking_a_lora_and_generating_with_it_load_its_file_once(found: dict[s
         assert found[name][LOADED] == 1
 
 
+def test_a_file_that_changes_is_taken_anew_when_it_is_checked_and_not_before(found: dict[str, Any]) -> None:
+    # A row is of the content that was hashed: it is hashed again after the check.
+    assert found["a file that changes"] == [True, True]
+
+
 def test_pictures_are_the_same_whether_texts_were_encoded_ahead_or_not(found: dict[str, Any]) -> None:
     assert found["same pictures"] == [True, True, True]
     # Two texts and the empty negative, under two text encoders.

@@ -183,18 +183,52 @@ def test_a_zip_that_was_unpacked_before_is_known_by_its_sidecar(
     assert len(civitai.of("storage")) == fetched
 
 
-def test_of_a_version_with_several_files_a_zip_is_not_taken_for_another_ones_file(
+def packed(folder: Path, name: str, content: bytes) -> bytes:
+    """A ZIP with one LoRA in it."""
+    with zipfile.ZipFile(folder / "packed.zip", "w") as archive:
+        archive.writestr(name, content)
+    return (folder / "packed.zip").read_bytes()
+
+
+def test_of_several_files_in_zips_none_is_taken_for_another_one(
     civitai: CivitaiServer, content: bytes, loras: Path, tmp_path: Path
 ) -> None:
-    with zipfile.ZipFile(tmp_path / "low.zip", "w") as archive:
-        archive.writestr("low.safetensors", content[:-1] + b"\0")
-    civitai.add(5, {"high.safetensors": content, "low.zip": (tmp_path / "low.zip").read_bytes()})
-    high = wanted(civitai, version_id=5).fetch(loras)
-    low = CivitaiLora(None, 5, lambda: client_of(civitai), file="low").fetch(loras, at_hand=[high])
-    assert (high.name, low.name) == ("high.safetensors", "low.safetensors")
+    other = content[:-1] + b"\0"
+    zips = {f"{name}.zip": packed(tmp_path, f"{name}.safetensors", data) for name, data in (("high", content), ("low", other))}
+    civitai.add(5, zips)
+    civitai.add(6, {"high.safetensors": content, "low.zip": zips["low.zip"]})
+    for version in (5, 6):
+        high = CivitaiLora(None, version, lambda: client_of(civitai), file="high").fetch(loras)
+        low = CivitaiLora(None, version, lambda: client_of(civitai), file="low").fetch(loras, at_hand=[high])
+        assert [path.name for path in (high, low)] == ["high.safetensors", "low.safetensors"]
+        assert low.read_bytes() == other
+    # By its hash the one that was measured is known, whatever it came in.
     n = len(civitai.of("storage"))
-    again = CivitaiLora(None, 5, lambda: client_of(civitai), file="low").fetch(loras, at_hand=[high, low])
-    assert (again, len(civitai.of("storage"))) == (low, n)
+    of_row = CivitaiLora(None, 5, lambda: client_of(civitai), file=hashlib.sha256(other).hexdigest())
+    assert (of_row.fetch(loras, at_hand=[high, low]), len(civitai.of("storage"))) == (low, n)
+
+
+def test_a_file_in_a_zip_is_not_known_by_the_row_of_the_main_file(
+    configured: CivitaiServer, content: bytes, empty_database: carlos.MetricsDatabase, encoder: OpenClipEncoder, tmp_path: Path
+) -> None:
+    other = content[:-1] + b"\0"
+    configured.add(5, {"main.safetensors": content, "second.zip": packed(tmp_path, "second.safetensors", other)})
+    options: dict[str, Any] = {"encoder": encoder, "prompts": PROMPTS, "max_prompts": 3, "working_directory": tmp_path / "work"}
+    options |= {"lora_source": "civitai", "generator": DrawingGenerator(), "download_directory": tmp_path / "mine"}
+    carlos.index_lora(empty_database, version_id=5, **options)
+    second = carlos.index_lora(empty_database, version_id=5, civitai_file="second", **options)
+    assert (second.is_new, second.record.sha256) == (True, hashlib.sha256(other).hexdigest())
+    assert len(empty_database) == 2
+
+
+def test_the_published_row_of_a_version_is_not_that_of_the_file_that_is_named(
+    configured: CivitaiServer, content: bytes, empty_database: carlos.MetricsDatabase
+) -> None:
+    empty_database.upsert(a_row("5", np.ones(64), version_id=5))
+    configured.add(5, {"high.safetensors": content, "low.safetensors": content[:-1] + b"\0"})
+    assert carlos.index_lora(empty_database, lora_source="civitai", version_id=5).lora_id == "5"
+    with pytest.raises(GenerationError, match="no text-to-image model"):
+        carlos.index_lora(empty_database, lora_source="civitai", version_id=5, civitai_file="low")
 
 
 def test_a_users_own_sidecar_is_kept_and_one_that_was_left_behind_is_not(

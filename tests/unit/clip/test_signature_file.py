@@ -253,6 +253,7 @@ def test_a_file_that_another_process_keeps_locked_can_be_read_or_is_done_without
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(signature_file, "_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(signature_file, "_PAUSE_S", 0.0)
     file = SignatureFile(tmp_path)
     file.write(vectors(1))
     with closing(sqlite3.connect(file.path)) as other:
@@ -265,6 +266,19 @@ def test_a_file_that_another_process_keeps_locked_can_be_read_or_is_done_without
         other.rollback()
     assert_holds(file.read([*vectors(1, 2)]), [1])
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_lock_that_cannot_be_had_is_not_waited_for_at_each_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signature_file, "_TIMEOUT_S", 0.05)
+    file = SignatureFile(tmp_path)
+    file.write(vectors(1))
+    with closing(sqlite3.connect(file.path)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert file.read([*vectors(1)]) == {}
+    # Not tried again for some time, even if it could be had by now.
+    assert file.read([*vectors(1)]) == {}
+    monkeypatch.setattr(file, "_off_until", 0.0)
+    assert_holds(file.read([*vectors(1)]), [1])
 
 
 FULL_DISK = """

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import requests
 from safetensors.numpy import save
 
 from carlos_core import partial_file
@@ -224,10 +225,50 @@ def test_a_file_with_the_announced_sha256_is_taken_and_another_is_removed(
     assert target.read_bytes() == CONTENT
 
 
+def sent_on(start: str, location: str) -> str | None:
+    """Where a session that asks a named address first lets itself be sent on to."""
+    answer = requests.Response()
+    answer.status_code, answer.url = 302, start
+    answer.headers["Location"] = location
+    return weights._Session(start).get_redirect_target(answer)
+
+
 @pytest.mark.parametrize(
-    "place", ["https://10.1.2.3/weights", "http://8.8.8.8/weights", "http://localhost:{port}/weights", "https://[broken/weights"]
+    ("start", "location"),
+    [
+        ("https://8.8.8.8/a", "https://1.1.1.1/b"),
+        ("https://8.8.8.8/a", "/b"),
+        # Mirrors: a name of its own for encrypted connections, and a storage beside it.
+        ("http://8.8.8.8/a", "https://8.8.8.8/b"),
+        ("http://8.8.8.8/a", "http://8.8.8.8/b"),
+        ("https://10.1.2.3/a", "https://10.1.2.4/b"),
+        ("http://10.1.2.3/a", "https://10.1.2.3/b"),
+    ],
 )
-def test_a_redirect_into_the_users_network_or_off_https_is_not_followed(storage: Storage, target: Path, place: str) -> None:
+def test_redirects_of_the_hub_and_of_mirrors_are_followed(start: str, location: str) -> None:
+    assert sent_on(start, location) == location
+
+
+@pytest.mark.parametrize(
+    ("start", "location"),
+    [
+        ("https://8.8.8.8/a", "https://10.1.2.3/b"),
+        ("https://8.8.8.8/a", "https://localhost/b"),
+        ("https://8.8.8.8/a", "https://169.254.169.254/latest/meta-data"),
+        ("https://8.8.8.8/a", "http://8.8.8.8/b"),
+        ("https://8.8.8.8/a", "http://1.1.1.1/b"),
+        ("https://10.1.2.3/a", "http://10.1.2.4/b"),
+    ],
+)
+def test_redirects_into_the_users_network_or_off_https_are_not_followed(start: str, location: str) -> None:
+    with pytest.raises(requests.RequestException, match="which is not a public https address"):
+        sent_on(start, location)
+
+
+@pytest.mark.parametrize("place", ["http://8.8.8.8/weights", "http://localhost:{port}/weights", "https://[broken/weights"])
+def test_a_redirect_that_is_not_followed_is_an_error_with_the_way_to_do_it_by_hand(
+    storage: Storage, target: Path, place: str
+) -> None:
     storage.redirects["/file"] = place.format(port=storage.url.rpartition(":")[2])
     with pytest.raises(EncoderError, match="sent on to .*(which is not a public https|not a web) address.* save it as"):
         fetch_file(f"{storage.url}/file", target)

@@ -131,7 +131,28 @@ def test_without_locks_a_file_is_given_time_to_be_renamed(tmp_path: Path, monkey
     left[0].write_text("half a")
     write_atomically(tmp_path / "a.json", write)
     assert left[0].exists()
-    os.utime(left[0], (time.time() - 10,) * 2)
+    os.utime(left[0], (time.time() - 60,) * 2)
+    write_atomically(tmp_path / "a.json", write)
+    assert temporary_files(tmp_path) == []
+
+
+@unix
+def test_where_a_locked_file_cannot_be_written_time_protects_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on network drives of Linux (SMB), none of which can be had here: through another handle they refuse a locked file."""
+    monkeypatch.setattr(storage, "_can_be_written", lambda path: False)
+    left: list[Path] = []
+
+    def write(path: Path) -> None:
+        left.append(path)
+        path.write_text("whole")
+
+    write_atomically(tmp_path / "a.json", write)
+    assert (tmp_path / "a.json").read_text() == "whole"
+    assert temporary_files(tmp_path) == []
+    left[0].write_text("another process is writing this")
+    write_atomically(tmp_path / "a.json", write)
+    assert left[0].exists()
+    os.utime(left[0], (time.time() - 3600,) * 2)
     write_atomically(tmp_path / "a.json", write)
     assert temporary_files(tmp_path) == []
 

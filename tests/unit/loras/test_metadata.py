@@ -211,3 +211,11 @@ def test_a_sidecar_that_is_silent_leaves_the_files_own_facts(lora: Path) -> None
     beside(lora, ".civitai.info", {"id": 7, "trainedWords": [], "baseModel": "Other"})
     read = read_lora_file(lora)
     assert (read.trigger_words, read.metadata.base_model, read.lora_id) == (("vantuq",), "SD 3", "7")
+
+
+def test_what_a_tool_leaves_empty_is_nothing_odd(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"")
+    skeleton = {"id": "", "modelId": "", "name": "", "trainedWords": [], "baseModel": "SD 1.5", "model": {}, "images": ""}
+    (tmp_path / "a.civitai.info").write_text(json.dumps(skeleton))
+    problems: list[str] = []
+    assert (read_sidecar(tmp_path / "a.safetensors", problems).base_model, problems) == ("SD 1.5", [])

@@ -46,8 +46,14 @@ def test_a_folder_in_a_circle_lists_its_files_many_times_and_they_are_read_once(
     # A row that knows only a name has one file here, not twenty between which nothing could be chosen.
     by_name = found.resolve([LoraIdentity("row", file_name="old/x.safetensors")])
     assert by_name == {"row": Resolved("styles/x.safetensors", "file name")}
-    by_content = found.resolve([LoraIdentity("row", sha256=found.entries[0].sha256)])
-    assert by_content == {"row": Resolved("styles/x.safetensors", "hash")}
+    by_content = found.resolve([LoraIdentity("row", sha256=found.entries[0].sha256)])["row"]
+    assert (by_content.name, by_content.by, by_content.note) == ("styles/x.safetensors", "hash", "")
+    # A row that was written under a name through the link keeps it: workflows and choices have it.
+    linked = "styles/again/x.safetensors"
+    assert linked in by_content.others
+    by_content = found.resolve([LoraIdentity("row", sha256=found.entries[0].sha256, file_name=linked)])["row"]
+    assert (by_content.name, by_content.note) == (linked, "")
+    assert "styles/x.safetensors" in by_content.others
     by_model = found.resolve([LoraIdentity("row", model_id=ord("x"))])
     assert by_model == {"row": Resolved("styles/x.safetensors", "model id")}
 

@@ -134,7 +134,7 @@ def test_notes_of_a_file_are_told_and_do_not_go_into_its_row(bench: Bench) -> No
     outcomes = [indexer.index(read_lora_file(path)) for path in paths]
     assert [outcome.file_notes for outcome in outcomes[:2]] == [
         (),
-        ("names CivitAI version 7, as a.safetensors does, which is another file",),
+        ("another file than a.safetensors, which is of CivitAI version 7, too",),
     ]
     assert "the sidecar c.civitai.info cannot be read" in outcomes[2].file_notes[0]
     assert outcomes[3].file_notes == ("has the same content as a.safetensors",)

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from carlos_core.civitai.client import CivitaiClient
+from carlos_core.civitai.lora import CivitaiLora
 from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.database.target import DatabaseFile
 from carlos_core.errors import DatabaseError, IndexingError
@@ -230,6 +232,13 @@ def test_a_database_that_cannot_be_saved_is_refused(kind: str) -> None:
         DatabaseFile.of(database)
 
 
+def nobody() -> CivitaiClient:
+    raise AssertionError("CivitAI need not be asked.")
+
+
+WANTED = CivitaiLora(None, 5, nobody)
+
+
 @pytest.mark.parametrize("is_id", [True, False])
 def test_a_version_that_the_database_has_needs_no_file(bench: Bench, is_id: bool) -> None:
     lora = bench.lora()
@@ -237,19 +246,19 @@ def test_a_version_that_the_database_has_needs_no_file(bench: Bench, is_id: bool
         lora.path.with_suffix(".civitai.info").write_text('{"id": 5}')
         lora = read_lora_file(lora.path)
     indexer = indexer_of(bench, DrawingGenerator())
-    assert indexer.known_version(5) is None
+    assert indexer.known_version(WANTED) is None
     measured = indexer.index(lora)
     if not is_id:
         # Found out later, as refreshing metadata does.
         indexer.target.change(lambda database: database.set_value(lora.lora_id, "version_id", 5))
     lora.path.unlink()
-    known = indexer.known_version(5)
+    known = indexer.known_version(WANTED)
     assert known is not None
     assert (known.status, known.lora.lora_id, known.lora.name) == (ALREADY_INDEXED, lora.lora_id, "red.safetensors")
     assert known.row.strength == measured.row.strength
     assert torch.equal(known.contact_sheet, measured.contact_sheet)
-    assert replace(indexer, overwrite=True).known_version(5) is None
-    assert indexer_of(bench, DrawingGenerator(), protocol=replace(indexer.protocol, preset="paper")).known_version(5) is None
+    assert replace(indexer, overwrite=True).known_version(WANTED) is None
+    assert indexer_of(bench, DrawingGenerator(), protocol=replace(indexer.protocol, preset="paper")).known_version(WANTED) is None
 
 
 def test_the_direction_is_known_as_far_as_the_full_protocol_goes(bench: Bench) -> None:
