@@ -71,10 +71,11 @@ def _json_changed(content: bytes, others: Sequence[bytes], chance: random.Random
     """A value of the JSON changed. What is no JSON is changed as bytes; the JSON of a header gets its right length."""
     start, text = _header_of(content)
     try:
-        value = json.loads(text)
+        changed_value = _value_changed(json.loads(text), chance)
+        new = json.dumps(changed_value, ensure_ascii=chance.random() < 0.5).encode("utf-8", "surrogatepass")
     except (ValueError, RecursionError):
+        # No JSON, or by now too deep to be written as such.
         return _bytes_changed(content, others, chance)
-    new = json.dumps(_value_changed(value, chance), ensure_ascii=chance.random() < 0.5).encode("utf-8", "surrogatepass")
     return new if not start else struct.pack("<Q", len(new)) + new + content[start + len(text) :]
 
 
