@@ -17,7 +17,7 @@ FOLDED = {
     "CarlosSimilarLoras": ["max_strength", "min_consistency", "max_nsfw_level", "min_downloads"],
     "CarlosLorasLikeImage": ["max_strength", "min_consistency", "max_nsfw_level", "min_downloads"],
     "CarlosCombineSearches": ["max_strength", "min_consistency", "max_nsfw_level", "min_downloads"],
-    "CarlosLoraIndexer": ["prompts", "first_seed", "batch_size", "lora_weight", "triggers"],
+    "CarlosLoraIndexer": ["prompts", "first_seed", "batch_size", "lora_weight", "triggers", "civitai_file"],
     "CarlosIndexLibrary": ["prompts", "first_seed", "batch_size", "lora_weight", "triggers"],
 }
 """What may be folded away; whatever else a node has stays in sight."""
