@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from .. import storage
 from ..errors import DatabaseError
 from .columns import stamp_of
+from .parquet_footer import chunk_sizes
 
 _FREE_BYTES = 256 << 20
 _MAX_RATIO = 50
@@ -92,17 +93,15 @@ def _read_within_limits(file: BinaryIO, name: str) -> pa.Table:
     """The table of an open file. Raises DatabaseError for one that unpacks to much more than a database of its size does."""
     # In this thread alone: one of Arrow's that still lets go of the file when Python ends aborts the process.
     parquet = pq.ParquetFile(file, pre_buffer=False)
-    facts, limit = parquet.metadata, max(_FREE_BYTES, _MAX_RATIO * os.fstat(file.fileno()).st_size)
-    groups = map(facts.row_group, range(facts.num_row_groups))
-    chunks = [group.column(place) for group in groups for place in range(facts.num_columns)]
-    if sum(max(chunk.total_uncompressed_size, _VALUE_BYTES * chunk.num_values) for chunk in chunks) > limit:
+    chunks, limit = chunk_sizes(file), max(_FREE_BYTES, _MAX_RATIO * os.fstat(file.fileno()).st_size)
+    if sum(max(chunk.n_bytes, _VALUE_BYTES * chunk.n_values) for chunk in chunks) > limit:
         raise _too_large(name)
-    texts = [chunk for chunk in chunks if chunk.physical_type == "BYTE_ARRAY"]
-    if sum(chunk.total_uncompressed_size * chunk.num_values for chunk in texts) <= limit:
+    texts = [chunk for chunk in chunks if chunk.is_text]
+    if sum(chunk.n_bytes * chunk.n_values for chunk in texts) <= limit:
         return parquet.read(use_threads=False)
     # Each text that is there once may stand in every row: that shows only when they are unpacked.
     batches, n_bytes = [], 0
-    rows = limit // (_PARTS * max(chunk.total_uncompressed_size for chunk in texts))
+    rows = limit // (_PARTS * max(chunk.n_bytes for chunk in texts))
     for batch in parquet.iter_batches(max(1, min(rows, _MOST_ROWS_AT_A_TIME)), use_threads=False):
         n_bytes += batch.nbytes
         if n_bytes > limit:
