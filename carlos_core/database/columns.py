@@ -149,7 +149,9 @@ def direction_matrix(column: pa.ChunkedArray, source: str) -> np.ndarray:
         values = pc.list_flatten(column).cast(pa.float64()).to_numpy()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DatabaseError(f"The directions of {source} are not numbers ({error}).", "Choose another file.") from error
-    directions = values.astype(np.float32).reshape(len(column), dimension)
+    with np.errstate(over="ignore"):
+        # What is too large becomes infinite, and is refused.
+        directions = values.astype(np.float32).reshape(len(column), dimension)
     broken = int((~np.isfinite(directions).all(axis=1)).sum())
     if broken:
         raise DatabaseError(
