@@ -197,7 +197,7 @@ class _Authorisation(AuthBase):
 
 
 def _body_of(response: requests.Response) -> bytes:
-    """The body of an answer. Raises CivitaiError for one that is too large, before it is read."""
+    """The body of an answer. Raises CivitaiError for one that is too large, before it is read, and requests' error for a part."""
     body = bytearray()
     for piece in response.iter_content(_PIECE):
         body += piece
@@ -205,6 +205,10 @@ def _body_of(response: requests.Response) -> bytes:
             response.close()
             host = origin_of(response.url)[1]
             raise CivitaiError(f"The answer of {host} is larger than {_LARGEST_ANSWER >> 20} MB.", "Try again later.")
+    announced = response.headers.get("Content-Length", "")
+    if announced.isdigit() and "Content-Encoding" not in response.headers and len(body) != int(announced):
+        # urllib3 notices that only since version 2.
+        raise requests.exceptions.ChunkedEncodingError("the connection broke off")
     return bytes(body)
 
 
