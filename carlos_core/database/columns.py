@@ -30,6 +30,10 @@ _PLAIN = (
 )
 """Columns that are fields of a record without any change."""
 
+_TOPICS = ("topic_names", "topic_images", "topic_strengths", "topic_consistencies", "topic_directions")
+_CURVE = ("curve_weights", "curve_strengths", "curve_alignments")
+"""Columns whose lists are of the same things: their lengths are equal in each row."""
+
 
 def column_types(dimension: int) -> dict[str, pa.DataType]:
     """Name -> Arrow type of our columns, in file order; directions have `dimension` numbers."""
@@ -111,6 +115,7 @@ def normalised(table: pa.Table, source: str) -> pa.Table:
     ordered = [*types, *(name for name in columns if name not in types)]
     result = pa.table({name: columns[name] for name in ordered})
     _check_values(result, source)
+    _check_lists(result, source)
     return result
 
 
@@ -127,6 +132,15 @@ def _check_values(table: pa.Table, source: str) -> None:
     strength = table["strength"]
     if strength.null_count or not pc.all(pc.is_finite(strength), min_count=0).as_py():
         raise DatabaseError(f"{source} has rows whose strength is not a number.", "Index these LoRAs again.")
+
+
+def _check_lists(table: pa.Table, source: str) -> None:
+    for names in (_TOPICS, _CURVE):
+        lengths = [pc.fill_null(pc.list_value_length(table[name]), 0) for name in names]
+        if not all(pc.all(pc.equal(lengths[0], length), min_count=0).as_py() for length in lengths[1:]):
+            raise DatabaseError(
+                f"{source} has rows in which {names[0]} and {names[-1]} do not go together.", "Index these LoRAs again."
+            )
 
 
 def direction_matrix(column: pa.ChunkedArray, source: str) -> np.ndarray:
@@ -227,8 +241,7 @@ def record_of(table: pa.Table, index: int) -> LoraRecord:
     metadata = LoraMetadata(**{name: cells.pop(name) for name in vars(LoraMetadata())})
     if metadata.trigger_words is not None:
         metadata = replace(metadata, trigger_words=tuple(metadata.trigger_words))
-    topics = _zipped(cells, "topic", ("names", "images", "strengths", "consistencies", "directions"))
-    curve = _zipped(cells, "curve", ("weights", "strengths", "alignments"))
+    topics, curve = (_zipped(cells, columns) for columns in (_TOPICS, _CURVE))
     plain = {name: cells.pop(name) for name in _PLAIN}
     return LoraRecord(
         **{**plain, "notes": tuple(plain["notes"] or ())},
@@ -255,9 +268,9 @@ def identities(table: pa.Table) -> list[LoraIdentity]:
     return list(map(LoraIdentity, *(table[name].to_pylist() for name in LoraIdentity._fields)))
 
 
-def _zipped(cells: dict[str, Any], prefix: str, names: Sequence[str]) -> list[tuple[Any, ...]]:
+def _zipped(cells: dict[str, Any], names: Sequence[str]) -> list[tuple[Any, ...]]:
     """The lists of some columns of a row, taken out of `cells`, as tuples; empty if they are null."""
-    return list(zip(*(cells.pop(f"{prefix}_{name}") or () for name in names), strict=True))
+    return list(zip(*(cells.pop(name) or () for name in names), strict=True))
 
 
 def pack_metadata(encoder_id: str, protocols: Mapping[str, Any], stamp: str) -> dict[bytes, bytes]:

@@ -32,7 +32,10 @@ def read_table(path: Path) -> tuple[pa.Table, str]:
     try:
         # Opened once: another process may put a new file in its place at any moment.
         with opening(path), path.open("rb") as file:
-            return _read_within_limits(file, path.name), _stamp(file)
+            table = _read_within_limits(file, path.name)
+            # Reading takes texts as they are, whether they are texts or not.
+            table.validate(full=True)
+            return table, _stamp(file)
     except (pa.ArrowException, ValueError, OSError) as error:
         raise DatabaseError(
             f"{path.name} cannot be read as parquet ({_first_line(error)}).", "Restore it from a copy, or choose another file."
