@@ -367,7 +367,7 @@ def _facts(folder: Path) -> list[Odd]:
     for name in ("version a", "version b"):
         path = write_good(folder / f"{name}.safetensors", "red_balloons", 9500 + len(name) + ord(name[-1]))
         path.with_suffix(".civitai.info").write_text('{"id": 4242}')
-    found.append(Odd("version of another", "odd/version b.safetensors", "names CivitAI version 4242, as odd/version a"))
+    found.append(Odd("version of another", "odd/version b.safetensors", "another file than odd/version a"))
     counts = {
         "counts without end": '{"a": {"x": 1e999}}',
         "counts of another kind": "[1, 2]",
