@@ -1,25 +1,22 @@
 """Signatures of texts, kept in one SQLite file: a search reads hundreds of them when it starts.
 
-It holds only what can be made again. A value that is damaged counts as missing, as does a file; where the file cannot be used,
-signatures are made without it. It has room for a number of them, and those that were not used for longest go first.
+A value that is damaged counts as missing; where the file cannot be used, signatures are made without it. It has room for a number
+of them, and those that were not used for longest go first.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from ..kept_sqlite import KeptSqlite
 from ..storage import is_there
-
-logger = logging.getLogger(__name__)
 
 FOLDER = "signatures"
 """Its folder within a cache."""
@@ -53,9 +50,8 @@ class SignatureFile:
         """Nothing is read yet."""
         self._folder = folder
         self.path = folder / "signatures.sqlite"
+        self._kept = KeptSqlite(self.path, "the file of signatures", _VERSION, _make, timeout_s=_TIMEOUT_S, pause_s=_PAUSE_S)
         self._has_looked = False
-        self._has_warned = False
-        self._off_until = 0.0
 
     def read(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Those of the vectors that are kept, by key: each [D] float64. They count as used."""
@@ -67,7 +63,7 @@ class SignatureFile:
             return [row for part in _parts(keys) for row in connection.execute(_select(len(part)), part)]
 
         none: list[tuple[str, bytes, int]] = []
-        rows = self._run(read, none)
+        rows = self._kept.run(read, none)
         values = {key: _values_of(key, content) for key, content, _used in rows}
         found = {key: value for key, value in values.items() if value is not None}
         # Not at each reading.
@@ -83,13 +79,13 @@ class SignatureFile:
             connection.executemany("INSERT OR REPLACE INTO signatures VALUES (?, ?, ?)", rows)
             _limit(connection)
 
-        self._run(write, None)
+        self._kept.run(write, None)
 
     def usage(self) -> tuple[int, int]:
         """How many are kept, and the size of the file in bytes."""
         if not self._is_there():
             return 0, 0
-        n = self._run(_count, 0)
+        n = self._kept.run(_count, 0)
         try:
             return n, self.path.stat().st_size
         except OSError:
@@ -99,8 +95,8 @@ class SignatureFile:
         """Forget all of them."""
         if self._is_there():
             # Not the file: another process may be writing it.
-            self._run(lambda connection: connection.execute("DELETE FROM signatures"), None)
-            self._run(lambda connection: connection.execute("VACUUM"), None, is_transaction=False)
+            self._kept.run(lambda connection: connection.execute("DELETE FROM signatures"), None)
+            self._kept.run(lambda connection: connection.execute("VACUUM"), None, is_transaction=False)
 
     def _is_there(self) -> bool:
         """Whether there is a file, once what earlier versions have kept was taken in."""
@@ -111,7 +107,7 @@ class SignatureFile:
         try:
             return is_there(self.path)
         except OSError as error:
-            self._warn(error)
+            self._kept.warn(error)
             return False
 
     def _take_in(self, files: Sequence[Path]) -> None:
@@ -132,13 +128,13 @@ class SignatureFile:
             _limit(connection)
             return True
 
-        if not self._run(take_in, False):
+        if not self._kept.run(take_in, False):
             return
         for file in files:
             try:
                 file.unlink(missing_ok=True)
             except OSError as error:
-                self._warn(error)
+                self._kept.warn(error)
 
     def _use(self, keys: Sequence[str], today: int) -> None:
         """Note that vectors were used today."""
@@ -147,67 +143,13 @@ class SignatureFile:
             connection.executemany("UPDATE signatures SET used = ? WHERE key = ?", [(today, key) for key in keys])
 
         if keys:
-            self._run(use, None)
-
-    def _run(self, work: Callable[[sqlite3.Connection], _T], otherwise: _T, *, is_transaction: bool = True) -> _T:
-        if time.monotonic() < self._off_until:
-            return otherwise
-        for _attempt in range(2):
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                with closing(sqlite3.connect(self.path, timeout=_TIMEOUT_S)) as connection:
-                    _prepare(connection)
-                    if not is_transaction:
-                        return work(connection)
-                    with connection:
-                        return work(connection)
-            except (sqlite3.DatabaseError, OSError) as error:
-                if not _is_damage(error):
-                    self._off_until = time.monotonic() + _PAUSE_S if "locked" in str(error) else 0.0
-                    self._warn(error)
-                    return otherwise
-                logger.warning("carlos: the signatures in %s are damaged and made again: %s", self._folder, error)
-                self._discard()
-        return otherwise
-
-    def _warn(self, error: Exception) -> None:
-        """Once: a folder that cannot be written now cannot be written for the next signature either."""
-        level = logging.DEBUG if self._has_warned else logging.WARNING
-        logger.log(level, "carlos: the signatures in %s cannot be used now: %s", self._folder, error)
-        self._has_warned = True
-
-    def _discard(self) -> None:
-        try:
-            for path in (self.path, self.path.with_name(f"{self.path.name}-journal")):
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            self._warn(error)
+            self._kept.run(use, None)
 
 
-def _is_damage(error: Exception) -> bool:
-    """Whether the file itself is at fault, and not that it is locked, full or not to be written now."""
-    if isinstance(error, sqlite3.OperationalError):
-        # A table of other columns, for example. Python 3.10 does not tell this kind from the others.
-        return getattr(error, "sqlite_errorcode", None) == 1
-    return isinstance(error, sqlite3.DatabaseError)
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    """Make the table if it is missing or of another version."""
-    if _version(connection) == _VERSION:
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    # Another process may have been quicker.
-    if _version(connection) != _VERSION:
-        connection.execute("DROP TABLE IF EXISTS signatures")
-        # used: the day of the last use, counted from 1970.
-        connection.execute("CREATE TABLE signatures (key TEXT PRIMARY KEY, content BLOB NOT NULL, used INTEGER NOT NULL)")
-        connection.execute(f"PRAGMA user_version = {_VERSION}")
-    connection.commit()
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+def _make(connection: sqlite3.Connection, _version: int) -> None:
+    connection.execute("DROP TABLE IF EXISTS signatures")
+    # used: the day of the last use, counted from 1970.
+    connection.execute("CREATE TABLE signatures (key TEXT PRIMARY KEY, content BLOB NOT NULL, used INTEGER NOT NULL)")
 
 
 def _count(connection: sqlite3.Connection) -> int:

@@ -1,25 +1,20 @@
 """What earlier scans found out about LoRA files, kept in one SQLite file.
 
-It is SQLite because hashes must survive a kill at any moment, and two ComfyUI processes may scan at once. The file holds only
-what can be read from the LoRAs again. If it is damaged, it is made again; if it is locked or not writable, the scan continues
-without it.
+It holds only what can be read from the LoRAs again, hashes above all, which take hours. Where it cannot be used, a scan goes on
+without it (`KeptSqlite`).
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
 
+from ..kept_sqlite import KeptSqlite
 from ..records import LayerFit, LoraMetadata
 from .lora_file import FileFacts
-
-logger = logging.getLogger(__name__)
 
 _VERSION = 5
 """Version of the table and of what is read from a file. An index of another version is made again."""
@@ -30,7 +25,6 @@ _VERSIONS_OF_HASHES = (1, 2, 3, 4)
 _OUTDATED = "read by an older version"
 """In place of the sidecars' state: header and sidecars are then read again."""
 
-_TIMEOUT_S = 10.0
 _SINGLE_LOOKUPS = 200
 """Up to this many files are looked up one by one; for more the whole table is read."""
 
@@ -43,8 +37,6 @@ ON CONFLICT (path) DO UPDATE SET
              THEN coalesce(excluded.sha256, sha256) ELSE excluded.sha256 END,
     size = excluded.size, mtime_ns = excluded.mtime_ns, sidecars = excluded.sidecars, facts = excluded.facts
 """
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -79,7 +71,7 @@ class LibraryIndex:
     """The SQLite file at `path`, which does not have to exist. Problems with it are warnings in the log, never errors."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._kept = KeptSqlite(path, "the index of LoRA files", _VERSION, _make)
 
     def known(self, paths: Collection[str]) -> dict[str, KnownFile]:
         """What is known about these files, by path."""
@@ -93,7 +85,7 @@ class LibraryIndex:
             files = (_file_of(row) for row in rows)
             return {file.path: file for file in files if file is not None and file.path in wanted}
 
-        return self._run(read, {})
+        return self._kept.run(read, {})
 
     def hashed(self) -> list[tuple[str, int]]:
         """(path, size in bytes) of all files that were hashed, whether they are still there or not."""
@@ -102,13 +94,13 @@ class LibraryIndex:
             rows = connection.execute("SELECT path, size FROM files WHERE sha256 IS NOT NULL")
             return [(_path(key), size) for key, size in rows]
 
-        return self._run(read, [])
+        return self._kept.run(read, [])
 
     def save(self, files: Collection[KnownFile]) -> None:
         """Add or replace what is known about these files, in one transaction."""
         if files:
             rows = [_row_of(file) for file in files]
-            self._run(lambda connection: connection.executemany(_UPSERT, rows), None)
+            self._kept.run(lambda connection: connection.executemany(_UPSERT, rows), None)
 
     def fits(self, model: str) -> dict[str, LayerFit]:
         """What was found out about a model, by layout. model: `ModelLayers.identity`."""
@@ -117,70 +109,32 @@ class LibraryIndex:
             rows = connection.execute("SELECT layout, layers, of_layers, of_other_shape FROM fits WHERE model = ?", (model,))
             return {layout: LayerFit(*counts) for layout, *counts in rows}
 
-        return self._run(read, {})
+        return self._kept.run(read, {})
 
     def save_fits(self, model: str, fits: Mapping[str, LayerFit]) -> None:
         """Add what was found out about a model, by layout."""
         if fits:
             rows = [(model, layout, fit.layers, fit.of, fit.of_other_shape) for layout, fit in fits.items()]
-            self._run(lambda connection: connection.executemany("INSERT OR REPLACE INTO fits VALUES (?, ?, ?, ?, ?)", rows), None)
-
-    def _run(self, work: Callable[[sqlite3.Connection], _T], otherwise: _T) -> _T:
-        has_failed = False
-        for _attempt in range(3):
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with closing(sqlite3.connect(self._path, timeout=_TIMEOUT_S)) as connection:
-                    _prepare(connection)
-                    with connection:
-                        return work(connection)
-            except (sqlite3.OperationalError, OSError) as error:
-                logger.warning("carlos: the index of LoRA files %s cannot be used now: %s", self._path.name, error)
-                return otherwise
-            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-                # SQLite takes some failures of the disk for damage, and another process may have made a new index by now.
-                if has_failed:
-                    logger.warning("carlos: the index of LoRA files %s is damaged and made again: %s", self._path.name, error)
-                    self._discard()
-                has_failed = True
-        return otherwise
-
-    def _discard(self) -> None:
-        try:
-            for path in (self._path, self._path.with_name(f"{self._path.name}-journal")):
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            logger.warning("carlos: the damaged index %s cannot be deleted: %s", self._path.name, error)
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    """Make the table if it is missing or of another version."""
-    if _version(connection) == _VERSION:
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    # Another process may have been quicker.
-    version = _version(connection)
-    if version != _VERSION:
-        if version in _VERSIONS_OF_HASHES:
-            # Hashes took hours and stay true; headers and sidecars are read again.
-            connection.execute("UPDATE files SET sidecars = ?", (_OUTDATED,))
-        else:
-            connection.execute("DROP TABLE IF EXISTS files")
-            connection.execute(
-                "CREATE TABLE files (path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, "
-                "sidecars TEXT NOT NULL, sha256 TEXT, facts TEXT NOT NULL) WITHOUT ROWID"
+            self._kept.run(
+                lambda connection: connection.executemany("INSERT OR REPLACE INTO fits VALUES (?, ?, ?, ?, ?)", rows), None
             )
-        connection.execute("DROP TABLE IF EXISTS fits")
+
+
+def _make(connection: sqlite3.Connection, version: int) -> None:
+    if version in _VERSIONS_OF_HASHES:
+        # Hashes took hours and stay true; headers and sidecars are read again.
+        connection.execute("UPDATE files SET sidecars = ?", (_OUTDATED,))
+    else:
+        connection.execute("DROP TABLE IF EXISTS files")
         connection.execute(
-            "CREATE TABLE fits (model TEXT NOT NULL, layout TEXT NOT NULL, layers INTEGER NOT NULL, "
-            "of_layers INTEGER NOT NULL, of_other_shape INTEGER NOT NULL, PRIMARY KEY (model, layout)) WITHOUT ROWID"
+            "CREATE TABLE files (path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, "
+            "sidecars TEXT NOT NULL, sha256 TEXT, facts TEXT NOT NULL) WITHOUT ROWID"
         )
-        connection.execute(f"PRAGMA user_version = {_VERSION}")
-    connection.commit()
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+    connection.execute("DROP TABLE IF EXISTS fits")
+    connection.execute(
+        "CREATE TABLE fits (model TEXT NOT NULL, layout TEXT NOT NULL, layers INTEGER NOT NULL, "
+        "of_layers INTEGER NOT NULL, of_other_shape INTEGER NOT NULL, PRIMARY KEY (model, layout)) WITHOUT ROWID"
+    )
 
 
 def _single(connection: sqlite3.Connection, paths: Collection[str]) -> Iterator[tuple[object, ...]]:

@@ -277,7 +277,7 @@ def test_a_lock_that_cannot_be_had_is_not_waited_for_at_each_text(tmp_path: Path
         assert file.read([*vectors(1)]) == {}
     # Not tried again for some time, even if it could be had by now.
     assert file.read([*vectors(1)]) == {}
-    monkeypatch.setattr(file, "_off_until", 0.0)
+    monkeypatch.setattr(file._kept, "_off_until", 0.0)
     assert_holds(file.read([*vectors(1)]), [1])
 
 
