@@ -103,9 +103,7 @@ def measured(host: Host, what: str, workflow: workflows.Workflow) -> None:
     with listening(host) as silence:
         entry = host.wait(host.submit(workflow), timeout_s=1800)
     host.outputs_of(entry)
-    times = {kind: message["timestamp"] for kind, message in entry["status"]["messages"]}
-    seconds = (times["execution_success"] - times["execution_start"]) / 1000
-    print(f"| {what} | {seconds:.2f} | {memory_mb(host):,} | {silence.longest_ms:.0f} |", flush=True)
+    print(f"| {what} | {host.seconds_of(entry):.2f} | {memory_mb(host):,} | {silence.longest_ms:.0f} |", flush=True)
 
 
 def main() -> None:

@@ -31,8 +31,7 @@ def seconds_of(host: Host, query: str) -> float:
     entry = host.wait(host.submit(workflows.auto_lora(query, DATABASE)))
     facts = facts_of(host.outputs_of(entry), "report")
     assert facts["choice"], f"nothing was chosen for {query!r}"
-    times = {kind: message["timestamp"] for kind, message in entry["status"]["messages"]}
-    return (times["execution_success"] - times["execution_start"]) / 1000
+    return host.seconds_of(entry)
 
 
 def round_of(host: Host) -> list[float]:

@@ -74,6 +74,16 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     return digest.hexdigest()
 
 
+def bytes_within(path: Path, most: int) -> bytes | None:
+    """The content of a file; None if it has more than `most` bytes, which are not read. Raises OSError if it cannot be read."""
+    if path.stat().st_size > most:
+        return None
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    # It may have grown since.
+    return content if len(content) <= most else None
+
+
 def short_hash(content: str | bytes, digits: int) -> str:
     """The first `digits` hex digits of the sha256 of a text (as UTF-8) or of bytes."""
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:digits]

@@ -23,6 +23,9 @@ from . import parquet, reference
 if TYPE_CHECKING:
     import pandas as pd
 
+OURS, REFERENCE = LAYOUTS = ("carlos", "reference")
+"""How a file may be laid out: with all that is known, or as the reference package writes and reads it."""
+
 
 @dataclass(frozen=True, eq=False)
 class RankingArrays:
@@ -238,7 +241,7 @@ class MetricsDatabase:
         for column, value in {**schema.curve_columns(curve), "suggested_weight": suggested_weight}.items():
             self.set_value(lora_id, column, value)
 
-    def save_parquet(self, path: str | Path, *, layout: str = "carlos") -> None:
+    def save_parquet(self, path: str | Path, *, layout: str = OURS) -> None:
         """Write all rows to `path`, atomically. layout: "carlos", or "reference" for the reference package's own columns.
 
         If this database was read from `path` or saved there before, and another process has changed the file since then, the rows
@@ -376,7 +379,7 @@ def upsert_into_file(path: Path, record: LoraRecord, protocol: Mapping[str, Any]
 def _save(database: MetricsDatabase, path: Path, layout: str) -> None:
     """Write a database as it is now in memory; see `MetricsDatabase.save_parquet`."""
     # What cannot be saved at all is refused before anything is touched.
-    _table_to_write(database, layout, "")
+    _check_layout(database, layout)
     # A file of which nothing is kept is locked, too: somebody who is changing it now would write the old rows over the new ones.
     with parquet.locked(path):
         with parquet.saving(path):
@@ -388,7 +391,7 @@ def _save(database: MetricsDatabase, path: Path, layout: str) -> None:
         _write(database, path, layout)
 
 
-def _write(database: MetricsDatabase, path: Path, layout: str = "carlos") -> None:
+def _write(database: MetricsDatabase, path: Path, layout: str = OURS) -> None:
     """Write a database so that `path` is at every moment either the old file or the complete new one."""
     # A name for each writing. By it a reader knows whether the file is still the one that it read.
     stamp = uuid4().hex
@@ -396,19 +399,27 @@ def _write(database: MetricsDatabase, path: Path, layout: str = "carlos") -> Non
         target = target_of(path)
     parquet.write_table(_table_to_write(database, layout, stamp), path)
     database.saved(target, stamp)
-    if layout == "carlos":
+    if layout == OURS:
         database.path = path
 
 
-def _table_to_write(database: MetricsDatabase, layout: str, stamp: str) -> pa.Table:
-    """The rows and facts of a database as a file holds them. Raises DatabaseError if there is no such layout for them."""
-    if layout == "reference":
-        return reference.to_reference_layout(database.table).replace_schema_metadata(schema.stamped(stamp))
-    if layout != "carlos":
-        raise DatabaseError(f"There is no layout {layout!r}.", 'Choose "carlos" or "reference".')
-    if database.encoder_id is None:
+def _check_layout(database: MetricsDatabase, layout: str) -> None:
+    """Raises DatabaseError if a database cannot be written in a layout."""
+    if layout not in LAYOUTS:
+        raise DatabaseError(f"There is no layout {layout!r}.", f'Choose "{OURS}" or "{REFERENCE}".')
+    if layout == REFERENCE:
+        reference.check_reference_layout(database.table)
+    elif database.encoder_id is None:
         raise DatabaseError(
             f"It is not known which encoder made the rows of {database.name}.",
             "Open the file with load_database(path, encoder_id=...).",
         )
+
+
+def _table_to_write(database: MetricsDatabase, layout: str, stamp: str) -> pa.Table:
+    """The rows and facts of a database as a file holds them. Raises DatabaseError if there is no such layout for them."""
+    _check_layout(database, layout)
+    if layout == REFERENCE:
+        return reference.to_reference_layout(database.table).replace_schema_metadata(schema.stamped(stamp))
+    assert database.encoder_id is not None, "it was checked"
     return database.table.replace_schema_metadata(schema.pack_metadata(database.encoder_id, database.protocols, stamp))

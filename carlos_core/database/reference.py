@@ -24,16 +24,21 @@ def from_reference_layout(table: pa.Table) -> pa.Table:
     return table.rename_columns([_OURS.get(name, name) for name in table.column_names])
 
 
-def to_reference_layout(table: pa.Table) -> pa.Table:
-    """Our table as the reference package would have written it. Raises DatabaseError for rows without a CivitAI version.
-
-    Columns that only the reference package knows are filled from the table if it has kept them, and are null otherwise.
-    """
+def check_reference_layout(table: pa.Table) -> None:
+    """Raises DatabaseError for rows without a CivitAI version, which the reference package cannot hold."""
     without = table["version_id"].null_count
     if without:
         raise DatabaseError(
             f"{without} rows have no CivitAI version id, which the reference layout needs.", 'Save with layout="carlos" instead.'
         )
+
+
+def to_reference_layout(table: pa.Table) -> pa.Table:
+    """Our table as the reference package would have written it. Raises as `check_reference_layout` does.
+
+    Columns that only the reference package knows are filled from the table if it has kept them, and are null otherwise.
+    """
+    check_reference_layout(table)
     columns = {
         "version_id": pa.int64(),
         "model_id": pa.int64(),

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..foreign import ForeignFacts, printable
 from ..records import LoraMetadata
+from ..storage import bytes_within
 from . import trigger_words
 from .family import family_of_header
 
@@ -64,12 +65,12 @@ def _all_of(lora: Path, problems: list[str]) -> Iterator[LoraMetadata]:
             # With os.path, a name that is too long for the file system is one that is not there.
             if not os.path.isfile(path):  # noqa: PTH113
                 continue
-            size = path.stat().st_size
-            if size > _LARGEST:
-                problems.append(f"the sidecar {printable(name)} is not read: it has {size >> 20} MB")
+            text = bytes_within(path, _LARGEST)
+            if text is None:
+                problems.append(f"the sidecar {printable(name)} is not read: it has {path.stat().st_size >> 20} MB")
                 continue
             # From bytes: then JSON is read in any Unicode encoding, with or without a byte order mark.
-            content = json.loads(path.read_bytes())
+            content = json.loads(text)
         except (OSError, ValueError, RecursionError) as error:
             problems.append(f"the sidecar {printable(name)} cannot be read ({error})")
             continue

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import PromptSetError
 from ..foreign import whole_text
-from ..storage import short_hash
+from ..storage import bytes_within, short_hash
 
 _DATA = Path(__file__).parent / "data"
 _MOST_BYTES = 16 << 20
@@ -97,9 +97,8 @@ def load_prompt_set(path: str | Path) -> PromptSet:
 
 def _text_of(path: Path) -> str:
     """The text of a file. Raises OSError, ValueError for what is no text, and PromptSetError for a file that is too large."""
-    with path.open("rb") as file:
-        content = file.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
+    content = bytes_within(path, _MOST_BYTES)
+    if content is None:
         raise PromptSetError(f"The prompt set {path.name} is larger than {_MOST_BYTES >> 20} MB.", "Keep fewer prompts.")
     return content.decode("utf-8")
 

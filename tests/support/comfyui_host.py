@@ -162,6 +162,12 @@ class Host:
     def output_file(self, image: dict[str, str]) -> Path:
         return self.base / image["type"] / image["subfolder"] / image["filename"]
 
+    @staticmethod
+    def seconds_of(entry: dict[str, Any]) -> float:
+        """How long a workflow ran, from its history entry: by ComfyUI's own clock."""
+        times = {kind: message["timestamp"] for kind, message in entry["status"]["messages"]}
+        return (times["execution_success"] - times["execution_start"]) / 1000
+
     def tail(self, lines: int = 40) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
