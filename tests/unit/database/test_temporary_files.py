@@ -117,29 +117,19 @@ def test_files_of_other_programs_are_never_taken_for_ours(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "a.json"])
 
 
-def test_without_locks_a_file_is_given_time_to_be_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on Windows, where a finished file is closed before it is renamed, and an open one cannot be removed."""
-    monkeypatch.setattr(storage, "fcntl", None)
-    left: list[Path] = []
-
-    def write(path: Path) -> None:
-        left.append(path)
-        path.write_text("whole")
-
-    write_atomically(tmp_path / "a.json", write)
-    assert (tmp_path / "a.json").read_text() == "whole"
-    left[0].write_text("half a")
-    write_atomically(tmp_path / "a.json", write)
-    assert left[0].exists()
-    os.utime(left[0], (time.time() - 60,) * 2)
-    write_atomically(tmp_path / "a.json", write)
-    assert temporary_files(tmp_path) == []
-
-
-@unix
-def test_where_a_locked_file_cannot_be_written_time_protects_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on network drives of Linux (SMB), none of which can be had here: through another handle they refuse a locked file."""
-    monkeypatch.setattr(storage, "_can_be_written", lambda path: False)
+@pytest.mark.parametrize(
+    ("name", "value", "age_s"),
+    [
+        # As on Windows, where a finished file is closed before it is renamed, and an open one cannot be removed.
+        ("fcntl", None, 60),
+        # As on network drives of Linux (SMB), none of which can be had here: through another handle they refuse a locked file.
+        pytest.param("_can_be_written", lambda path: False, 3600, marks=unix),
+    ],
+)
+def test_where_no_lock_marks_a_temporary_file_time_protects_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: object, age_s: int
+) -> None:
+    monkeypatch.setattr(storage, name, value)
     left: list[Path] = []
 
     def write(path: Path) -> None:
@@ -152,7 +142,7 @@ def test_where_a_locked_file_cannot_be_written_time_protects_it(tmp_path: Path, 
     left[0].write_text("another process is writing this")
     write_atomically(tmp_path / "a.json", write)
     assert left[0].exists()
-    os.utime(left[0], (time.time() - 3600,) * 2)
+    os.utime(left[0], (time.time() - age_s,) * 2)
     write_atomically(tmp_path / "a.json", write)
     assert temporary_files(tmp_path) == []
 
