@@ -9,21 +9,57 @@ the same pictures. With --sdxl: a full-size SDXL-shaped model with random weight
 ComfyUI's node does (`tests/gpu/random_checkpoint.py` writes one), with dynamic VRAM where ComfyUI has it, unless --static.
 Batch 0 is the automatic choice. Both sides of a LoRA are made in each, `images` pictures a side, one LoRA loaded once. The
 bare loop is timed before and after indexing, and the two averaged (--once: before). What is found out once a model, the noise
-floor, is timed by itself.
+floor, is timed by itself. How often and how long ComfyUI loads models (those that are loaded already, too) is told of each.
+--free: all but so many GiB of the GPU are held by a block of ours, as another program would.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+
+
+@dataclass
+class Loads:
+    """What ComfyUI's loading of models took."""
+
+    times: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.times} in {self.seconds:.2f} s"
+
+
+@contextlib.contextmanager
+def loads_counted() -> Iterator[Loads]:
+    """Count ComfyUI's loading of models. The GPU is not waited for."""
+    import comfy.model_management
+
+    loads, load = Loads(), comfy.model_management.load_models_gpu
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        begin = time.perf_counter()
+        try:
+            return load(*args, **kwargs)
+        finally:
+            loads.times += 1
+            loads.seconds += time.perf_counter() - begin
+
+    comfy.model_management.load_models_gpu = counted
+    try:
+        yield loads
+    finally:
+        comfy.model_management.load_models_gpu = load
 
 
 class Models:
@@ -92,6 +128,12 @@ def plan_of(images: int) -> Any:
     n_prompts = min(images, len(prompts.prompts))
     plan = Plan.all(prompts, seeds=-(-images // n_prompts), max_prompts=n_prompts)
     return replace(plan, shots=plan.shots[:images])
+
+
+def hold_all_but(gib: float) -> torch.Tensor:
+    """A block of the GPU's memory, as long as the caller keeps it, that leaves so many GiB free."""
+    free, _ = torch.cuda.mem_get_info()
+    return torch.empty(max(0, free - int(gib * 2**30)), dtype=torch.uint8, device="cuda")
 
 
 def finished() -> float:
@@ -191,18 +233,20 @@ def noise_seconds(models: Models, steps: int, work: Path) -> float:
 def row(models: Models, images: int, batch: int, options: argparse.Namespace, work: Path) -> str:
     """The cells of the table for a batch size, from the third on. The noise floor is in `work`."""
     is_whole = not (options.sdxl or options.checkpoint)
-    before = bare(models, images, batch, options.steps, is_whole)
+    with loads_counted() as bare_loads:
+        before = bare(models, images, batch, options.steps, is_whole)
     with tempfile.TemporaryDirectory(dir=work) as folder:
         shutil.copy(work / "noise_floors.json", folder)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        ours, texts = indexing(models, images, batch, options.steps, Path(folder))
+        with loads_counted() as our_loads:
+            ours, texts = indexing(models, images, batch, options.steps, Path(folder))
         peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
     after = before if options.once else bare(models, images, batch, options.steps, is_whole)
     rate, mean = 2 * images, (before + after) / 2
     return (
         f"{rate / ours:.3f} | {rate / before:.3f}, {rate / after:.3f} | {ours / mean:.3f} | {texts:.2f} | "
-        f"{(ours - texts) / mean:.3f} | {peak:.1f} |"
+        f"{(ours - texts) / mean:.3f} | {our_loads} / {bare_loads} | {peak:.1f} |"
     )
 
 
@@ -219,6 +263,7 @@ def main() -> None:
     parser.add_argument("--once", action="store_true")
     parser.add_argument("--checkpoint", nargs=2, metavar=("FILE", "LORA"))
     parser.add_argument("--static", action="store_true", help="without dynamic VRAM")
+    parser.add_argument("--free", type=float, metavar="GIB")
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--scheduler", default="normal")
     parser.add_argument("--cfg", type=float, default=5.0)
@@ -237,10 +282,13 @@ def main() -> None:
             models = of_file(options.miniworld, checkpoint, lora, options.size, options.scheduler, options.cfg)
         else:
             models = sdxl(options.miniworld, work, options.cut) if options.sdxl else miniworld(options.miniworld, work)
+        held = hold_all_but(options.free) if options.free else None
         auto = models.generator(options.steps).suggest_batch_size()
         bare(models, 2, 1, 2, not (options.sdxl or options.checkpoint))  # first use: kernels are chosen, memory is asked for
         where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
         print(f"{where}, torch {torch.__version__}, {models.size} px, {options.steps} steps, auto batch {auto}:\n")
+        if held is not None:
+            print(f"all but {options.free} GiB of the GPU held by another\n")
         generator = models.generator(options.steps)
         start = finished()
         _ = generator.fingerprint
@@ -250,7 +298,8 @@ def main() -> None:
         print(f"once a model: noise floor {noise_seconds(models, options.steps, work):.1f} s\n")
         print(
             "| batch | pictures | indexing, images/s | bare loop, images/s (before, after) | wall, indexing / bare | "
-            "seconds of texts | ratio without them | peak, GiB |\n|---|---|---|---|---|---|---|---|"
+            "seconds of texts | ratio without them | loading models, indexing / bare | peak, GiB |\n"
+            "|---|---|---|---|---|---|---|---|---|"
         )
         sizes = options.images * (len(options.batches) if len(options.images) == 1 else 1)
         for asked, images in zip(options.batches, sizes, strict=True):
