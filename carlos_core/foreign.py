@@ -11,6 +11,10 @@ _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]
 """What breaks a line or turns its order around: control characters, Unicode's line ends, and marks that override a direction."""
 
 
+LONGEST_TEXT = 1 << 20
+"""Bytes of a text that a row can hold, as UTF-8."""
+
+
 def whole_text(text: str) -> str:
     """Text that any file or database takes. Halves of characters, which JSON can hold and UTF-8 cannot, are left out."""
     return text.encode("utf-8", "ignore").decode("utf-8")
@@ -20,6 +24,11 @@ def printable(text: str) -> str:
     """Text to be shown in one line. What is not a character that can be seen (in a file name, for example) is shown escaped."""
     whole = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), whole)
+
+
+def is_too_long(text: str) -> bool:
+    """Whether a text is too long for a row. It has no halves of characters (`whole_text`)."""
+    return len(text) > LONGEST_TEXT or (len(text) > LONGEST_TEXT // 4 and len(text.encode()) > LONGEST_TEXT)
 
 
 def fits_into(number: int, bits: int) -> bool:
@@ -63,9 +72,13 @@ class ForeignFacts:
         return (self._facts(item) for item in items)
 
     def text(self, key: str) -> str | None:
-        """Text without blanks around it; None if there is none."""
+        """Text without blanks around it; None if there is none, or none that a row can hold."""
         value = self._of(key, str)
-        return None if value is None else whole_text(value).strip() or None
+        text = None if value is None else whole_text(value).strip() or None
+        if text is not None and is_too_long(text):
+            self.problems.append(f"{key} has {len(text):,} characters")
+            return None
+        return text
 
     def flag(self, key: str) -> bool:
         """Yes or no; no if there is none."""
@@ -92,11 +105,13 @@ class ForeignFacts:
         return value  # type: ignore[no-any-return]
 
     def texts(self, key: str) -> tuple[str, ...] | None:
-        """The texts of a list, and numbers as texts; None if there is no list."""
+        """The texts of a list that a row can hold, and numbers as texts; None if there is no list."""
         value = self._of(key, list)
         if value is None:
             return None
-        return tuple(whole_text(item if isinstance(item, str) else str(item)) for item in value if _is_plain(item))
+        texts = [whole_text(item if isinstance(item, str) else str(item)) for item in value if _is_plain(item)]
+        self.problems += [f"{key} holds a text of {len(text):,} characters" for text in texts if is_too_long(text)]
+        return tuple(text for text in texts if not is_too_long(text))
 
     def _facts(self, content: Any) -> ForeignFacts:
         return ForeignFacts(content, self.problems, self.misfits, is_lenient=self._is_lenient)

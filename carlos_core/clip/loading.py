@@ -97,7 +97,7 @@ def _load_pretrained(encoder_id: str, folders: Sequence[Path], on_progress: OnPr
 def _load_local(encoder_id: str, folders: Sequence[Path]) -> EncoderParts:
     local = find_local_encoder(encoder_id, folders)
     dimension = local.dimension
-    config = json.loads(local.config.read_text(encoding="utf-8"))
+    config = local.read_config()
     # open_clip keeps configs in one registry by file name. A name of our own does not replace a built-in model.
     canonical = json.dumps(config, sort_keys=True)
     registered = f"carlos-{local.name}-{short_hash(canonical, 12)}"

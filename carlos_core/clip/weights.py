@@ -20,7 +20,7 @@ from ..errors import EncoderError
 from ..partial_file import USABLE, Broken, Busy, PartialFile, TooLong, words_for
 from ..progress import OnProgress
 from ..public_hosts import leads_inside
-from ..storage import sha256_of, target_of
+from ..storage import bytes_within, sha256_of, target_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ HUB = "https://huggingface.co"
 _FILE_ON_HUB = "open_clip_model.safetensors"
 _TIMEOUT_S = (10, 60)
 _ATTEMPTS, _LONGEST_WAIT_S = 3, 10.0
-_LARGEST_DIMENSION = 65_536
+_LARGEST_DIMENSION, _LARGEST_CONFIG = 65_536, 1 << 20
 _LONGEST = 50_000_000_000
 """The most bytes of a file; the largest CLIP models have 20 GB."""
 
@@ -47,11 +47,18 @@ class LocalEncoder:
         """`<name>@<first 12 hex digits of the weights' sha256>`."""
         return f"{self.name}@{sha256_of(self.weights)[:12]}"
 
+    def read_config(self) -> Any:
+        """What the config says, whatever that is. Raises OSError or ValueError if it cannot be read, or has more than 1 MB."""
+        content = bytes_within(self.config, _LARGEST_CONFIG)
+        if content is None:
+            raise ValueError(f"it has more than {_LARGEST_CONFIG >> 20} MB")
+        return json.loads(content.decode("utf-8"))
+
     @property
     def dimension(self) -> int:
         """Length of a feature, from the config. Raises EncoderError if the config does not say."""
         try:
-            dimension = int(json.loads(self.config.read_text(encoding="utf-8"))["embed_dim"])
+            dimension = int(self.read_config()["embed_dim"])
             if not 0 < dimension <= _LARGEST_DIMENSION:
                 raise ValueError(f"embed_dim is {dimension}")
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:

@@ -7,7 +7,7 @@ version, the encoder whose features the directions are made of, and a readable d
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import DatabaseError
+from ..foreign import LONGEST_TEXT
 from ..records import CurvePoint, LoraIdentity, LoraMetadata, LoraRecord, LoraVector, MeasuredRow, TopicEffect
 
 SCHEMA_VERSION = 1
@@ -84,7 +85,7 @@ def normalised(table: pa.Table, source: str) -> pa.Table:
     """`table` with our column types, ids as text, and unknown columns kept; `source` names it in errors.
 
     Raises DatabaseError if a needed column is missing, a column has a type that cannot be converted, a direction is ragged, a
-    direction or strength is not finite, or an id is missing or there twice.
+    direction or strength is not finite, an id is missing or there twice, or a text has more than 1 MB.
     """
     missing = [name for name in _REQUIRED if name not in table.column_names]
     if "lora_id" not in table.column_names and "version_id" not in table.column_names:
@@ -116,6 +117,7 @@ def normalised(table: pa.Table, source: str) -> pa.Table:
     result = pa.table({name: columns[name] for name in ordered})
     _check_values(result, source)
     _check_lists(result, source)
+    _check_texts(result, types, source)
     return result
 
 
@@ -141,6 +143,24 @@ def _check_lists(table: pa.Table, source: str) -> None:
             raise DatabaseError(
                 f"{source} has rows in which {names[0]} and {names[-1]} do not go together.", "Index these LoRAs again."
             )
+
+
+def _check_texts(table: pa.Table, names: Iterable[str], source: str) -> None:
+    if name := _overlong(table, names):
+        raise DatabaseError(
+            f"Column {name} of {source} holds a text of more than {LONGEST_TEXT >> 20} MB.", "Shorten it, or leave it out."
+        )
+
+
+def _overlong(table: pa.Table, names: Iterable[str]) -> str | None:
+    """The first of some columns that holds a text too long for a row; None if there is none."""
+    for name in names:
+        texts = table[name]
+        if pa.types.is_list(texts.type):
+            texts = pc.list_flatten(texts)
+        if pa.types.is_string(texts.type) and (pc.max(pc.binary_length(texts)).as_py() or 0) > LONGEST_TEXT:
+            return name
+    return None
 
 
 def direction_matrix(column: pa.ChunkedArray, source: str) -> np.ndarray:
@@ -202,9 +222,11 @@ def table_of(record: LoraRecord, schema: pa.Schema, extra: Mapping[str, Any] = M
 
 
 def check_storable(record: LoraRecord) -> None:
-    """Check that a row can be saved. Raises DatabaseError for text that is not Unicode, or numbers that are too large."""
+    """Check that a row can be saved. Raises DatabaseError for text that is not Unicode or too long, or a number too large."""
     try:
-        table_of(record, empty_table(len(record.direction)).schema)
+        row = table_of(record, empty_table(len(record.direction)).schema)
+        if name := _overlong(row, row.column_names):
+            raise ValueError(f"{name} has a text of more than {LONGEST_TEXT >> 20} MB")
     except (ValueError, OverflowError) as error:  # Arrow's own errors about values are ValueErrors
         raise DatabaseError(
             f"The facts of this LoRA cannot be saved ({error}).", "Correct what stands beside its file."

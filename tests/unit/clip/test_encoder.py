@@ -155,6 +155,7 @@ def test_weights_that_are_no_safetensors_file_are_refused(tmp_path: Path) -> Non
         '{"embed_dim": 64}',
         '{"embed_dim": 64, "vision_cfg": {"no such setting": 1}, "text_cfg": {}}',
         '{"embed_dim": 64, "vision_cfg": 3, "text_cfg": 4}',
+        pytest.param(f'{{"embed_dim": 64, "vision_cfg": {{}}, "text_cfg": {{}}, "more": "{"x" * (1 << 20)}"}}', id="too large"),
     ],
 )
 def test_a_config_that_is_none_is_refused_by_name(tmp_path: Path, config: str) -> None:
