@@ -7,6 +7,9 @@ class CarlosError(Exception):
     what: one sentence, what happened. hint: one sentence, what to do about it. `str()` gives both.
     """
 
+    ends_run: bool = False
+    """Whether every LoRA of a run would meet it: then the run ends and says it once. Set for a kind of error or a single one."""
+
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(f"{what} {hint}".strip())
         self.what = what
@@ -16,9 +19,13 @@ class CarlosError(Exception):
 class DatabaseError(CarlosError):
     """A metrics database cannot be read, written or changed as asked."""
 
+    ends_run = True
+
 
 class EncoderError(CarlosError):
     """A CLIP encoder is missing, broken, or not the one that the rows were measured with."""
+
+    ends_run = True
 
 
 class PromptSetError(CarlosError):
@@ -52,9 +59,17 @@ class BrokenPictureError(GenerationError):
 class UnsuitableSamplingError(GenerationError):
     """Pictures can be made, but with the chosen sampling they do not show what they were asked for."""
 
+    ends_run = True
+
 
 class IndexingError(CarlosError):
     """A LoRA could not be indexed or its results could not be kept."""
+
+
+class NotKeptError(IndexingError):
+    """Finished pictures cannot be kept: the disk is full, or their folder cannot be used."""
+
+    ends_run = True
 
 
 class CivitaiError(CarlosError):

@@ -273,9 +273,13 @@ def _zipped(cells: dict[str, Any], names: Sequence[str]) -> list[tuple[Any, ...]
     return list(zip(*(cells.pop(name) or () for name in names), strict=True))
 
 
-def pack_metadata(encoder_id: str, protocols: Mapping[str, Any], stamp: str) -> dict[bytes, bytes]:
-    """What is known about all rows, as metadata of a file. stamp: a name for this writing of the file."""
+def pack_metadata(encoder_id: str, protocols: Mapping[str, Any], stamp: str, made_from: str = "") -> dict[bytes, bytes]:
+    """What is known about all rows, as metadata of a file.
+
+    stamp: a name for this writing of the file. made_from: the name of the file that it was made from; empty for none.
+    """
     facts = {"schema_version": SCHEMA_VERSION, "encoder_id": encoder_id, "protocols": dict(protocols)}
+    facts |= {"made_from": made_from} if made_from else {}
     return {_PREFIX + name.encode(): json.dumps(value, sort_keys=True).encode() for name, value in facts.items()} | stamped(stamp)
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import IndexingError
+from ..errors import IndexingError, NotKeptError
 from ..storage import is_there, locked, write_atomically
 from .in_use import InUse
 
@@ -142,7 +142,7 @@ class FeatureStore:
                         self._cut_back(size)
                         raise
         except OSError as error:
-            raise IndexingError(
+            raise NotKeptError(
                 f"Finished pictures cannot be kept in {self.path.parent} ({error.strerror or error}).",
                 "Free some disk space and run again: it goes on from here.",
             ) from error
@@ -227,8 +227,8 @@ class FeatureStore:
             os.truncate(self.path, size)
         return min(there, size)
 
-    def _unusable(self, error: OSError) -> IndexingError:
-        return IndexingError(
+    def _unusable(self, error: OSError) -> NotKeptError:
+        return NotKeptError(
             f"The folder {self.path.parent} cannot be used ({error.strerror or error}).", "Check its permissions and free space."
         )
 
