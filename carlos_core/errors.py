@@ -10,10 +10,12 @@ class CarlosError(Exception):
     ends_run: bool = False
     """Whether every LoRA of a run would meet it: then the run ends and says it once. Set for a kind of error or a single one."""
 
-    def __init__(self, what: str, hint: str = "") -> None:
+    def __init__(self, what: str, hint: str = "", *, ends_run: bool | None = None) -> None:
         super().__init__(f"{what} {hint}".strip())
         self.what = what
         self.hint = hint
+        if ends_run is not None:
+            self.ends_run = ends_run
 
 
 class DatabaseError(CarlosError):
@@ -64,12 +66,6 @@ class UnsuitableSamplingError(GenerationError):
 
 class IndexingError(CarlosError):
     """A LoRA could not be indexed or its results could not be kept."""
-
-
-class NotKeptError(IndexingError):
-    """Finished pictures cannot be kept: the disk is full, or their folder cannot be used."""
-
-    ends_run = True
 
 
 class CivitaiError(CarlosError):

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import IndexingError, NotKeptError
+from ..errors import IndexingError
 from ..storage import is_there, locked, write_atomically
 from .in_use import InUse
 
@@ -142,9 +142,10 @@ class FeatureStore:
                         self._cut_back(size)
                         raise
         except OSError as error:
-            raise NotKeptError(
+            raise IndexingError(
                 f"Finished pictures cannot be kept in {self.path.parent} ({error.strerror or error}).",
                 "Free some disk space and run again: it goes on from here.",
+                ends_run=True,
             ) from error
         self._end = (size or len(self._header)) + len(records)
         self._entries.update(new)
@@ -227,9 +228,11 @@ class FeatureStore:
             os.truncate(self.path, size)
         return min(there, size)
 
-    def _unusable(self, error: OSError) -> NotKeptError:
-        return NotKeptError(
-            f"The folder {self.path.parent} cannot be used ({error.strerror or error}).", "Check its permissions and free space."
+    def _unusable(self, error: OSError) -> IndexingError:
+        return IndexingError(
+            f"The folder {self.path.parent} cannot be used ({error.strerror or error}).",
+            "Check its permissions and free space.",
+            ends_run=True,
         )
 
 

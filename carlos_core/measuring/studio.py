@@ -250,12 +250,11 @@ class Shoot:
             raise
         # Models raise all kinds of errors. A cancel is not one of these.
         except (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
-            failed = GenerationError(
+            raise GenerationError(
                 f"The model makes no pictures ({printable(str(error)) or type(error).__name__}).",
                 "Check that model, clip and vae belong together and that a KSampler can use them.",
-            )
-            failed.ends_run = True
-            raise failed from error
+                ends_run=True,
+            ) from error
 
     def _made_batch(self, side: Side, part: Sequence[Shot]) -> tuple[int, Tensor]:
         generated = self._studio.generator.generate(
