@@ -135,8 +135,8 @@ def _check_is_chosen(there: MetricsDatabase, database: str, encoder: str) -> Non
 
 def _n_published(database: MetricsDatabase) -> int:
     """How many of the rows are those of the bundled database."""
-    foreign = {row.lora_id for row in database.measured if row.protocol_id is None}
-    return sum(lora_id in foreign for lora_id in carlos.load_bundled_database().column("lora_id")) if foreign else 0
+    theirs = {(row.lora_id, row.protocol_id) for row in database.measured}
+    return sum((row.lora_id, row.protocol_id) in theirs for row in carlos.load_bundled_database().measured)
 
 
 def _is_file(database: str) -> bool:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import DatabaseError
-from ..records import CurvePoint, LoraIdentity, LoraMetadata, LoraRecord, LoraVector, MeasuredRow, TopicEffect
+from ..records import CurvePoint, LoraIdentity, LoraMetadata, LoraRecord, LoraVector, MeasuredRow, TopicEffect, checkpoint_of
 
 SCHEMA_VERSION = 1
 
@@ -260,7 +260,8 @@ def measured_rows(table: pa.Table) -> list[MeasuredRow]:
     names = ("lora_id", "file_name", "protocol_id", "model_key", "n_images", "strength")
     notes = (tuple(notes or ()) for notes in table["notes"].to_pylist())
     has_curve = (bool(weights) for weights in table["curve_weights"].to_pylist())
-    return list(map(MeasuredRow, *(table[name].to_pylist() for name in names), notes, has_curve))
+    checkpoints = map(checkpoint_of, table["measured_on"].to_pylist())
+    return list(map(MeasuredRow, *(table[name].to_pylist() for name in names), notes, has_curve, checkpoints))
 
 
 def identities(table: pa.Table) -> list[LoraIdentity]:

@@ -17,6 +17,7 @@ from ..database.database import MetricsDatabase
 from ..database.target import Target, upsert
 from ..errors import CarlosError
 from ..foreign import printable
+from ..generator import OnDevice
 from ..loras.lora_file import LoraFile, read_lora_file
 from ..progress import OnProgress, Progress
 from ..records import LoraMetadata, LoraRecord, MeasuredRow
@@ -24,7 +25,8 @@ from .base_check import BaseCheck, Checked
 from .failures import Failure, FailureLog
 from .measure import check_row, measure, sides_of, take_in
 from .plan import Plan
-from .protocol import Covering, Protocol, has_effect, words_of_preset
+from .presets import CUSTOM
+from .protocol import Covering, Protocol, ThisModel, has_effect, words_of_preset
 from .quick_steps import QuickSteps
 from .row_change import RowChange
 from .strength_curve import strength_curve
@@ -158,8 +160,7 @@ class Indexer:
         notes = (*self.notes, checked.note) if checked.note else self.notes
         plan = replace(self.plan, at_least=self._at_least(database, row), expected=self.likely_images(database))
         found = measure(self.studio, lora, self.protocol, plan, on_progress, again=self.overwrite, notes=notes)
-        before = {} if row is None else database.protocols.get(row.protocol_id or "") or {}
-        change = None if row is None else RowChange.replaced(row, before, self.protocol)
+        change = None if row is None else self._replaced(database, row)
         new = upsert(self.target, found.record, self.protocol.described())
         if self.quick_steps is not None and has_effect(new.measured):
             self.quick_steps.compare(self.studio, lora, self.protocol, on_progress)
@@ -277,33 +278,51 @@ class Indexer:
 
     def _covering_of(self, row: MeasuredRow, database: MetricsDatabase) -> Covering | None:
         wanted = (row, database.protocols, self._most)
-        covering = self.protocol.covering(*wanted, model_key=self._model_key)
-        return covering or self.protocol.better(*wanted, model_key=self._model_key)
+        covering = self.protocol.covering(*wanted, model_key=self._model.key)
+        return covering or self.protocol.better(*wanted, self._model)
+
+    def _replaced(self, database: MetricsDatabase, row: LoraRecord) -> RowChange:
+        described = database.protocols.get(row.protocol_id or "") or {}
+        return RowChange.replaced(row, described, self._where(database, row))
 
     def _at_least(self, database: MetricsDatabase, row: LoraRecord | None) -> int:
         """How many pairs of pictures to take at least, so that the row that is to be replaced is no better."""
         if row is None or self.overwrite:
             return 0
-        return self.protocol.at_least(row.measured, database.protocols, model_key=self._model_key)
+        return self.protocol.at_least(row.measured, database.protocols, self._model)
+
+    @property
+    def _wanted(self) -> str:
+        """What these settings measure, in words."""
+        name = f"the preset {self.protocol.preset!r}"
+        return f"{self._most} pairs by {name}" if self.protocol.preset == CUSTOM else name
 
     @property
     def _most(self) -> int:
         return len(self.plan.shots)
 
     @property
-    def _model_key(self) -> str:
-        """The shape whose other checkpoints' rows count; empty if they do not."""
-        return self.studio.generator.model_key if self.any_checkpoint else ""
+    def _model(self) -> ThisModel:
+        generator = self.studio.generator
+        checkpoint = generator.environment.checkpoint if isinstance(generator, OnDevice) else ""
+        return ThisModel(generator.model_key if self.any_checkpoint else "", checkpoint)
+
+    def _where(self, database: MetricsDatabase, row: LoraRecord) -> str:
+        """What to say of where a row was measured, if that is known to be another checkpoint."""
+        if not self.protocol.is_elsewhere(row.measured, database.protocols, self._model):
+            return ""
+        is_alike = bool(row.model_key) and row.model_key == self.studio.generator.model_key
+        return f"on another checkpoint of the same shape ({row.model_key})" if is_alike else "on another model"
 
     def _known(self, database: MetricsDatabase, lora: LoraFile, row: LoraRecord, covering: Covering) -> Outcome:
         original = None if row.file_name == lora.name else self._original(row, lora)
         if row.file_name != lora.name and original is None:
             self.target.change(lambda changed: changed.set_value(row.lora_id, "file_name", lora.name))
         sheet = self.studio.contact_sheet(*sides_of(self.studio, lora, self.protocol), self.plan.shots)
-        where = f", on another checkpoint of the same shape ({row.model_key})" if covering.is_other_checkpoint else ""
-        note = f"measured with the preset {covering.preset!r} on {row.indexed_at}{where}"
+        where = self._where(database, row)
+        note = f"measured with the preset {covering.preset!r} on {row.indexed_at}{where and f', {where}'}"
         is_other = covering.is_better or covering.preset != self.protocol.preset
-        change = RowChange.kept(row, covering, self.protocol, self._most) if is_other else None
+        change = RowChange.kept(row, covering.preset, where, self._wanted) if is_other else None
         notes = (note, *([str(change)] if change else []), *_other_words(row, lora, covering.preset), *row.notes)
         is_copy = original is not None and original.sha256 == lora.sha256 and not _is_one_file(original.path, lora.path)
         copy_notes = (f"has the same content as {row.file_name}",) if is_copy else ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..loras.trigger_words import used
 from ..records import MeasuredRow
@@ -92,7 +92,7 @@ class Protocol:
             return None
         return Covering(preset, is_other_checkpoint)
 
-    def better(self, row: MeasuredRow, protocols: Mapping[str, Any], n_images: int, *, model_key: str = "") -> Covering | None:
+    def better(self, row: MeasuredRow, protocols: Mapping[str, Any], n_images: int, model: ThisModel) -> Covering | None:
         """What a row was measured by, if measuring by this protocol can only be poorer; None if it may be as good or better.
 
         The order: of two presets the fuller one is better (`quick` < `standard` < `paper`), and beside `custom` the one with more
@@ -103,9 +103,9 @@ class Protocol:
             row: the LoRA's row.
             protocols: those of the row's database, by id.
             n_images: how many pairs are taken at most.
-            model_key: as for `covering`.
+            model: what pictures are made with.
         """
-        preset = self._comparable(row, protocols, model_key)
+        preset = self._comparable(row, protocols, model)
         if preset is None:
             return None
         if CUSTOM in (preset, self.preset):
@@ -113,29 +113,51 @@ class Protocol:
         else:
             order = list(PRESETS)
             is_better = order.index(preset) > order.index(self.preset)
-        is_elsewhere = self._protocol_of(row, protocols).get("model") != self.described().get("model")
-        return Covering(preset, is_elsewhere, is_better=True) if is_better else None
+        is_elsewhere = self.is_elsewhere(row, protocols, model)
+        return Covering(preset, bool(is_elsewhere), is_better=True) if is_better else None
 
-    def at_least(self, row: MeasuredRow, protocols: Mapping[str, Any], *, model_key: str = "") -> int:
+    def at_least(self, row: MeasuredRow, protocols: Mapping[str, Any], model: ThisModel) -> int:
         """How many pairs of pictures this protocol must take not to be poorer than a row that it will replace; 0 for any number.
 
         Only a preset beside a row by `custom` has to: its rule may stop before it has as many.
         """
-        is_custom = self._comparable(row, protocols, model_key) == CUSTOM
+        is_custom = self._comparable(row, protocols, model) == CUSTOM
         return row.n_images or 0 if is_custom and self.preset != CUSTOM else 0
 
-    def _comparable(self, row: MeasuredRow, protocols: Mapping[str, Any], model_key: str) -> str | None:
+    def is_elsewhere(self, row: MeasuredRow, protocols: Mapping[str, Any], model: ThisModel) -> bool | None:
+        """Whether a row was measured on another checkpoint; None if that cannot be told.
+
+        Fingerprints of models hold the noise levels: of two that differ by them alone, only `Environment.checkpoint` tells.
+        """
+        ours, theirs = self.described(), self._protocol_of(row, protocols)
+        if theirs.get("model") == ours.get("model"):
+            return False
+        if row.checkpoint and model.checkpoint:
+            return row.checkpoint != model.checkpoint
+        is_comparable = theirs and all(theirs.get(name) == ours.get(name) for name in ("steps", "scheduler"))
+        return True if is_comparable else None
+
+    def _comparable(self, row: MeasuredRow, protocols: Mapping[str, Any], model: ThisModel) -> str | None:
         """The preset of a row that can be compared with what this protocol finds; None for a row that cannot."""
-        theirs = self._protocol_of(row, protocols)
-        preset = theirs.get("preset")
+        preset = self._protocol_of(row, protocols).get("preset")
         if preset not in (*PRESETS, CUSTOM) or self.preset not in (*PRESETS, CUSTOM) or _is_unsuitable(row):
             return None
-        is_own_model = theirs.get("model") == self.described().get("model")
-        return str(preset) if is_own_model or _counts_elsewhere(row, model_key) else None
+        is_own_model = self.is_elsewhere(row, protocols, model) is False
+        return str(preset) if is_own_model or _counts_elsewhere(row, model.key) else None
 
     def _protocol_of(self, row: MeasuredRow, protocols: Mapping[str, Any]) -> Mapping[str, Any]:
         """A row's protocol as plain data; empty if it is not known."""
         return self.described() if row.protocol_id == self.protocol_id else protocols.get(row.protocol_id or "") or {}
+
+
+class ThisModel(NamedTuple):
+    """What pictures are made with."""
+
+    key: str = ""
+    """Its shape; empty if rows of other checkpoints of the shape do not count."""
+
+    checkpoint: str = ""
+    """`generator.Environment.checkpoint`; empty if it is not known."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def lora_lines(outcome: Outcome) -> list[str]:
         f"strength {number(row.strength, 2)} +- {number(row.strength_se, 2)}, "
         f"consistency {number(row.consistency)} +- {number(row.consistency_se)}, "
         f"from {row.n_images} pairs of pictures of {row.n_prompts} prompts",
-        f"direction known to a cosine of about {number(row.alignment)}",
+        *([] if row.alignment is None else [f"direction known to a cosine of about {number(row.alignment)}"]),
         *(f"searches with the usual limits will not find it: {miss}" for miss in misses_of(outcome)),
         *([f"strength by topic: {by_topic}"] if topics else []),
         *curve_lines(row),
@@ -57,11 +57,8 @@ def library_lines(outcomes: Sequence[Outcome], failures: Sequence[Failure], note
     if outcomes:
         header = ("status", "LoRA", "found", "strength", "consistency", "images", "alignment")
         lines += table(header, [_cells(outcome) for outcome in outcomes])
-    for outcome in outcomes:
-        why = "; ".join(map(str, misses_of(outcome)))
-        lines += [f"not found by searches with the usual limits: {outcome.lora.name}: {why}"] if why else []
     noted = [carlos.Failure(note.file, note.note) for note in notes]
-    return [*lines, *_said_once("failed", failures), *_said_once("noted", noted)]
+    return [*lines, *_not_found(outcomes), *_said_once("failed", failures), *_said_once("noted", noted)]
 
 
 def noted(outcomes: Iterable[Outcome], fits: Mapping[str, LayerFit]) -> Iterator[Noted]:
@@ -81,6 +78,17 @@ def noted(outcomes: Iterable[Outcome], fits: Mapping[str, LayerFit]) -> Iterator
 def not_found_facts(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
     """The LoRAs that searches with the usual limits will never find, and why, as scripts read it."""
     return [{"file": outcome.lora.name, **vars(miss)} for outcome in outcomes for miss in misses_of(outcome)]
+
+
+def _not_found(outcomes: Iterable[Outcome]) -> Iterator[str]:
+    """A line for each limit, with the LoRAs that it misses and what was measured."""
+    by_limit: dict[tuple[str, str, float], list[str]] = {}
+    for outcome in outcomes:
+        for miss in misses_of(outcome):
+            files = by_limit.setdefault((miss.why, miss.limit, miss.bound), [])
+            files.append(f"{outcome.lora.name} ({number(miss.value)})")
+    for (why, limit, bound), files in by_limit.items():
+        yield f"not found by searches with the usual limits: {why} ({limit} is {bound:g}): {', '.join(files)}"
 
 
 def log_failures(failures: Iterable[Failure]) -> None:

@@ -36,7 +36,7 @@ def database_line(database: MetricsDatabase) -> str:
     of = database_facts(database)
     name = f"database {of['file']}" if of["file"] else "a database without a file"
     read_only = " (bundled, read-only)" if database.read_only else ""
-    return f"{name}{read_only}: {of['rows']} LoRAs, encoder {of['encoder_id'] or 'unknown'}"
+    return f"{name}{read_only}: {of['rows']} LoRA{'' if of['rows'] == 1 else 's'}, encoder {of['encoder_id'] or 'unknown'}"
 
 
 def database_facts(database: MetricsDatabase) -> dict[str, Any]:
