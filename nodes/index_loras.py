@@ -178,18 +178,19 @@ class CarlosIndexLibrary(io.ComfyNode):
 def _index_all(hidden: Any, files: list[tuple[str, Path]], settings: dict[str, Any]) -> tuple[Indexer, list[Outcome | Failure]]:
     """What came of each LoRA. An error that would meet all of them is raised at once; it says how many were saved before."""
     results: list[Outcome | Failure] = []
-    tally = Tally(loras=0)
+    tally, n_new = Tally(loras=0), 0
     with told_when_cancelled(hidden.unique_id, tally):
         indexer = indexing.indexer_of(hidden, [posix(name) for name, _ in files], tally, **settings)
         progress_of = LibraryProgress(hidden.unique_id, indexer, [name for name, _ in files], tally)
         try:
             for result in indexer.index_all(files, progress_of):
                 results.append(result)
-                tally.loras = sum(isinstance(each, carlos.Outcome) and each.is_new for each in results)
+                n_new += isinstance(result, carlos.Outcome) and result.is_new
+                tally.loras = n_new
         except CarlosError as error:
-            if not tally.loras:
+            if not n_new:
                 raise
-            saved = f"The {tally.loras} LoRAs that were measured before are saved; run again to go on."
+            saved = f"The rows of {n_new} LoRAs are saved; run again to go on." if n_new > 1 else "The row of 1 LoRA is saved."
             raise type(error)(error.what, f"{error.hint} {saved}".strip()) from error
     return indexer, results
 

@@ -37,7 +37,7 @@ def lora_lines(outcome: Outcome) -> list[str]:
     version = row.metadata.version_id
     of_version = "" if version is None else f" (CivitAI version {version})"
     return [
-        f"{outcome.lora.name}: {outcome.status}{of_version}",
+        f"{outcome.lora.name or row.name}: {outcome.status}{of_version}",
         f"strength {number(row.strength, 2)} +- {number(row.strength_se, 2)}, "
         f"consistency {number(row.consistency)} +- {number(row.consistency_se)}, "
         f"from {row.n_images} pairs of pictures of {row.n_prompts} prompts",
