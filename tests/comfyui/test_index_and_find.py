@@ -84,7 +84,7 @@ def test_a_poorer_measurement_leaves_the_better_row_and_makes_no_picture(host: H
     name = "pixel_art.safetensors"
     # Other steps: the model has another fingerprint, and is known to be the same checkpoint all the same.
     for checkpoint in ("any of its shape", "this one"):
-        settings = {"max_prompts": 4, "steps": 6, "checkpoint": checkpoint}
+        settings: dict[str, Any] = {"max_prompts": 4, "steps": 6, "checkpoint": checkpoint}
         outputs = host.run(workflows.index(name, **settings))
         kept = facts_of(outputs, "index")
         assert (kept["status"], kept["n_images"]) == ("already indexed", 12)
