@@ -118,7 +118,8 @@ def _check_is_chosen(there: MetricsDatabase, database: str, encoder: str) -> Non
     """Raises DatabaseError if an existing file of create_as has another encoder than the chosen one, or is not empty of the
     published LoRAs though `empty` is chosen."""
     name, encoder_id = there.name, _encoder_id(encoder)
-    if there.encoder_id is not None and there.encoder_id != encoder_id:
+    # One of that name with other weights is the chosen one all the same; that its weights are gone is said when they are needed.
+    if there.encoder_id is not None and encoder_id.partition("@")[0] != there.encoder_id.partition("@")[0]:
         raise DatabaseError(
             f"{name} exists already, and its LoRAs were measured with the encoder {there.encoder_id}; {encoder_id} is chosen.",
             f"To open it, choose {name} in database, or its encoder in encoder. For a new database, type another name into "
