@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 logger = logging.getLogger(__name__)
 
-FEW = 3
+FEW = 5
 """From so many files on, what is said of all of them alike is said once."""
 
 
