@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from .measuring.caches import cache_usage, clear_cache
     from .measuring.estimate import LibraryEstimate as LibraryEstimate
     from .measuring.estimate import estimate_lora as estimate_lora
+    from .measuring.failures import Failure
+    from .measuring.failures import alike as alike
     from .measuring.index_lora import index_lora
-    from .measuring.indexer import Failure, Indexer, Outcome
+    from .measuring.indexer import Indexer, Outcome
     from .measuring.plan import Plan
     from .measuring.protocol import Protocol
     from .measuring.quick_steps import QuickSteps as QuickSteps
@@ -89,7 +91,7 @@ _HOMES = {
     "LoraVector": ".records",
     "Match": ".search.matches",
     "MetricsDatabase": ".database.database",
-    "Failure": ".measuring.indexer",
+    "Failure": ".measuring.failures",
     "Outcome": ".measuring.indexer",
     "Plan": ".measuring.plan",
     "Protocol": ".measuring.protocol",
@@ -98,6 +100,7 @@ _HOMES = {
     "Searcher": ".search.searcher",
     "Selection": ".search.selection",
     "Studio": ".measuring.studio",
+    "alike": ".measuring.failures",
     "cache_usage": ".measuring.caches",
     "choose": ".search.searcher",
     "clear_cache": ".measuring.caches",

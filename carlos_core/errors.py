@@ -7,18 +7,27 @@ class CarlosError(Exception):
     what: one sentence, what happened. hint: one sentence, what to do about it. `str()` gives both.
     """
 
-    def __init__(self, what: str, hint: str = "") -> None:
+    ends_run: bool = False
+    """Whether every LoRA of a run would meet it: then the run ends and says it once. Set for a kind of error or a single one."""
+
+    def __init__(self, what: str, hint: str = "", *, ends_run: bool | None = None) -> None:
         super().__init__(f"{what} {hint}".strip())
         self.what = what
         self.hint = hint
+        if ends_run is not None:
+            self.ends_run = ends_run
 
 
 class DatabaseError(CarlosError):
     """A metrics database cannot be read, written or changed as asked."""
 
+    ends_run = True
+
 
 class EncoderError(CarlosError):
     """A CLIP encoder is missing, broken, or not the one that the rows were measured with."""
+
+    ends_run = True
 
 
 class PromptSetError(CarlosError):
@@ -51,6 +60,8 @@ class BrokenPictureError(GenerationError):
 
 class UnsuitableSamplingError(GenerationError):
     """Pictures can be made, but with the chosen sampling they do not show what they were asked for."""
+
+    ends_run = True
 
 
 class IndexingError(CarlosError):

@@ -144,6 +144,8 @@ class Environment:
     """Type of the model's weights, e.g. "bfloat16"."""
     dynamic_vram: bool
     """Whether the host moves weights in and out while the model runs."""
+    checkpoint: str = ""
+    """A name for the model's weights and what is attached to them, equal for every number of steps; empty if it is not known."""
 
 
 @runtime_checkable

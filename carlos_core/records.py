@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -143,6 +144,7 @@ class LoraRecord:
             self.strength,
             self.notes,
             has_curve=bool(self.strength_curve),
+            checkpoint=checkpoint_of(self.measured_on),
         )
 
     @property
@@ -162,6 +164,18 @@ class MeasuredRow(NamedTuple):
     strength: float
     notes: tuple[str, ...]
     has_curve: bool
+    checkpoint: str = ""
+    """`generator.Environment.checkpoint`; empty if the row does not say."""
+
+
+def checkpoint_of(measured_on: str | None) -> str:
+    """The checkpoint that a row's `measured_on` names; empty if it names none."""
+    try:
+        found = json.loads(measured_on or "{}")
+    except (ValueError, RecursionError):
+        return ""
+    checkpoint = found.get("checkpoint") if isinstance(found, dict) else None
+    return checkpoint if isinstance(checkpoint, str) else ""
 
 
 def id_of_content(sha256: str) -> str:

@@ -207,6 +207,13 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, is_cache: b
         _sync_folder(target.parent)
 
 
+def check_writable(path: Path) -> None:
+    """Raises OSError where `write_atomically` could not even begin: there is no folder, or nothing may be written in it."""
+    target = target_of(path)
+    _make_folder(path, target)
+    _remove(*_new_temporary(target))
+
+
 def _make_folder(path: Path, target: Path) -> None:
     if not path.is_symlink():
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from . import apply_loras as apply
 from .common import choice_in_pictures, matches, preferred, reading, search_widgets
 from .common.choice import facts_of, posix, read_choice
 from .common.model_fit import ForModel, for_model
-from .common.report import number, report, table
+from .common.report import database_facts, database_line, number, report, table
 from .common.schema import advanced, keeps_report, search_aliases
 from .common.sockets import CarlosDb
 from .host import civitai, folders, lora_folder, runtime
@@ -143,8 +143,9 @@ class CarlosAutoLora(io.ComfyNode):
             "left_out": left_out,
             **preference,
             "reading": reading.facts_of(understanding),
+            "database": database_facts(database),
         }
-        text = report([*lines, *reading.lines(understanding), *notes], said)
+        text = report([*lines, *reading.lines(understanding), *notes, database_line(database)], said)
         return io.NodeOutput(*applied.outputs, text, ui=ui.PreviewText(text))
 
 

@@ -12,21 +12,24 @@ from comfy_api.latest import io, ui
 
 from .. import carlos_core as carlos
 from ..carlos_core.comfy.families import class_of_model
-from ..carlos_core.errors import IndexingError
+from ..carlos_core.errors import CarlosError, IndexingError
 from ..carlos_core.foreign import printable
 from ..carlos_core.loras.library import survey
 from ..carlos_core.loras.same_file import by_file, listed_shortly
-from .common import indexing
+from .common import index_report, indexing
 from .common.choice import posix
-from .common.report import number, report, table
+from .common.index_progress import LibraryProgress, told_when_cancelled
+from .common.index_report import Noted
+from .common.report import database_facts, database_line, facts_text, report
 from .common.schema import advanced, search_aliases
-from .common.sockets import CarlosDb
+from .common.sockets import CarlosDb, facts_output
 from .host import civitai, lora_folder
-from .host.progress import NodeProgress
+from .host.progress import NodeProgress, Tally
 
 if TYPE_CHECKING:
     from ..carlos_core.civitai.lora import CivitaiLora
-    from ..carlos_core.measuring.indexer import Failure, Indexer, Outcome
+    from ..carlos_core.measuring.failures import Failure
+    from ..carlos_core.measuring.indexer import Indexer, Outcome
     from ..carlos_core.records import LayerFit
 
 CIVITAI = "CivitAI"
@@ -37,6 +40,7 @@ def _outputs() -> list[io.Output]:
         CarlosDb.Output(display_name="database"),
         io.String.Output(display_name="report"),
         io.Image.Output(display_name="contact_sheet", tooltip="Without the LoRA above, with it below."),
+        facts_output(),
     ]
 
 
@@ -86,22 +90,34 @@ class CarlosLoraIndexer(io.ComfyNode):
     def execute(
         cls, lora_name: str, civitai_model_id: str, civitai_version_id: str, civitai_file: str = "", **settings: Any
     ) -> io.NodeOutput:
-        progress = NodeProgress(cls.hidden.unique_id)
-        if lora_name == CIVITAI:
-            indexer = indexing.indexer_of(cls.hidden, None, **settings)
-            wanted = civitai.wanted(civitai_model_id, civitai_version_id, progress, file=civitai_file)
-            outcome = _of_version(indexer, wanted, progress)
-        else:
-            lora = lora_folder.read_lora(lora_folder.lora_path(lora_name), lora_name)
-            known = lora_folder.lora_fit(lora.path, settings["model"], settings["clip"])
-            # Where nothing fits, no picture is needed to say so.
-            fitting = [posix(lora_name)] if known is None or known.layers or not known.of else []
-            indexer = indexing.indexer_of(cls.hidden, fitting, **settings)
-            outcome = indexing.index(indexer, lora, progress)
+        tally = Tally()
+        with told_when_cancelled(cls.hidden.unique_id, tally):
+            indexer, outcome = cls._indexed(lora_name, civitai_model_id, civitai_version_id, civitai_file, tally, settings)
         fit = lora_folder.lora_fit(outcome.lora.path, settings["model"], settings["clip"])
-        facts = {**indexing.facts_of(outcome, fit), "settings": indexing.settings_facts(indexer)}
-        text = report([*_lines(outcome), *indexing.plan_lines(indexer)], facts)
-        return io.NodeOutput(indexer.target.read(), text, outcome.contact_sheet, ui=ui.PreviewText(text))
+        database = indexer.target.read()
+        facts = {
+            **indexing.facts_of(outcome, fit),
+            "settings": indexing.settings_facts(indexer),
+            "database": database_facts(database),
+        }
+        text = report([*index_report.lora_lines(outcome), *indexing.plan_lines(indexer), database_line(database)], facts)
+        return io.NodeOutput(database, text, outcome.contact_sheet, facts_text(facts), ui=ui.PreviewText(text))
+
+    @classmethod
+    def _indexed(
+        cls, lora_name: str, model_id: str, version_id: str, file: str, tally: Tally, settings: dict[str, Any]
+    ) -> tuple[Indexer, Outcome]:
+        progress = NodeProgress(cls.hidden.unique_id, tally=tally)
+        if lora_name == CIVITAI:
+            indexer = indexing.indexer_of(cls.hidden, None, tally, **settings)
+            wanted = civitai.wanted(model_id, version_id, progress, file=file)
+            return indexer, _of_version(indexer, wanted, progress)
+        lora = lora_folder.read_lora(lora_folder.lora_path(lora_name), lora_name)
+        known = lora_folder.lora_fit(lora.path, settings["model"], settings["clip"])
+        # Where nothing fits, no picture is needed to say so.
+        fitting = [posix(lora_name)] if known is None or known.layers or not known.of else []
+        indexer = indexing.indexer_of(cls.hidden, fitting, tally, **settings)
+        return indexer, indexing.index(indexer, lora, progress)
 
 
 class CarlosIndexLibrary(io.ComfyNode):
@@ -134,25 +150,49 @@ class CarlosIndexLibrary(io.ComfyNode):
         same = {first.name: others for first, *others in by_file(survey(places.items()))}
         fits = _fits_of(settings["model"], settings["clip"])
         left_out = _gone(names, places) | _unfit(list(same), fits, class_of_model(settings["model"]))
+        index_report.log_failures(left_out.values())
         files = [(name, places[name]) for name in same if name not in left_out]
-        indexer = indexing.indexer_of(cls.hidden, [posix(name) for name, _ in files], **settings)
-        progress_of = indexing.LibraryProgress(cls.hidden.unique_id, indexer, [name for name, _ in files])
-        results = [*indexer.index_all(files, progress_of), *left_out.values()]
-        outcomes = _outcomes(results)
+        indexer, results = _index_all(cls.hidden, files, settings)
+        results += left_out.values()
+        outcomes = [result for result in results if isinstance(result, carlos.Outcome)]
+        failures = [result for result in results if not isinstance(result, carlos.Outcome)]
         new = [outcome for outcome in outcomes if outcome.is_new]
         links = {posix(name): [other.name for other in others] for name, others in same.items() if others}
-        noted = [*_linked(links), *_noted(outcomes, fits)]
+        noted = [*_linked(links), *index_report.noted(outcomes, fits)]
+        database = indexer.target.read()
         facts = {
             "indexed": [indexing.facts_of(outcome, fits.get(outcome.lora.name)) for outcome in new],
             "skipped": [outcome.lora.name for outcome in outcomes if not outcome.is_new],
-            "failed": [vars(failure) for failure in _failures(results)],
-            "noted": [{"file": file, "note": note} for file, note in noted],
+            "failed": [vars(failure) for failure in failures],
+            "failed_alike": [vars(group) for group in carlos.alike(failures)],
+            "noted": [vars(note) for note in noted],
+            "not_found": index_report.not_found_facts(outcomes),
             "settings": indexing.settings_facts(indexer),
+            "database": database_facts(database),
         }
-        lines = [*_library_lines(results), *(f"noted: {file}: {note}" for file, note in noted), *indexing.plan_lines(indexer)]
-        text = report(lines, facts)
-        sheet = _stacked([outcome.contact_sheet for outcome in new])
-        return io.NodeOutput(indexer.target.read(), text, sheet, ui=ui.PreviewText(text))
+        lines = [*index_report.library_lines(outcomes, failures, noted), *indexing.plan_lines(indexer), database_line(database)]
+        text, sheet = report(lines, facts), _stacked([outcome.contact_sheet for outcome in new])
+        return io.NodeOutput(database, text, sheet, facts_text(facts), ui=ui.PreviewText(text))
+
+
+def _index_all(hidden: Any, files: list[tuple[str, Path]], settings: dict[str, Any]) -> tuple[Indexer, list[Outcome | Failure]]:
+    """What came of each LoRA. An error that would meet all of them is raised at once; it says how many were saved before."""
+    results: list[Outcome | Failure] = []
+    tally, n_new = Tally(loras=0), 0
+    with told_when_cancelled(hidden.unique_id, tally):
+        indexer = indexing.indexer_of(hidden, [posix(name) for name, _ in files], tally, **settings)
+        progress_of = LibraryProgress(hidden.unique_id, indexer, [name for name, _ in files], tally)
+        try:
+            for result in indexer.index_all(files, progress_of):
+                results.append(result)
+                n_new += isinstance(result, carlos.Outcome) and result.is_new
+                tally.loras = n_new
+        except CarlosError as error:
+            if not n_new:
+                raise
+            saved = f"The rows of {n_new} LoRAs are saved; run again to go on." if n_new > 1 else "The row of 1 LoRA is saved."
+            raise type(error)(error.what, f"{error.hint} {saved}".strip()) from error
+    return indexer, results
 
 
 def _of_version(indexer: Indexer, wanted: CivitaiLora, progress: NodeProgress) -> Outcome:
@@ -164,21 +204,10 @@ def _of_version(indexer: Indexer, wanted: CivitaiLora, progress: NodeProgress) -
     return indexing.index(indexer, lora_folder.read_lora(path, name), progress)
 
 
-def _linked(links: Mapping[str, list[str]]) -> Iterator[tuple[str, str]]:
+def _linked(links: Mapping[str, list[str]]) -> Iterator[Noted]:
     """What to say of files that are listed under several names. links: name -> the other names."""
-    return ((name, f"is also listed as {listed_shortly(others)}: one file, looked at once") for name, others in links.items())
-
-
-def _noted(outcomes: list[Outcome], fits: Mapping[str, LayerFit]) -> Iterator[tuple[str, str]]:
-    """What is odd about files that could be measured all the same."""
-    for outcome in outcomes:
-        name = outcome.lora.name
-        yield from ((name, note) for note in outcome.file_notes)
-        fit = fits.get(name)
-        if fit is not None and fit.layers < fit.of:
-            yield name, f"{fit.layers} of {fit.of} layers match this model"
-        if not outcome.has_effect:
-            yield name, "no measurable effect"
+    for name, others in links.items():
+        yield Noted(name, f"is also listed as {listed_shortly(others)}: one file, looked at once")
 
 
 def _gone(names: list[str], places: Mapping[str, Path]) -> dict[str, Failure]:
@@ -209,45 +238,6 @@ def _fits(name: str, name_filter: str) -> bool:
     """Whether a LoRA's name contains the filter, or fits it as a pattern; case does not matter."""
     shown, wanted = posix(name).lower(), name_filter.strip().lower()
     return wanted in shown or fnmatchcase(shown, wanted)
-
-
-def _lines(outcome: Outcome) -> list[str]:
-    row = outcome.row
-    topics = sorted(row.topics, key=lambda effect: -effect.vector.strength)
-    by_topic = ", ".join(f"{effect.topic} {number(effect.vector.strength, 1)}" for effect in topics)
-    return [
-        f"{outcome.lora.name}: {outcome.status} as {row.lora_id}",
-        f"strength {number(row.strength, 2)} +- {number(row.strength_se, 2)}, "
-        f"consistency {number(row.consistency)} +- {number(row.consistency_se)}, "
-        f"from {row.n_images} pairs of pictures of {row.n_prompts} prompts",
-        f"direction known to a cosine of about {number(row.alignment)}",
-        *([f"strength by topic: {by_topic}"] if topics else []),
-        *indexing.curve_lines(row),
-        *outcome.notes,
-        *outcome.file_notes,
-    ]
-
-
-def _library_lines(results: list[Outcome | Failure]) -> list[str]:
-    outcomes, failures = _outcomes(results), _failures(results)
-    lines = [f"{len(outcomes)} of {len(results)} LoRAs are in the database, {len(failures)} failed"]
-    if outcomes:
-        cells = [(outcome.lora.name, outcome.status, *_numbers(outcome)) for outcome in outcomes]
-        lines += table(("LoRA", "status", "strength", "consistency", "images", "alignment"), cells)
-    return lines + [f"failed: {failure.file}: {failure.reason}" for failure in failures]
-
-
-def _numbers(outcome: Outcome) -> tuple[str, ...]:
-    row = outcome.row
-    return number(row.strength, 2), number(row.consistency), str(row.n_images), number(row.alignment)
-
-
-def _outcomes(results: list[Outcome | Failure]) -> list[Outcome]:
-    return [result for result in results if isinstance(result, carlos.Outcome)]
-
-
-def _failures(results: list[Outcome | Failure]) -> list[Failure]:
-    return [result for result in results if not isinstance(result, carlos.Outcome)]
 
 
 def _stacked(sheets: list[torch.Tensor]) -> torch.Tensor:

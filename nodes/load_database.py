@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
 from .. import carlos_core as carlos
 from ..carlos_core.clip.encoder import DEFAULT_ENCODER_ID
+from ..carlos_core.errors import DatabaseError
+from .common.report import database_line
 from .common.schema import advanced, search_aliases
 from .common.sockets import CarlosDb
 from .host import folders
+from .host.progress import NodeProgress
 
 if TYPE_CHECKING:
     from ..carlos_core.database.database import MetricsDatabase
+
+logger = logging.getLogger(__name__)
 
 BUNDLED = "bundled"
 EMPTY = "empty"
@@ -28,6 +35,7 @@ class CarlosMetricsDBLoader(io.ComfyNode):
             display_name="Metrics DB Loader (CARLoS)",
             category="CARLoS",
             description="Opens a database that says what each LoRA does: the published one, or your own in models/carlos.",
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Combo.Input(
                     "database",
@@ -38,13 +46,14 @@ class CarlosMetricsDBLoader(io.ComfyNode):
                 io.String.Input(
                     "create_as",
                     default="",
-                    tooltip="Name of a database of your own. It is made from the chosen one, or opened as it is if it exists.",
+                    tooltip="Name of a database of your own. It is made from the chosen one once, and opened from then on. "
+                    "If you choose a file in database, that file is opened.",
                 ),
                 io.Combo.Input(
                     "encoder",
                     options=[DEFAULT_ENCODER_ID, *folders.encoders()],
                     default=DEFAULT_ENCODER_ID,
-                    tooltip="CLIP model for a new, empty database. Other databases know their own.",
+                    tooltip="CLIP model of the LoRAs in create_as. bundled and files in models/carlos know their own.",
                     **advanced(),
                 ),
             ],
@@ -54,25 +63,93 @@ class CarlosMetricsDBLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, database: str, create_as: str, encoder: str) -> str:
-        path = folders.new_database_path(create_as) if create_as.strip() else None
-        if path is None and database not in (BUNDLED, EMPTY):
-            path = folders.database_path(database)
-        if path is None:
-            return "no file"
-        if not path.exists():
-            # It is made in this run, or was deleted since the last run: no cached result may be used for it.
-            return f"absent|{time.time_ns()}"
-        stat = path.stat()
-        return f"{path}|{stat.st_mtime_ns}|{stat.st_size}"
+        paths = [folders.new_database_path(create_as)] if create_as.strip() else []
+        if _is_file(database):
+            paths.append(folders.database_path(database))
+        return "|".join(map(_state_of, paths)) or "no file"
 
     @classmethod
     def execute(cls, database: str, create_as: str, encoder: str) -> io.NodeOutput:
-        if not create_as.strip():
-            return io.NodeOutput(_open(database, encoder))
-        target = folders.new_database_path(create_as)
-        if target.exists():
-            return io.NodeOutput(carlos.load_database(target))
-        return io.NodeOutput(carlos.create_database(_open(database, encoder), target))
+        opened = _opened(database, create_as, encoder)
+        logger.info("carlos: %s", database_line(opened))
+        NodeProgress(cls.hidden.unique_id).say(database_line(opened))
+        return io.NodeOutput(opened)
+
+
+def _opened(database: str, create_as: str, encoder: str) -> MetricsDatabase:
+    """The database of the widgets' values. Raises DatabaseError if the file that create_as names is not what was chosen."""
+    if not create_as.strip():
+        return _open(database, encoder)
+    target = folders.new_database_path(create_as)
+    if not target.exists():
+        return _created(database, encoder, target)
+    if _is_file(database):
+        return _file_or_copy(database, target)
+    there = carlos.load_database(target)
+    _check_is_chosen(there, database, encoder)
+    return there
+
+
+def _created(database: str, encoder: str, target: Path) -> MetricsDatabase:
+    source = _open(database, encoder)
+    encoder_id = _encoder_id(encoder)
+    if database == BUNDLED and source.encoder_id != encoder_id:
+        raise DatabaseError(
+            f"The bundled LoRAs were measured with the encoder {source.encoder_id}, and {encoder_id} is chosen.",
+            "Choose 'empty' in database for a new one of that encoder, or the encoder of the bundled LoRAs.",
+        )
+    if _is_file(database):
+        source.made_from = database
+    return carlos.create_database(source, target)
+
+
+def _file_or_copy(database: str, target: Path) -> MetricsDatabase:
+    """The chosen file, which counts more than a name in create_as; unless that is the copy that was once made of it."""
+    chosen = folders.database_path(database)
+    if chosen != target:
+        copy = carlos.load_database(target)
+        if copy.made_from == database:
+            return copy
+        logger.warning("carlos: %s is opened, because it is chosen in database; %s is not", database, target.name)
+    return carlos.load_database(chosen)
+
+
+def _check_is_chosen(there: MetricsDatabase, database: str, encoder: str) -> None:
+    """Raises DatabaseError if an existing file of create_as has another encoder than the chosen one, or is not empty of the
+    published LoRAs though `empty` is chosen."""
+    name, encoder_id = there.name, _encoder_id(encoder)
+    # One of that name with other weights is the chosen one all the same; that its weights are gone is said when they are needed.
+    if there.encoder_id is not None and encoder_id.partition("@")[0] != there.encoder_id.partition("@")[0]:
+        raise DatabaseError(
+            f"{name} exists already, and its LoRAs were measured with the encoder {there.encoder_id}; {encoder_id} is chosen.",
+            f"To open it, choose {name} in database, or its encoder in encoder. For a new database, type another name into "
+            "create_as.",
+        )
+    published = _n_published(there) if database == EMPTY else 0
+    if published:
+        raise DatabaseError(
+            f"{name} exists already and holds {published} of the bundled LoRAs, and 'empty' is chosen.",
+            f"To open it, choose {name} or 'bundled' in database. For a new database without them, type another name into "
+            "create_as.",
+        )
+
+
+def _n_published(database: MetricsDatabase) -> int:
+    """How many of the rows are those of the bundled database."""
+    theirs = {(row.lora_id, row.protocol_id) for row in database.measured}
+    return sum((row.lora_id, row.protocol_id) in theirs for row in carlos.load_bundled_database().measured)
+
+
+def _is_file(database: str) -> bool:
+    return database not in (BUNDLED, EMPTY)
+
+
+def _state_of(path: Path) -> str:
+    if not path.exists():
+        # It is made in this run, or was deleted since the last run: no cached result may be used for it.
+        return f"absent|{time.time_ns()}"
+    stat = path.stat()
+    return f"{path}|{stat.st_mtime_ns}|{stat.st_size}"
 
 
 def _open(name: str, encoder: str) -> MetricsDatabase:

@@ -9,9 +9,9 @@ from comfy_api.latest import io, ui
 from .. import carlos_core as carlos
 from ..carlos_core.civitai.versions import FAILED, NOT_FOUND, REFRESHED, STATUSES, UNCHANGED
 from .common.own_database import own_database
-from .common.report import report, table
+from .common.report import database_facts, database_line, facts_text, report, table
 from .common.schema import search_aliases
-from .common.sockets import CarlosDb
+from .common.sockets import CarlosDb, facts_output
 from .host import civitai
 from .host.progress import NodeProgress
 
@@ -43,7 +43,7 @@ class CarlosRefreshMetadata(io.ComfyNode):
                     "max_rows", default=0, min=0, max=1_000_000, tooltip="How many rows to look up, emptiest first. 0: all."
                 ),
             ],
-            outputs=[CarlosDb.Output(display_name="database"), io.String.Output(display_name="report")],
+            outputs=[CarlosDb.Output(display_name="database"), io.String.Output(display_name="report"), facts_output()],
             **search_aliases("civitai", "civitai info", "trigger words", "lora metadata", "update lora info"),
         )
 
@@ -54,9 +54,13 @@ class CarlosRefreshMetadata(io.ComfyNode):
         rows = carlos.refresh_metadata(
             path, civitai.client(progress), only_missing=only_missing, max_rows=max_rows, on_progress=progress
         )
-        facts = {"rows": [{**vars(row), "columns": list(row.columns)} for row in rows]}
-        text = report(_lines(rows), facts)
-        return io.NodeOutput(carlos.load_database(path), text, ui=ui.PreviewText(text))
+        refreshed = carlos.load_database(path)
+        facts = {
+            "rows": [{**vars(row), "columns": list(row.columns)} for row in rows],
+            "database": database_facts(refreshed),
+        }
+        text = report([*_lines(rows), database_line(refreshed)], facts)
+        return io.NodeOutput(refreshed, text, facts_text(facts), ui=ui.PreviewText(text))
 
 
 def _lines(rows: list[RefreshedRow]) -> list[str]:
@@ -67,7 +71,7 @@ def _lines(rows: list[RefreshedRow]) -> list[str]:
     ordered = sorted(rows, key=lambda row: (FAILED, NOT_FOUND, REFRESHED, UNCHANGED).index(row.status))
     if ordered:
         shown = ordered[:_SHOWN]
-        lines += table(("LoRA", "name", "status", "what"), [(r.lora_id, r.name, r.status, _what(r)) for r in shown])
+        lines += table(("status", "LoRA", "what"), [(row.status, row.name, _what(row)) for row in shown])
     if len(ordered) > _SHOWN:
         lines.append(f"and {len(ordered) - _SHOWN} more, in the JSON below")
     return lines

@@ -26,6 +26,10 @@ class LazyEncoder:
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         return self.loaded.encode_texts(texts)
 
+    def load(self) -> None:
+        """Load it now. Raises EncoderError if it is not installed."""
+        _ = self.loaded
+
     @cached_property
     def loaded(self) -> Encoder:
         """The encoder itself. Raises EncoderError if it is not installed."""

@@ -45,7 +45,12 @@ class Fingerprint:
 
 
 def model_fingerprint(model: Any, clip: Any, vae: Any, sigmas: Tensor) -> str:
-    """16 hex digits for MODEL, CLIP and VAE with everything attached to them.
+    """16 hex digits for MODEL, CLIP and VAE with everything attached to them, and the noise levels; see `model_fingerprints`."""
+    return model_fingerprints(model, clip, vae, sigmas)[1]
+
+
+def model_fingerprints(model: Any, clip: Any, vae: Any, sigmas: Tensor) -> tuple[str, str]:
+    """16 hex digits for MODEL, CLIP and VAE with everything attached to them: for all schedules alike, and for this one.
 
     Args:
         model: ComfyUI's MODEL.
@@ -69,5 +74,6 @@ def model_fingerprint(model: Any, clip: Any, vae: Any, sigmas: Tensor) -> str:
     fingerprint.add("tokenizer", clip.tokenizer_options)
     if hooks := getattr(clip, "apply_hooks_to_conds", None):
         fingerprint.add("hooks of conditionings", hooks)
+    of_all = fingerprint.hexdigest()
     fingerprint.add("sampling", sigmas)
-    return fingerprint.hexdigest()
+    return of_all, fingerprint.hexdigest()

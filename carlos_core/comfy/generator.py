@@ -27,7 +27,7 @@ from ..progress import OnProgress, Progress
 from .batch_size import BATCHED_SAMPLERS, has_dynamic_vram, largest_batch
 from .conditioning import Conditioning, text_of, zeroed
 from .families import check_makes_pictures, native_size
-from .fingerprint import Fingerprint, model_fingerprint
+from .fingerprint import Fingerprint, model_fingerprints
 from .layers import model_key
 from .patching import apply_lora, in_memory, load_lora
 from .shared_batch import NotAlikeError, SharedBatches
@@ -117,10 +117,14 @@ class ComfyGenerator:
         """Forward passes that a picture takes with a sampler of one evaluation in each step."""
         return self._sampling.steps * (1 if self._sampling.cfg == 1.0 else 2)
 
-    @cached_property
+    @property
     def model_fingerprint(self) -> str:
-        """16 hex digits for MODEL, CLIP and VAE with everything attached to them."""
-        return model_fingerprint(self._model, self._clip, self._vae, self._sigmas)
+        """16 hex digits for MODEL, CLIP and VAE with everything attached to them, and the noise levels."""
+        return self._fingerprints[1]
+
+    @cached_property
+    def _fingerprints(self) -> tuple[str, str]:
+        return model_fingerprints(self._model, self._clip, self._vae, self._sigmas)
 
     @cached_property
     def model_key(self) -> str:
@@ -156,6 +160,7 @@ class ComfyGenerator:
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             weights=str(self._model.model_dtype()).removeprefix("torch."),
             dynamic_vram=has_dynamic_vram(self._model),
+            checkpoint=self._fingerprints[0],
         )
 
     def unload(self) -> None:

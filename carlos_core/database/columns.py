@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from ..errors import DatabaseError
 from ..foreign import LONGEST_TEXT
-from ..records import CurvePoint, LoraIdentity, LoraMetadata, LoraRecord, LoraVector, MeasuredRow, TopicEffect
+from ..records import CurvePoint, LoraIdentity, LoraMetadata, LoraRecord, LoraVector, MeasuredRow, TopicEffect, checkpoint_of
 
 SCHEMA_VERSION = 1
 
@@ -282,7 +282,8 @@ def measured_rows(table: pa.Table) -> list[MeasuredRow]:
     names = ("lora_id", "file_name", "protocol_id", "model_key", "n_images", "strength")
     notes = (tuple(notes or ()) for notes in table["notes"].to_pylist())
     has_curve = (bool(weights) for weights in table["curve_weights"].to_pylist())
-    return list(map(MeasuredRow, *(table[name].to_pylist() for name in names), notes, has_curve))
+    checkpoints = map(checkpoint_of, table["measured_on"].to_pylist())
+    return list(map(MeasuredRow, *(table[name].to_pylist() for name in names), notes, has_curve, checkpoints))
 
 
 def identities(table: pa.Table) -> list[LoraIdentity]:
@@ -295,9 +296,13 @@ def _zipped(cells: dict[str, Any], names: Sequence[str]) -> list[tuple[Any, ...]
     return list(zip(*(cells.pop(name) or () for name in names), strict=True))
 
 
-def pack_metadata(encoder_id: str, protocols: Mapping[str, Any], stamp: str) -> dict[bytes, bytes]:
-    """What is known about all rows, as metadata of a file. stamp: a name for this writing of the file."""
+def pack_metadata(encoder_id: str, protocols: Mapping[str, Any], stamp: str, made_from: str = "") -> dict[bytes, bytes]:
+    """What is known about all rows, as metadata of a file.
+
+    stamp: a name for this writing of the file. made_from: the name of the file that it was made from; empty for none.
+    """
     facts = {"schema_version": SCHEMA_VERSION, "encoder_id": encoder_id, "protocols": dict(protocols)}
+    facts |= {"made_from": made_from} if made_from else {}
     return {_PREFIX + name.encode(): json.dumps(value, sort_keys=True).encode() for name, value in facts.items()} | stamped(stamp)
 
 

@@ -77,6 +77,8 @@ class MetricsDatabase:
         self.protocols: dict[str, Any] = dict(protocols or {})
         self.path = path
         self.read_only = read_only
+        self.made_from = ""
+        """Name of the database file that this one was made from, as a copy to be changed; empty if there is none."""
         self._changes: list[Callable[[MetricsDatabase], None]] = []
         self._bases: dict[Path, tuple[str, int]] = {}
         """Files that this database was read from or saved to, with the stamp of that writing and how many changes were in it."""
@@ -114,6 +116,7 @@ class MetricsDatabase:
         """
         path = None if self.read_only else self.path
         copied = MetricsDatabase(self._table, encoder_id=self.encoder_id, protocols=self.protocols, path=path)
+        copied.made_from = self.made_from
         if not self.read_only:
             copied._changes, copied._bases = list(self._changes), dict(self._bases)
         return copied
@@ -284,6 +287,7 @@ class MetricsDatabase:
         ours = ours.set_column(ours.schema.get_field_index("lora_id"), "lora_id", ids)
         self._replace(schema.appended(current.table, ours))
         self.protocols = {**current.protocols, **self.protocols}
+        self.made_from = current.made_from
 
     def to_dataframe(self) -> pd.DataFrame:
         """All rows as a pandas table; directions are float32 arrays."""
@@ -348,7 +352,9 @@ def load_database(path: str | Path, *, encoder_id: str | None = None) -> Metrics
         encoder_id = encoder_id or DEFAULT_ENCODER_ID
     table = schema.normalised(table.replace_schema_metadata(None), path.name)
     with parquet.opening(path):
-        return MetricsDatabase(table, encoder_id=encoder_id, protocols=facts.get("protocols"), path=path, stamp=stamp)
+        database = MetricsDatabase(table, encoder_id=encoder_id, protocols=facts.get("protocols"), path=path, stamp=stamp)
+    database.made_from = str(facts.get("made_from") or "")
+    return database
 
 
 def create_database(database: MetricsDatabase, path: Path) -> MetricsDatabase:
@@ -422,4 +428,5 @@ def _table_to_write(database: MetricsDatabase, layout: str, stamp: str) -> pa.Ta
     if layout == REFERENCE:
         return reference.to_reference_layout(database.table).replace_schema_metadata(schema.stamped(stamp))
     assert database.encoder_id is not None, "it was checked"
-    return database.table.replace_schema_metadata(schema.pack_metadata(database.encoder_id, database.protocols, stamp))
+    facts = (database.encoder_id, database.protocols)
+    return database.table.replace_schema_metadata(schema.pack_metadata(*facts, stamp, database.made_from))

@@ -54,6 +54,12 @@ def write_table(table: pa.Table, path: Path) -> None:
         storage.write_atomically(path, lambda target: _write_table(table, target))
 
 
+def check_writable(path: Path) -> None:
+    """Raises DatabaseError where a file could not be saved whatever is in it, such as in a folder that is read-only."""
+    with locked(path), saving(path):
+        storage.check_writable(path)
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Let no other process write a file. Raises DatabaseError if there can be no lock."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from ..errors import DatabaseError
 from ..records import LoraRecord
 from .database import MetricsDatabase, change_database, load_database
+from .parquet import check_writable
 
 
 class Target(Protocol):
@@ -17,6 +18,10 @@ class Target(Protocol):
 
     def read(self) -> MetricsDatabase:
         """The database as it is now."""
+        ...
+
+    def check_writable(self) -> None:
+        """Raises DatabaseError where a change could not be kept, as far as that can be told before there is one."""
         ...
 
     def change(self, change: Callable[[MetricsDatabase], None]) -> MetricsDatabase:
@@ -35,6 +40,9 @@ class DatabaseFile:
 
     def read(self) -> MetricsDatabase:
         return load_database(self.path)
+
+    def check_writable(self) -> None:
+        check_writable(self.path)
 
     def change(self, change: Callable[[MetricsDatabase], None]) -> MetricsDatabase:
         return change_database(self.path, change)
@@ -57,6 +65,10 @@ class InMemory:
 
     def read(self) -> MetricsDatabase:
         return self.database
+
+    def check_writable(self) -> None:
+        if self.database.read_only:
+            raise DatabaseError(f"{self.database.name} is read-only.", OWN_COPY)
 
     def change(self, change: Callable[[MetricsDatabase], None]) -> MetricsDatabase:
         change(self.database)

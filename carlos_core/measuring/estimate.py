@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 
-from ..database.database import MetricsDatabase
 from ..loras.lora_file import LoraFile
 from .indexer import Indexer
 from .measure import sides_of
@@ -39,10 +37,7 @@ class Estimate:
 
 
 def estimate_lora(indexer: Indexer, lora: LoraFile) -> Estimate:
-    """What measuring one LoRA will take, without the pictures that are kept from earlier runs.
-
-    It is likely to need as many pictures as the rows of its protocol did (median). Without such rows it is what the plan expects.
-    """
+    """What measuring one LoRA will take, without the pictures that are kept from earlier runs."""
     database = indexer.target.read()
     studio, shots = indexer.studio, indexer.plan.shots
     row = database.row(database.id_of(lora.lora_id, lora.sha256))
@@ -51,7 +46,7 @@ def estimate_lora(indexer: Indexer, lora: LoraFile) -> Estimate:
     sweep = most_pictures(shots) if wants_sweep else 0
     expected = most = 0
     if known is None:
-        likely = _likely_images(indexer, database)
+        likely = indexer.likely_images(database)
         base, with_lora = sides_of(studio, lora, indexer.protocol)
         is_again = indexer.overwrite and with_lora.store.is_complete
         for side in (base, with_lora):
@@ -71,7 +66,7 @@ class LibraryEstimate:
 
     def __init__(self, indexer: Indexer, names: Sequence[str]) -> None:
         self._indexer, self._names = indexer, list(names)
-        self._pictures, self._begin = 0, time.monotonic()
+        self._pictures, self._others, self._begin = 0, 0, time.monotonic()
         if self._names:
             self.begin(self._names[0])
 
@@ -79,7 +74,7 @@ class LibraryEstimate:
         """Call this when the run comes to a file. Looks at what is left, with the database as it is now."""
         indexer, studio = self._indexer, self._indexer.studio
         database = indexer.target.read()
-        likely = _likely_images(indexer, database)
+        likely = indexer.likely_images(database)
         known = {row.file_name for row in database.measured if indexer.is_covered(row, database)}
         to_sweep = {row.file_name for row in database.measured if indexer.is_covered(row, database) and indexer.wants_sweep(row)}
         left = {file.replace("\\", "/") for file in self._names[self._names.index(name) :]}
@@ -87,7 +82,13 @@ class LibraryEstimate:
         base = int(studio.without_lora().missing(indexer.plan.shots[:likely], studio.batch).sum()) if unknown else 0
         sweeps = len(unknown | (left & to_sweep)) if indexer.scale_sweep else 0
         self._pictures = len(unknown) * likely + base + sweeps * most_pictures(indexer.plan.shots)
+        own = likely + base if name.replace("\\", "/") in unknown else 0
+        self._others = self._pictures - own
         self._begin = time.monotonic()
+
+    def update(self, pictures_left: int) -> None:
+        """Call this with what the file that the run has come to still needs: `Progress.pictures_left`."""
+        self._pictures, self._begin = self._others + pictures_left, time.monotonic()
 
     def __str__(self) -> str:
         """For people, e.g. "about 40 min left"; empty while the time is not known."""
@@ -95,13 +96,3 @@ class LibraryEstimate:
         if seconds is None:
             return ""
         return f"{in_words(max(0.0, self._pictures * seconds - (time.monotonic() - self._begin)))} left"
-
-
-def _likely_images(indexer: Indexer, database: MetricsDatabase) -> int:
-    """Pictures a LoRA is likely to take on its own side."""
-    n_shots, likely = len(indexer.plan.shots), 0
-    if indexer.plan.rule is not None:
-        own = indexer.protocol.protocol_id
-        numbers = [row.n_images for row in database.measured if row.protocol_id == own and row.n_images]
-        likely = round(median(numbers)) if numbers else indexer.plan.expected
-    return min(likely or n_shots, n_shots)

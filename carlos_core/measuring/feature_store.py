@@ -145,6 +145,7 @@ class FeatureStore:
             raise IndexingError(
                 f"Finished pictures cannot be kept in {self.path.parent} ({error.strerror or error}).",
                 "Free some disk space and run again: it goes on from here.",
+                ends_run=True,
             ) from error
         self._end = (size or len(self._header)) + len(records)
         self._entries.update(new)
@@ -229,7 +230,9 @@ class FeatureStore:
 
     def _unusable(self, error: OSError) -> IndexingError:
         return IndexingError(
-            f"The folder {self.path.parent} cannot be used ({error.strerror or error}).", "Check its permissions and free space."
+            f"The folder {self.path.parent} cannot be used ({error.strerror or error}).",
+            "Check its permissions and free space.",
+            ends_run=True,
         )
 
 

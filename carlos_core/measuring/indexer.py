@@ -6,23 +6,29 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Protocol as Interface
 
 from torch import Tensor
 
 from ..civitai.lora import CivitaiLora
+from ..clip.lazy_encoder import LazyEncoder
 from ..database.database import MetricsDatabase
 from ..database.target import Target, upsert
-from ..errors import CarlosError, UnsuitableSamplingError
+from ..errors import CarlosError
 from ..foreign import printable
+from ..generator import OnDevice
 from ..loras.lora_file import LoraFile, read_lora_file
-from ..progress import OnProgress
+from ..progress import OnProgress, Progress
 from ..records import LoraMetadata, LoraRecord, MeasuredRow
 from .base_check import BaseCheck, Checked
+from .failures import Failure, FailureLog
 from .measure import check_row, measure, sides_of, take_in
 from .plan import Plan
-from .protocol import Covering, Protocol, has_effect, words_of_preset
+from .presets import CUSTOM
+from .protocol import Covering, Protocol, ThisModel, has_effect, words_of_preset
 from .quick_steps import QuickSteps
+from .row_change import RowChange
 from .strength_curve import strength_curve
 from .studio import Studio
 
@@ -62,6 +68,9 @@ class Outcome:
     file_notes: tuple[str, ...] = ()
     """What is to be said of the file and its sidecars, as they are now; it is not in the row."""
 
+    change: RowChange | None = None
+    """What became of the row that was there before, if it was replaced, or is better and stays. It is among the notes, too."""
+
     @property
     def is_new(self) -> bool:
         """Whether it was measured just now."""
@@ -71,14 +80,6 @@ class Outcome:
     def has_effect(self) -> bool:
         """Whether the LoRA changes pictures, by its row."""
         return has_effect(self.row.measured)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A LoRA of a library run that could not be measured, and why."""
-
-    file: str
-    reason: str
 
 
 class LoraFolder(Interface):
@@ -138,7 +139,7 @@ class Indexer:
     """What every row is to say."""
 
     def index(self, lora: LoraFile, on_progress: OnProgress | None = None) -> Outcome:
-        """Measure a LoRA and keep its row, unless the database has it by the same protocol or a fuller one.
+        """Measure a LoRA and keep its row, unless the database has it by the same protocol, a fuller one or a better one.
 
         A scale sweep comes after the row is kept. It is all that is done for a row that lacks nothing else.
         Raises what `measure` raises, and DatabaseError when the row cannot be kept.
@@ -151,30 +152,43 @@ class Indexer:
     def _indexed(self, database: MetricsDatabase, lora: LoraFile, on_progress: OnProgress | None) -> Outcome:
         row, covering = self._covering(database, database.id_of(lora.lora_id, lora.sha256))
         if row is not None and covering is not None:
-            return self._swept(self._known(database, lora, row, covering), on_progress)
+            known = self._known(database, lora, row, covering)
+            if known.change is not None and on_progress is not None:
+                on_progress(Progress(0, 0, str(known.change)))
+            return self._swept(known, on_progress)
         checked = self._checked(lora, on_progress)
         notes = (*self.notes, checked.note) if checked.note else self.notes
-        found = measure(self.studio, lora, self.protocol, self.plan, on_progress, again=self.overwrite, notes=notes)
-        row = upsert(self.target, found.record, self.protocol.described())
-        if self.quick_steps is not None and has_effect(row.measured):
+        plan = replace(self.plan, at_least=self._at_least(database, row), expected=self.likely_images(database))
+        found = measure(self.studio, lora, self.protocol, plan, on_progress, again=self.overwrite, notes=notes)
+        change = None if row is None else self._replaced(database, row)
+        new = upsert(self.target, found.record, self.protocol.described())
+        if self.quick_steps is not None and has_effect(new.measured):
             self.quick_steps.compare(self.studio, lora, self.protocol, on_progress)
         outcome = Outcome(
             lora,
             INDEXED,
-            row,
+            new,
             found.model_evaluations,
             found.base_model_evaluations + checked.base_evaluations,
-            row.notes,
+            new.notes if change is None else (str(change), *new.notes),
             found.contact_sheet,
             found.other_evaluations + checked.other_evaluations,
+            change=change,
         )
         return self._swept(outcome, on_progress)
 
+    def check_ready(self) -> None:
+        """Raises EncoderError or DatabaseError where no LoRA can be measured, before any picture is made for one."""
+        if isinstance(self.studio.encoder, LazyEncoder):
+            self.studio.encoder.load()
+        self.target.check_writable()
+
     def _checked(self, lora: LoraFile, on_progress: OnProgress | None) -> Checked:
-        """What the pictures without the LoRA look like. A LoRA that does not fit is an error before any is made."""
+        """What the pictures without the LoRA look like. What stands against measuring it, or any, is an error before that."""
+        take_in(self.studio, lora, self.protocol.lora_weight)
+        self.check_ready()
         if self.base_check is None:
             return Checked()
-        take_in(self.studio, lora, self.protocol.lora_weight)
         return self.base_check.look(self.studio, self.plan.shots, on_progress)
 
     def known_version(self, wanted: CivitaiLora) -> Outcome | None:
@@ -198,22 +212,38 @@ class Indexer:
         """Measure LoRAs one after another, each kept as it comes; one that fails does not stop the rest.
 
         files: (name, path) of each. on_progress: name -> the callback for it. Errors that are not about the LoRA, such as a
-        cancel or an UnsuitableSamplingError, pass through. The same content under two names is measured once.
+        cancel or one that `CarlosError.ends_run`, pass through. The same content under two names is measured once.
         """
-        for name, path in files:
-            try:
-                yield self.index(self.folder.read(path, name), on_progress(name))
-            except UnsuitableSamplingError:
-                raise
-            # Readers and models raise all kinds of errors over a bad file. A cancel is not one of these.
-            except (CarlosError, OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
-                shown, reason = printable(name.replace("\\", "/")), printable(str(error)) or type(error).__name__
-                logger.warning("carlos: %s could not be indexed: %s", shown, reason)
-                yield Failure(shown, reason)
+        log = FailureLog()
+        try:
+            for name, path in files:
+                try:
+                    yield self.index(self.folder.read(path, name), on_progress(name))
+                # Readers and models raise all kinds of errors over a bad file. A cancel is not one of these.
+                except (CarlosError, OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
+                    if isinstance(error, CarlosError) and error.ends_run:
+                        raise
+                    failure = Failure(printable(name.replace("\\", "/")), printable(str(error)) or type(error).__name__)
+                    log.add(failure)
+                    yield failure
+        finally:
+            log.close()
 
     def is_covered(self, row: MeasuredRow, database: MetricsDatabase) -> bool:
         """Whether a row makes measuring its LoRA unnecessary."""
         return not self.overwrite and self._covering_of(row, database) is not None
+
+    def likely_images(self, database: MetricsDatabase) -> int:
+        """Pictures that a LoRA is likely to take on its own side: as many as the rows of its protocol did (median).
+
+        Without such rows it is what the plan expects.
+        """
+        likely = 0
+        if self.plan.rule is not None:
+            own = self.protocol.protocol_id
+            numbers = [row.n_images for row in database.measured if row.protocol_id == own and row.n_images]
+            likely = round(median(numbers)) if numbers else self.plan.expected
+        return min(likely or self._most, self._most)
 
     def wants_sweep(self, row: MeasuredRow) -> bool:
         """Whether a row lacks a strength curve that this run can add. A LoRA without measurable effect gets none."""
@@ -247,20 +277,56 @@ class Indexer:
         return row, self._covering_of(row.measured, database)
 
     def _covering_of(self, row: MeasuredRow, database: MetricsDatabase) -> Covering | None:
-        model_key = self.studio.generator.model_key if self.any_checkpoint else ""
-        return self.protocol.covering(row, database.protocols, len(self.plan.shots), model_key=model_key)
+        wanted = (row, database.protocols, self._most)
+        covering = self.protocol.covering(*wanted, model_key=self._model.key)
+        return covering or self.protocol.better(*wanted, self._model)
+
+    def _replaced(self, database: MetricsDatabase, row: LoraRecord) -> RowChange:
+        described = database.protocols.get(row.protocol_id or "") or {}
+        return RowChange.replaced(row, described, self._where(database, row))
+
+    def _at_least(self, database: MetricsDatabase, row: LoraRecord | None) -> int:
+        """How many pairs of pictures to take at least, so that the row that is to be replaced is no better."""
+        if row is None or self.overwrite:
+            return 0
+        return self.protocol.at_least(row.measured, database.protocols, self._model)
+
+    @property
+    def _wanted(self) -> str:
+        """What these settings measure, in words."""
+        name = f"the preset {self.protocol.preset!r}"
+        return f"{self._most} pairs by {name}" if self.protocol.preset == CUSTOM else name
+
+    @property
+    def _most(self) -> int:
+        return len(self.plan.shots)
+
+    @property
+    def _model(self) -> ThisModel:
+        generator = self.studio.generator
+        checkpoint = generator.environment.checkpoint if isinstance(generator, OnDevice) else ""
+        return ThisModel(generator.model_key if self.any_checkpoint else "", checkpoint)
+
+    def _where(self, database: MetricsDatabase, row: LoraRecord) -> str:
+        """What to say of where a row was measured, if that is known to be another checkpoint."""
+        if not self.protocol.is_elsewhere(row.measured, database.protocols, self._model):
+            return ""
+        is_alike = bool(row.model_key) and row.model_key == self.studio.generator.model_key
+        return f"on another checkpoint of the same shape ({row.model_key})" if is_alike else "on another model"
 
     def _known(self, database: MetricsDatabase, lora: LoraFile, row: LoraRecord, covering: Covering) -> Outcome:
         original = None if row.file_name == lora.name else self._original(row, lora)
         if row.file_name != lora.name and original is None:
             self.target.change(lambda changed: changed.set_value(row.lora_id, "file_name", lora.name))
         sheet = self.studio.contact_sheet(*sides_of(self.studio, lora, self.protocol), self.plan.shots)
-        where = f", on another checkpoint of the same shape ({row.model_key})" if covering.is_other_checkpoint else ""
-        note = f"measured with the preset {covering.preset!r} on {row.indexed_at}{where}"
-        notes = (note, *_other_words(row, lora, covering.preset), *row.notes)
+        where = self._where(database, row)
+        note = f"measured with the preset {covering.preset!r} on {row.indexed_at}{where and f', {where}'}"
+        is_other = covering.is_better or covering.preset != self.protocol.preset
+        change = RowChange.kept(row, covering.preset, where, self._wanted) if is_other else None
+        notes = (note, *([str(change)] if change else []), *_other_words(row, lora, covering.preset), *row.notes)
         is_copy = original is not None and original.sha256 == lora.sha256 and not _is_one_file(original.path, lora.path)
         copy_notes = (f"has the same content as {row.file_name}",) if is_copy else ()
-        return Outcome(lora, ALREADY_INDEXED, row, 0, 0, notes, sheet, file_notes=copy_notes)
+        return Outcome(lora, ALREADY_INDEXED, row, 0, 0, notes, sheet, file_notes=copy_notes, change=change)
 
     def _original(self, row: LoraRecord, lora: LoraFile) -> LoraFile | None:
         """The row's own file, if it is still there: then `lora` is a copy of it, which must not take its place."""

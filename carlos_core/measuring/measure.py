@@ -100,7 +100,7 @@ def measure(
     noise = noise_floor(studio, (base, with_lora), plan.shots) if isinstance(studio.generator, OnDevice) else None
     if again and with_lora.store.is_complete:
         with_lora.store.clear()
-    shoot = Shoot(studio, (base, with_lora), plan.shots, on_progress, expected=plan.expected)
+    shoot = Shoot(studio, (base, with_lora), plan.shots, on_progress, expected=plan.expected, is_measurement=True)
     decision: Decision | None = None
     taken = base_taken = 0
     for end in _ends(plan, shoot.batch):
@@ -113,8 +113,9 @@ def measure(
         taken = end
         if plan.rule is not None:
             decision = _above(noise, _decided(plan.rule, plan, base, with_lora, taken), base, with_lora, plan.shots[:taken])
-            shoot.expect(decision.images_needed, decision.alignment, taken)
-            if decision.stop:
+            needed = decision.images_needed
+            shoot.expect(needed and max(needed, min(plan.at_least, len(plan.shots))), decision.alignment, taken)
+            if decision.stop and taken >= plan.at_least:
                 break
     with_lora.store.mark_complete()
     shots = plan.shots[:taken]
@@ -155,7 +156,7 @@ def measure(
 def _ends(plan: Plan, batch: int) -> list[int]:
     """Numbers of pictures after which to look, moved up to whole batches."""
     total = len(plan.shots)
-    looks = plan.rule.checkpoints(total) if plan.rule is not None else (total,)
+    looks = (*plan.rule.checkpoints(total), plan.at_least or total) if plan.rule is not None else (total,)
     return sorted({min(-(-look // batch) * batch, total) for look in looks} | {total})
 
 

@@ -49,6 +49,9 @@ class Plan:
     expected: int = 0
     """How many pictures are likely to be taken, for estimates of time; 0 for all."""
 
+    at_least: int = 0
+    """Pictures that are taken whatever the rule says: as many as the row has that is to be replaced."""
+
     @classmethod
     def all(cls, prompts: PromptSet, *, seeds: int = 1, first_seed: int = 0, max_prompts: int = 0) -> Plan:
         """All prompts once, in stratified order, then all with the next seed, and so on.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..loras.trigger_words import used
 from ..records import MeasuredRow
@@ -81,12 +81,9 @@ class Protocol:
             n_images: how many pictures are wanted; for presets the number does not matter.
             model_key: shape of the model that pictures are made with; empty: a row of another checkpoint does not count.
         """
-        is_own = row.protocol_id == self.protocol_id
-        ours = self.described()
-        theirs = ours if is_own else protocols.get(row.protocol_id or "") or {}
+        ours, theirs = self.described(), self._protocol_of(row, protocols)
         is_other_checkpoint = theirs.get("model") != ours.get("model")
-        is_alike = bool(model_key) and row.model_key == model_key
-        if is_other_checkpoint and not (is_alike and has_effect(row) and not _is_unsuitable(row)):
+        if is_other_checkpoint and not _counts_elsewhere(row, model_key):
             return None
         preset = str(theirs.get("preset"))
         is_same = {**theirs, "model": None} == {**ours, "model": None}
@@ -94,6 +91,73 @@ class Protocol:
         if not (is_enough if is_same else _is_fuller(theirs, ours, is_other_checkpoint=is_other_checkpoint)):
             return None
         return Covering(preset, is_other_checkpoint)
+
+    def better(self, row: MeasuredRow, protocols: Mapping[str, Any], n_images: int, model: ThisModel) -> Covering | None:
+        """What a row was measured by, if measuring by this protocol can only be poorer; None if it may be as good or better.
+
+        The order: of two presets the fuller one is better (`quick` < `standard` < `paper`), and beside `custom` the one with more
+        pairs of pictures. Settings that differ otherwise, such as prompts or steps, do not count. A row of another model is not
+        compared, nor one that was measured on pictures that do not show their prompts.
+
+        Args:
+            row: the LoRA's row.
+            protocols: those of the row's database, by id.
+            n_images: how many pairs are taken at most.
+            model: what pictures are made with.
+        """
+        preset = self._comparable(row, protocols, model)
+        if preset is None:
+            return None
+        if CUSTOM in (preset, self.preset):
+            is_better = (row.n_images or 0) > n_images
+        else:
+            order = list(PRESETS)
+            is_better = order.index(preset) > order.index(self.preset)
+        is_elsewhere = self.is_elsewhere(row, protocols, model)
+        return Covering(preset, bool(is_elsewhere), is_better=True) if is_better else None
+
+    def at_least(self, row: MeasuredRow, protocols: Mapping[str, Any], model: ThisModel) -> int:
+        """How many pairs of pictures this protocol must take not to be poorer than a row that it will replace; 0 for any number.
+
+        Only a preset beside a row by `custom` has to: its rule may stop before it has as many.
+        """
+        is_custom = self._comparable(row, protocols, model) == CUSTOM
+        return row.n_images or 0 if is_custom and self.preset != CUSTOM else 0
+
+    def is_elsewhere(self, row: MeasuredRow, protocols: Mapping[str, Any], model: ThisModel) -> bool | None:
+        """Whether a row was measured on another checkpoint; None if that cannot be told.
+
+        Fingerprints of models hold the noise levels: of two that differ by them alone, only `Environment.checkpoint` tells.
+        """
+        ours, theirs = self.described(), self._protocol_of(row, protocols)
+        if theirs.get("model") == ours.get("model"):
+            return False
+        if row.checkpoint and model.checkpoint:
+            return row.checkpoint != model.checkpoint
+        is_comparable = theirs and all(theirs.get(name) == ours.get(name) for name in ("steps", "scheduler"))
+        return True if is_comparable else None
+
+    def _comparable(self, row: MeasuredRow, protocols: Mapping[str, Any], model: ThisModel) -> str | None:
+        """The preset of a row that can be compared with what this protocol finds; None for a row that cannot."""
+        preset = self._protocol_of(row, protocols).get("preset")
+        if preset not in (*PRESETS, CUSTOM) or self.preset not in (*PRESETS, CUSTOM) or _is_unsuitable(row):
+            return None
+        is_own_model = self.is_elsewhere(row, protocols, model) is False
+        return str(preset) if is_own_model or _counts_elsewhere(row, model.key) else None
+
+    def _protocol_of(self, row: MeasuredRow, protocols: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A row's protocol as plain data; empty if it is not known."""
+        return self.described() if row.protocol_id == self.protocol_id else protocols.get(row.protocol_id or "") or {}
+
+
+class ThisModel(NamedTuple):
+    """What pictures are made with."""
+
+    key: str = ""
+    """Its shape; empty if rows of other checkpoints of the shape do not count."""
+
+    checkpoint: str = ""
+    """`generator.Environment.checkpoint`; empty if it is not known."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +170,18 @@ class Covering:
     is_other_checkpoint: bool = False
     """Whether it was measured on another checkpoint of the same shape."""
 
+    is_better: bool = False
+    """Whether it was measured with other settings, and better than it would be now (`Protocol.better`)."""
+
 
 def has_effect(row: MeasuredRow) -> bool:
     """Whether a row found that its LoRA changes pictures."""
     return bool(row.strength) and NO_EFFECT not in row.notes
+
+
+def _counts_elsewhere(row: MeasuredRow, model_key: str) -> bool:
+    """Whether a row of another checkpoint says something of one of this shape."""
+    return bool(model_key) and row.model_key == model_key and has_effect(row) and not _is_unsuitable(row)
 
 
 def _is_unsuitable(row: MeasuredRow) -> bool:

@@ -11,7 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from ..clip.encoder import Encoder
-from ..errors import BrokenPictureError
+from ..errors import BrokenPictureError, CarlosError, GenerationError
+from ..foreign import printable
 from ..generator import Generator, Job, LoraUse
 from ..loras.lora_file import LoraFile
 from ..loras.trigger_words import has_weight
@@ -177,6 +178,7 @@ class Shoot:
         *,
         expected: int = 0,
         thumbnails: int = PAIRS,
+        is_measurement: bool = False,
     ) -> None:
         """Nothing is made yet; `make` makes pictures.
 
@@ -187,7 +189,9 @@ class Shoot:
             on_progress: called with the progress, in sampler steps of all sides together.
             expected: how many pictures of each side are likely to be needed; 0 for all.
             thumbnails: how many pictures of each side are also kept as thumbnails, from the first on.
+            is_measurement: they are what a LoRA's row is made of, so that what is left of them is left for the LoRA.
         """
+        self._is_measurement = is_measurement
         self._studio, self._shots, self._on_progress = studio, shots, on_progress
         self.batch, self._speed, self._steps = studio.batch, studio.speed, studio.generator.steps
         for side in sides:
@@ -209,16 +213,17 @@ class Shoot:
         self._studio.generator.prepare([side.job(self._shots[place]) for place in range(start, end) if missing[place]])
         for place in range(start, end, self.batch):
             part = self._shots[place : min(place + self.batch, end)]
-            image = None
+            image, kept = None, 0
             if missing[place]:
                 begin = time.monotonic()
                 evaluations, image = self._make_batch(side, part)
                 self._speed.add(time.monotonic() - begin, len(part))
                 self.evaluations[side] += evaluations
+                kept = len(part)
             missing[place : place + len(part)] = False
             self._done += len(part) * self._steps
             pictures = f"{self._done // self._steps} of about {len(self._missing) * self._expected} pictures"
-            self._tell(0, image, pictures + self._time_left())
+            self._tell(0, image, pictures, self._time_left(), kept)
 
     def expect(self, images_needed: int | None, alignment: float | None, taken: int) -> None:
         """Take in how many pictures it will be, and report that.
@@ -229,10 +234,29 @@ class Shoot:
         self._has_looked = True
         known = "no direction yet" if alignment is None else f"direction known to {alignment:.3f}"
         left = ", done" if taken == self._expected else self._time_left()
-        self._tell(0, None, f"{known} after {taken} images{left}")
+        self._tell(0, None, f"{known} after {taken} images", left)
 
     def _make_batch(self, side: Side, part: Sequence[Shot]) -> tuple[int, Tensor]:
-        """Make one batch and keep its features. Returns the forward passes it took and one of its pictures."""
+        """Make one batch and keep its features. Returns the forward passes it took and one of its pictures.
+
+        Without a LoRA and its words, what goes wrong would go wrong for every LoRA of a run, and the error says so.
+        """
+        if side.loras or side.triggers:
+            return self._made_batch(side, part)
+        try:
+            return self._made_batch(side, part)
+        except CarlosError as error:
+            error.ends_run = True
+            raise
+        # Models raise all kinds of errors. A cancel is not one of these.
+        except (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
+            raise GenerationError(
+                f"The model makes no pictures ({printable(str(error)) or type(error).__name__}).",
+                "Check that model, clip and vae belong together and that a KSampler can use them.",
+                ends_run=True,
+            ) from error
+
+    def _made_batch(self, side: Side, part: Sequence[Shot]) -> tuple[int, Tensor]:
         generated = self._studio.generator.generate(
             [side.job(shot) for shot in part], lambda progress: self._tell(progress.done, None)
         )
@@ -253,13 +277,20 @@ class Shoot:
     def _time_left(self) -> str:
         """From what is missing of the expected pictures; before the first look, also from what is missing of all pictures."""
         seconds = self._speed.seconds_per_picture
-        expected, most = (sum(int(missing[:end].sum()) for missing in self._missing.values()) for end in (self._expected, None))
+        expected, most = self._left(self._expected), self._left(None)
         if seconds is None or not expected:
             return ""
         limit = f", at most {in_words(most * seconds)}" if most > expected and not self._has_looked else ""
         return f", {in_words(expected * seconds)} left{limit}"
 
-    def _tell(self, step: int, image: Tensor | None, note: str = "") -> None:
-        if self._on_progress is not None:
-            total = len(self._missing) * self._expected * self._steps
-            self._on_progress(Progress(self._done + step, max(total, self._done + step), note, image))
+    def _left(self, end: int | None) -> int:
+        """Pictures that are missing among the first `end` of all sides."""
+        return sum(int(missing[:end].sum()) for missing in self._missing.values())
+
+    def _tell(self, step: int, image: Tensor | None, note: str = "", time_left: str = "", kept: int = 0) -> None:
+        if self._on_progress is None:
+            return
+        total = len(self._missing) * self._expected * self._steps
+        left = self._left(self._expected) if self._is_measurement and note else None
+        done = self._done + step
+        self._on_progress(Progress(done, max(total, done), note + time_left, image, note, left, kept))

@@ -34,10 +34,34 @@ CONFIDENCES = (ANY, *CONFIDENCE_WORDS[1:])
 NO_NSFW_LIMIT = 32
 """CivitAI's highest level. A model's level is the sum of the levels of its pictures: 1, 2, 4, 8, 16, 32."""
 
+TOO_STRONG, NO_ONE_EFFECT, NO_CHANGE = "too strong", "no one effect", "changes nothing"
+"""Why limits miss a LoRA, whatever is asked for."""
+
 _PUBLISHED_IMAGES = 4480
 """Pictures behind a published row: the full protocol (arXiv 2512.08826)."""
 
 _ANY_CONSISTENCY = -1.0
+
+
+@dataclass(frozen=True)
+class Miss:
+    """Why limits miss a LoRA, whatever is asked for."""
+
+    why: str
+    """TOO_STRONG, NO_ONE_EFFECT or NO_CHANGE."""
+
+    limit: str
+    """The field of `SearchLimits`, which is also the name of its widget."""
+
+    value: float | None
+    """What was measured; None if it is undefined."""
+
+    bound: float
+
+    def __str__(self) -> str:
+        """For people: "too strong: strength 10.632, max_strength is 9.8"."""
+        measured = "undefined" if self.value is None else f"{self.value:.3f}"
+        return f"{self.why}: {self.limit.partition('_')[2]} {measured}, {self.limit} is {self.bound:g}"
 
 
 @dataclass(frozen=True)
@@ -100,6 +124,24 @@ class SearchLimits:
     def within(self, strength: Tensor, consistency: Tensor) -> Tensor:
         """Which values are within the limits. strength, consistency: [R], NaN where the consistency is undefined. [R] bool."""
         return (strength <= self.max_strength) & (torch.nan_to_num(consistency, nan=_ANY_CONSISTENCY) >= self.min_consistency)
+
+    def misses(self, strength: float, consistency: float | None, *, has_effect: bool = True) -> tuple[Miss, ...]:
+        """Why no search within these limits will ever find a LoRA; empty if one may.
+
+        Args:
+            strength: as measured, raw CLIP units.
+            consistency: as measured; None if it is undefined.
+            has_effect: whether the LoRA changes pictures at all.
+        """
+        known = _ANY_CONSISTENCY if consistency is None else consistency
+        is_inconsistent = known < self.min_consistency
+        inconsistent = Miss(NO_ONE_EFFECT, "min_consistency", consistency, self.min_consistency)
+        if not has_effect or not strength:
+            # Of what is only chance, consistency is near 0. A direction of no length is never found.
+            nothing = Miss(NO_CHANGE, inconsistent.limit, consistency, self.min_consistency)
+            return (nothing,) if is_inconsistent or not strength else ()
+        strong = Miss(TOO_STRONG, "max_strength", strength, self.max_strength)
+        return (*([strong] if strength > self.max_strength else []), *([inconsistent] if is_inconsistent else []))
 
     def chosen(self, db: MetricsDatabase, installed: Collection[str]) -> Tensor:
         """The rows within the limits on files and CivitAI's facts, whatever was measured, in ranking order. [R] bool."""

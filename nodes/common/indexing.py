@@ -16,11 +16,11 @@ from ...carlos_core.comfy.generator import ComfyGenerator
 from ...carlos_core.errors import GenerationError
 from ...carlos_core.generator import Sampling
 from ...carlos_core.measuring.presets import CUSTOM, PRESETS, TRIGGER_RULES
-from ...carlos_core.measuring.speed import UNKNOWN
 from ...carlos_core.prompts.prompt_set import PromptSet, default_index_prompts
+from ...carlos_core.search.limits import PUBLISHED_LIMITS
 from ..host import folders, runtime
 from ..host.lora_folder import ListedLoras
-from ..host.progress import NodeProgress
+from ..host.progress import NodeProgress, Tally
 from .own_database import own_database
 from .report import number, table
 from .sampling import AS_PRESET, AUTOMATIC, SAMPLINGS, ChosenSampling, chosen_sampling
@@ -36,11 +36,15 @@ if TYPE_CHECKING:
     from ...carlos_core.measuring.quick_steps import QuickSteps
     from ...carlos_core.measuring.studio import Studio
     from ...carlos_core.records import LayerFit, LoraRecord
+    from ...carlos_core.search.limits import Miss
 
 _PRESETS = (*PRESETS, CUSTOM)
 _ANY_CHECKPOINT, _THIS_CHECKPOINT = "any of its shape", "this one"
 _CHECKPOINTS = (_ANY_CHECKPOINT, _THIS_CHECKPOINT)
 _ONE_FRAME = "measured on videos of one frame"
+_OWN = "The other presets have their own."
+"""Ends the tooltips of widgets that only the preset custom looks at."""
+
 _OPTIONAL = {"triggers": TRIGGER_RULES[0], "scale_sweep": False, "checkpoint": _ANY_CHECKPOINT, "sampling": AUTOMATIC}
 """What workflows that were saved before these settings get."""
 
@@ -57,7 +61,6 @@ def model_inputs() -> list[io.Input]:
 
 def settings_inputs(default_preset: str) -> list[io.Input]:
     """The settings of a measurement, in the order of the widgets."""
-    samplers, schedulers = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
     return [
         io.Combo.Input(
             "preset",
@@ -73,13 +76,20 @@ def settings_inputs(default_preset: str) -> list[io.Input]:
             tooltip="The prompts to measure on: 280 built in, or a file in models/carlos/prompts.",
             **advanced(),
         ),
-        io.Int.Input("seeds", default=1, min=1, max=1024, tooltip="custom: how many pictures to make for each prompt."),
+        io.Int.Input(
+            "seeds",
+            default=1,
+            min=1,
+            max=1024,
+            tooltip=f"Only for custom: how many pictures to make for each prompt. {_OWN}",
+            **advanced(),
+        ),
         io.Int.Input(
             "first_seed",
             default=0,
             min=0,
             max=2**53,
-            tooltip="custom: the first seed. The next ones count up from it.",
+            tooltip=f"Only for custom: the first seed. The next ones count up from it. {_OWN}",
             **advanced(),
         ),
         io.Int.Input(
@@ -87,12 +97,10 @@ def settings_inputs(default_preset: str) -> list[io.Input]:
             default=0,
             min=0,
             max=100_000,
-            tooltip="custom: use only this many prompts, spread over all topics. 0: all.",
+            tooltip=f"Only for custom: use only this many prompts, spread over all topics. 0: all. {_OWN}",
+            **advanced(),
         ),
-        io.Int.Input("steps", default=25, min=1, max=1000, tooltip="custom and as given (see sampling): sampler steps."),
-        io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="custom and as given: guidance."),
-        io.Combo.Input("sampler_name", options=list(samplers), default="euler", tooltip="custom and as given: sampler."),
-        io.Combo.Input("scheduler", options=list(schedulers), default="normal", tooltip="custom and as given: scheduler."),
+        *_sampling_inputs(),
         io.Int.Input("width", default=0, min=0, max=8192, step=8, tooltip="0: the native size of the model."),
         io.Int.Input("height", default=0, min=0, max=8192, step=8, tooltip="0: the native size of the model."),
         io.Int.Input(
@@ -112,7 +120,11 @@ def settings_inputs(default_preset: str) -> list[io.Input]:
             tooltip="The weight to measure the LoRA at.",
             **advanced(),
         ),
-        io.Boolean.Input("overwrite", default=False, tooltip="Measures again what is already in the database."),
+        io.Boolean.Input(
+            "overwrite",
+            default=False,
+            tooltip="Measures again what is already in the database, also where its row is better.",
+        ),
         io.Combo.Input(
             "triggers",
             options=list(TRIGGER_RULES),
@@ -148,8 +160,19 @@ def settings_inputs(default_preset: str) -> list[io.Input]:
     ]
 
 
+def _sampling_inputs() -> list[io.Input]:
+    samplers, schedulers = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
+    only = f"Only for custom, or sampling = as given: {{}}. {_OWN}"
+    return [
+        io.Int.Input("steps", default=25, min=1, max=1000, tooltip=only.format("sampler steps"), **advanced()),
+        io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip=only.format("guidance"), **advanced()),
+        io.Combo.Input("sampler_name", options=list(samplers), default="euler", tooltip=only.format("sampler"), **advanced()),
+        io.Combo.Input("scheduler", options=list(schedulers), default="normal", tooltip=only.format("scheduler"), **advanced()),
+    ]
+
+
 def indexer_of(
-    hidden: Any, names: Sequence[str] | None, *, model: Any, clip: Any, vae: Any, database: Any, **settings: Any
+    hidden: Any, names: Sequence[str] | None, tally: Tally, *, model: Any, clip: Any, vae: Any, database: Any, **settings: Any
 ) -> Indexer:
     """An indexer for the settings of an indexing node.
 
@@ -158,6 +181,7 @@ def indexer_of(
     Args:
         hidden: of the node; it asks for `prompt` and `unique_id`.
         names: of the LoRAs that may have to be measured, with "/" between folders; None if they are not known yet.
+        tally: counts the pictures that are made here.
         model: ComfyUI's model, without a LoRA.
         clip: ComfyUI's text encoder.
         vae: ComfyUI's VAE.
@@ -218,7 +242,8 @@ def indexer_of(
         return studio_with(replace(chosen.sampling, steps=steps))
 
     quick_steps = carlos.QuickSteps(studio_of, chosen.full_steps, indexer.plan.shots)
-    progress = NodeProgress(hidden.unique_id, lambda: "looking for the steps that suffice: ")
+    indexer.check_ready()
+    progress = NodeProgress(hidden.unique_id, lambda: "looking for the steps that suffice: ", tally)
     return indexer_with(studio_of(quick_steps.choose(progress)), quick_steps)
 
 
@@ -291,21 +316,6 @@ def index(indexer: Indexer, lora: LoraFile, progress: NodeProgress) -> Outcome:
     return indexer.index(lora, progress)
 
 
-class LibraryProgress:
-    """Progress of a library run: that of each LoRA, with its place among `names` and the time left for all of them."""
-
-    def __init__(self, node_id: str | None, indexer: Indexer, names: list[str]) -> None:
-        self._node_id, self._names = node_id, names
-        self._estimate = carlos.LibraryEstimate(indexer, names)
-        known = str(self._estimate) or UNKNOWN
-        NodeProgress(node_id).say(f"{plan_lines(indexer)[0]}; {len(names)} LoRAs, {known}")
-
-    def __call__(self, name: str) -> NodeProgress:
-        self._estimate.begin(name)
-        place = f"{self._names.index(name) + 1} of {len(self._names)}"
-        return NodeProgress(self._node_id, lambda: ", ".join(filter(None, [place, str(self._estimate), f"{name}: "])))
-
-
 def curve_lines(row: LoraRecord) -> list[str]:
     """A row's strength curve as a table, and what weight it suggests; nothing if it was not measured."""
     cells = [(number(point.weight, 2), number(point.strength, 2), number(point.alignment)) for point in row.strength_curve]
@@ -313,6 +323,11 @@ def curve_lines(row: LoraRecord) -> list[str]:
         return []
     suggested = f"suggested weight: {number(row.suggested_weight, 2)}"
     return ["scale sweep:", *table(("weight", "strength", "alignment"), cells), suggested]
+
+
+def misses_of(outcome: Outcome) -> tuple[Miss, ...]:
+    """Why searches with the usual limits will never find a LoRA; empty if they may."""
+    return PUBLISHED_LIMITS.misses(outcome.row.strength, outcome.row.consistency, has_effect=outcome.has_effect)
 
 
 def facts_of(outcome: Outcome, fit: LayerFit | None) -> dict[str, Any]:
@@ -337,6 +352,7 @@ def facts_of(outcome: Outcome, fit: LayerFit | None) -> dict[str, Any]:
         "base_model_evaluations": outcome.base_model_evaluations,
         "other_model_evaluations": outcome.other_evaluations,
         "notes": list(outcome.notes),
+        "not_found": [vars(miss) for miss in misses_of(outcome)],
         "file_notes": list(outcome.file_notes),
         **({"fit": {"layers": fit.layers, "of": fit.of}} if fit is not None else {}),
         **(sweep if row.strength_curve else {}),

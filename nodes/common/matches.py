@@ -13,7 +13,7 @@ from ...carlos_core.search.matches import Match, Matches
 from ..host import lora_folder, runtime
 from . import preferred, reading
 from .model_fit import ForModel, for_model
-from .report import number, report, table
+from .report import database_facts, database_line, number, report, table
 from .search_widgets import limits_of
 from .sockets import CarlosMatches
 
@@ -117,9 +117,11 @@ def output_of(database: Any, found: Searched, *notes: str, understanding: Unders
     facts = _facts(matches, files) | ({"left_out": allowed.facts} if allowed.facts else {})
     facts |= preferred.facts_of(allowed.preference, matches.items)
     made_for = preferred.notes_of(allowed.preference, matches.items, database)
+    facts["database"] = database_facts(database)
     facts |= {} if understanding is None else {"reading": reading.facts_of(understanding)}
     read = reading.lines(understanding, database)
-    text = report([*notes, *_table(matches), *read, *made_for, *_notes(matches, files), *allowed.notes], facts)
+    notices = [*made_for, *_notes(matches, files), *allowed.notes, database_line(database)]
+    text = report([*notes, *_table(matches), *read, *notices], facts)
     if not matches.installed:
         reason = matches.reason or "None of the matches is installed: put one of them into models/loras."
         return io.NodeOutput(matches, ExecutionBlocker(reason), 0.0, text, ui=ui.PreviewText(text))

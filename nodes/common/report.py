@@ -6,9 +6,12 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...carlos_core.foreign import printable
+
+if TYPE_CHECKING:
+    from ...carlos_core.database.database import MetricsDatabase
 
 _UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """What JSON may hold as it is, and other readers take for the end of a line, or cannot write."""
@@ -19,8 +22,27 @@ def report(lines: Sequence[str], facts: Mapping[str, Any]) -> str:
 
     Whatever names hold, each line stays one, and the text can be written as UTF-8.
     """
+    return "\n".join([*map(printable, lines), facts_text(facts)])
+
+
+def facts_text(facts: Mapping[str, Any]) -> str:
+    """Facts as one JSON object in one line, which is also the last line of their report."""
     content = json.dumps(_strict(facts), ensure_ascii=False, allow_nan=False)
-    return "\n".join([*map(printable, lines), _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", content)])
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", content)
+
+
+def database_line(database: MetricsDatabase) -> str:
+    """Which database a node has used, in words."""
+    of = database_facts(database)
+    name = f"database {of['file']}" if of["file"] else "a database without a file"
+    read_only = " (bundled, read-only)" if database.read_only else ""
+    return f"{name}{read_only}: {of['rows']} LoRA{'' if of['rows'] == 1 else 's'}, encoder {of['encoder_id'] or 'unknown'}"
+
+
+def database_facts(database: MetricsDatabase) -> dict[str, Any]:
+    """Which database a node has used, as scripts read it. file: null if it has none."""
+    file = database.path.name if database.path is not None else None
+    return {"file": file, "rows": len(database), "encoder_id": database.encoder_id}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

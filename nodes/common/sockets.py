@@ -10,3 +10,8 @@ CarlosMatches = io.Custom("CARLOS_MATCHES")
 
 LoraStack = io.Custom("LORA_STACK")
 """A list of (LoRA name as in ComfyUI's list, weight for the model, weight for CLIP)."""
+
+
+def facts_output() -> io.Output:
+    """The output for the facts of a report alone; a node's last one."""
+    return io.String.Output(display_name="facts", tooltip="The last line of the report: the same as JSON, for scripts.")

@@ -30,6 +30,7 @@ MINIWORLD: dict[str, dict[str, Any]] = {
     "CarlosLoraRetriever": {"query": "painted in oil on canvas", "base_model": "any", "prompts": "miniworld-signature"},
     "CarlosAutoLora": {"query": "painted in oil on canvas", "prompts": "miniworld-signature"},
     "CarlosLoraIndexer": {
+        "preset": "custom",
         "lora_name": "pencil_sketch.safetensors",
         "prompts": "miniworld-short",
         "max_prompts": 2,

@@ -30,7 +30,8 @@ from carlos_core.clip.weights import local_encoders
 from carlos_core.comfy.generator import ComfyGenerator
 from carlos_core.database.target import DatabaseFile
 from carlos_core.generator import Sampling
-from carlos_core.measuring.indexer import Failure, Indexer
+from carlos_core.measuring.failures import Failure
+from carlos_core.measuring.indexer import Indexer
 from carlos_core.measuring.plan import Plan
 from carlos_core.measuring.presets import TRIGGERS_ON_LORA_SIDE
 from carlos_core.measuring.protocol import Protocol

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from carlos_core.database.database import load_database
 from tests.support import workflows
-from tests.support.comfyui_host import Failed, Host
+from tests.support.comfyui_host import Failed, Host, facts_of
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +140,71 @@ def test_a_database_that_cannot_be_saved_is_refused_before_anything_is_made(host
     workflow = workflows.index("sepia_toned.safetensors") | {"db": workflows.loader(database)}
     with pytest.raises(Failed, match="create_as"):
         host.run(workflow)
+
+
+def _asked(database: str, create_as: str, encoder: str = "mini_clip") -> workflows.Workflow:
+    return workflows.retrieve("sepia") | {"db": workflows.loader(database, create_as, encoder)}
+
+
+def test_a_name_that_exists_with_another_encoder_than_the_chosen_one_is_not_opened(host: Host, base: Path, good: Path) -> None:
+    for database in ("empty", "bundled"):
+        with pytest.raises(
+            Failed, match=r"good\.parquet exists already, .* measured with the encoder mini_clip@.*is chosen"
+        ) as told:
+            host.run(_asked(database, "good", "ViT-B-32-quickgelu/openai"))
+        assert "choose good.parquet in database, or its encoder in encoder" in str(told.value)
+    host.run(_asked("bundled", "good"))
+
+
+def test_the_published_rows_are_not_opened_as_an_empty_database(host: Host, base: Path) -> None:
+    by_name = workflows.node("CarlosLorasByName", database=["db", 0], name="a", top_k=1)
+    published = "ViT-B-32-quickgelu/openai"
+
+    def named(database: str, create_as: str, encoder: str = published) -> workflows.Workflow:
+        show = workflows.node("PreviewAny", source=["find", 3])
+        return {"db": workflows.loader(database, create_as, encoder), "find": by_name, "report": show}
+
+    host.run(named("bundled", "of_the_template"))
+    with pytest.raises(Failed, match=r"of_the_template\.parquet exists already and holds 740 of the bundled LoRAs, and 'empty'"):
+        host.run(named("empty", "of_the_template"))
+    facts = facts_of(host.run(named("bundled", "of_the_template")), "report")
+    assert facts["database"] == {"file": "of_the_template.parquet", "rows": 740, "encoder_id": published}
+    # Another encoder for the published rows would be ignored, so it is refused before there is a file.
+    with pytest.raises(Failed, match="The bundled LoRAs were measured with the encoder ViT"):
+        host.run(named("bundled", "never_made", "mini_clip"))
+    assert not (base / "models" / "carlos" / "never_made.parquet").exists()
+
+
+def test_a_chosen_file_is_opened_whatever_create_as_says_unless_that_is_its_copy(host: Host, base: Path, good: Path) -> None:
+    host.run(workflows.index("pixel_art.safetensors", "chosen"))
+    files = [
+        facts_of(host.run(_asked("chosen.parquet", create_as)), "report")["database"]["file"]
+        for create_as in ("good", "chosen", "", "copy_of_chosen", "copy_of_chosen")
+    ]
+    assert files == ["chosen.parquet"] * 3 + ["copy_of_chosen.parquet"] * 2
+    # What is measured into the copy goes on going into the copy.
+    workflow = workflows.index("sepia_toned.safetensors") | {"db": workflows.loader("chosen.parquet", "copy_of_chosen")}
+    assert facts_of(host.run(workflow), "index")["database"]["rows"] == 2
+    assert len(load_database(good.with_name("chosen.parquet"))) == 1
+    assert facts_of(host.run(_asked("chosen.parquet", "copy_of_chosen")), "report")["database"]["rows"] == 2
+
+
+@pytest.mark.parametrize("preset", ["custom", "quick"])
+def test_without_the_encoder_of_the_rows_a_library_run_says_so_once_and_makes_nothing(
+    host: Host, base: Path, good: Path, preset: str
+) -> None:
+    database = load_database(good)
+    database.encoder_id = "mini_clip@000000000000"
+    database.save_parquet(good.with_name("no_encoder.parquet"))
+    workflow = workflows.index_library("", preset=preset, first_seed=7000) | {"db": workflows.loader("no_encoder.parquet")}
+    cache = base / "user" / "carlos" / "cache"
+    before, log = sorted(cache.rglob("*.journal")), len(host.log.read_text(errors="replace"))
+    with pytest.raises(Failed, match="need the encoder mini_clip@000000000000"):
+        host.run(workflow)
+    assert sorted(cache.rglob("*.journal")) == before
+    said = host.log.read_text(errors="replace")[log:]
+    assert said.count("could not be indexed") == 1  # the one for another model, whose header says so
+    assert "mystery_04" in said
 
 
 def test_two_embedding_spaces_do_not_mix(host: Host, base: Path, good: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -46,6 +47,35 @@ def test_cancel_mid_index_leaves_the_database_as_it_was_and_keeps_finished_pictu
         assert facts[key] == uninterrupted[key]
 
 
+def test_a_cancelled_run_says_what_it_has_kept(host: Host, base: Path) -> None:
+    settings = {"prompts": "miniworld-index", "max_prompts": 16, "first_seed": 3000, "batch_size": 4}
+    workflow = workflows.index(NAME, "told", **settings)
+    with host.events() as (client_id, socket):
+        prompt_id = host.submit(workflow, client_id)
+        wait_for_progress(socket, at_least=12 * 6)
+        host.interrupt()
+        host.wait(prompt_id, timeout_s=30)
+        kept = int(_told(socket, r"cancelled: (\d+) pictures? kept, run again to go on")[0])
+    assert 0 < kept < 32
+    facts = facts_of(host.run(workflow), "index")
+    # Without a LoRA, all 16 come first; what was kept is not made again.
+    assert facts["base_model_evaluations"] == (16 - min(kept, 16)) * 12 * 2
+
+
+def test_a_cancelled_library_run_says_how_many_loras_it_has_indexed(host: Host) -> None:
+    settings = {"prompts": "miniworld-index", "preset": "custom", "max_prompts": 16, "first_seed": 4000, "batch_size": 4}
+    with host.events() as (client_id, socket):
+        prompt_id = host.submit(workflows.index_library("mystery_1*", "told-library", **settings), client_id)
+        lines = _told(socket, r"(2 of 4, [^\x00]*)")
+        host.interrupt()
+        host.wait(prompt_id, timeout_s=30)
+        loras, pictures = _told(socket, r"cancelled: (\d+) LoRAs? indexed, (\d+) pictures? kept, run again to go on")
+    # One time is told: that of the whole run.
+    assert lines[0].count(" left") <= 1
+    assert int(loras) == 1
+    assert 16 + 16 <= int(pictures) <= 16 + 2 * 16
+
+
 def test_cancel_acts_within_one_sampler_step(host: Host) -> None:
     """Progress moves step by step, and after a cancel not one more step is reported."""
     workflow = workflows.index("pixel_art.safetensors", "steps", prompts="miniworld-index", batch_size=8, first_seed=77, steps=30)
@@ -68,6 +98,15 @@ def wait_for_progress(socket: websocket.WebSocket, at_least: int) -> int:
         event = json.loads(message)
         if event["type"] == "progress" and event["data"]["node"] == "index" and event["data"]["value"] >= at_least:
             return event["data"]["value"]
+
+
+def _told(socket: websocket.WebSocket, pattern: str) -> tuple[str, ...]:
+    """Listen until a line of text on a node fits a pattern. Returns the pattern's groups."""
+    while True:
+        message = socket.recv()
+        found = re.search(pattern, message.decode(errors="replace") if isinstance(message, bytes) else message)
+        if found:
+            return found.groups()
 
 
 def _progress_values(socket: websocket.WebSocket, for_s: float) -> list[int]:

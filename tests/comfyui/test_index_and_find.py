@@ -80,6 +80,55 @@ def test_indexing_again_does_nothing_unless_told_to(host: Host, indexed: dict[st
     assert renewed["lora_id"] == again["lora_id"] == indexed[name]["lora_id"]
 
 
+def test_a_poorer_measurement_leaves_the_better_row_and_makes_no_picture(host: Host, indexed: dict[str, Any]) -> None:
+    name = "pixel_art.safetensors"
+    # Other steps: the model has another fingerprint, and is known to be the same checkpoint all the same.
+    for checkpoint in ("any of its shape", "this one"):
+        settings: dict[str, Any] = {"max_prompts": 4, "steps": 6, "checkpoint": checkpoint}
+        outputs = host.run(workflows.index(name, **settings))
+        kept = facts_of(outputs, "index")
+        assert (kept["status"], kept["n_images"]) == ("already indexed", 12)
+        assert (kept["model_evaluations"], kept["base_model_evaluations"]) == (0, 0)
+        assert kept["strength"] == indexed[name]["strength"]
+        better = "its row stays: 12 pairs of pictures by the preset 'custom' are better than 4 pairs by the preset 'custom'"
+        assert f"{better}; overwrite replaces it" in outputs["index"]["text"][0].splitlines()
+
+
+def test_a_row_that_is_replaced_is_said(host: Host) -> None:
+    name = "pixel_art.safetensors"
+    poor = facts_of(host.run(workflows.index(name, "replaced", max_prompts=4)), "index")
+    assert poor["notes"] == []
+    better = facts_of(host.run(workflows.index(name, "replaced", max_prompts=6)), "index")
+    assert (better["status"], better["n_images"]) == ("indexed", 6)
+    assert better["notes"][0].startswith("replaces its row of 20")
+    assert better["notes"][0].endswith(": 4 pairs of pictures by the preset 'custom'")
+    worse = facts_of(host.run(workflows.index(name, "replaced", max_prompts=4, overwrite=True)), "index")
+    assert (worse["status"], worse["n_images"]) == ("indexed", 4)
+    assert worse["notes"][0].endswith(": 6 pairs of pictures by the preset 'custom'")
+
+
+def test_reports_name_their_database_and_give_their_facts_alone(host: Host, indexed: dict[str, Any]) -> None:
+    rows, encoder = len(ORDINARY), f"{miniworld.encoder_id()}"
+    named = {"file": "mini.parquet", "rows": rows, "encoder_id": encoder}
+    line = f"database mini.parquet: {rows} LoRAs, encoder {encoder}"
+    index = workflows.index("pixel_art.safetensors")
+    library = workflows.index_library("pixel_art", preset="custom")
+    duplicates = {
+        "db": workflows.loader("empty", "mini"),
+        "index": workflows.node("CarlosDuplicateLoras", database=["db", 0], min_cosine=0.9),
+    }
+    for workflow, output in ((index, 3), (library, 3), (duplicates, 1)):
+        workflow["facts"] = workflows.node("PreviewAny", source=["index", output])
+        outputs = host.run(workflow)
+        lines = outputs["index"]["text"][0].splitlines()
+        assert outputs["facts"]["text"] == [lines[-1]]
+        assert json.loads(lines[-1])["database"] == named
+        assert line in lines
+    found = host.run(workflows.retrieve("pixel art"))["report"]["text"][0].splitlines()
+    assert json.loads(found[-1])["database"] == named
+    assert line in found
+
+
 def test_the_model_is_unchanged_after_indexing(host: Host, indexed: dict[str, Any]) -> None:
     before = _picture(host, _base_render("before"))
     host.run(workflows.index("pencil_sketch.safetensors", overwrite=True, max_prompts=2))
@@ -137,8 +186,22 @@ def test_special_loras_come_out_as_what_they_are(host: Host) -> None:
     nothing = facts_of(host.run(workflows.index("mystery_08.safetensors", "special")), "index")
     assert (nothing["strength"], nothing["consistency"]) == (0.0, None)
     assert nothing["notes"] == ["no measurable effect"]
-    strong = facts_of(host.run(workflows.index("mystery_02.safetensors", "special")), "index")
+    assert [(miss["why"], miss["limit"], miss["bound"]) for miss in nothing["not_found"]] == [
+        ("changes nothing", "min_consistency", 0.041)
+    ]
+    outputs = host.run(workflows.index("mystery_02.safetensors", "special"))
+    strong = facts_of(outputs, "index")
     assert strong["strength"] > 9.8
+    assert [(miss["why"], miss["limit"], miss["bound"]) for miss in strong["not_found"]] == [("too strong", "max_strength", 9.8)]
+    said = f"searches with the usual limits will not find it: too strong: strength {strong['strength']:.3f}, max_strength is 9.8"
+    assert said in outputs["index"]["text"][0].splitlines()
+    library = host.run(workflows.index_library("mystery_0[248]*", "special", preset="custom"))
+    assert [(miss["file"], miss["why"]) for miss in facts_of(library, "index")["not_found"]] == [
+        ("mystery_02.safetensors", "too strong"),
+        ("mystery_08.safetensors", "changes nothing"),
+    ]
+    rows = [line.split() for line in library["index"]["text"][0].splitlines() if line.startswith("already indexed")]
+    assert [row[2] for row in rows] == ["mystery_02.safetensors", "mystery_08.safetensors"]
     with pytest.raises(Failed, match="0 of 18 keys in 'mystery_04.safetensors' match"):
         host.run(workflows.index("mystery_04.safetensors", "special"))
 

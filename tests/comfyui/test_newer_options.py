@@ -10,6 +10,11 @@ from tests.comfyui.test_installation import NODES
 from tests.support import workflows
 from tests.support.comfyui_host import Host
 
+OF_CUSTOM = ["seeds", "first_seed", "max_prompts", "steps", "cfg", "sampler_name", "scheduler"]
+"""What the other presets have their own of."""
+
+INDEXING = ["prompts", *OF_CUSTOM, "batch_size", "lora_weight", "triggers"]
+
 FOLDED = {
     "CarlosMetricsDBLoader": ["encoder"],
     "CarlosAutoLora": ["weight", "max_nsfw_level", "max_strength", "min_consistency", "prompts", "ranking"],
@@ -17,8 +22,8 @@ FOLDED = {
     "CarlosSimilarLoras": ["max_strength", "min_consistency", "max_nsfw_level", "min_downloads"],
     "CarlosLorasLikeImage": ["max_strength", "min_consistency", "max_nsfw_level", "min_downloads"],
     "CarlosCombineSearches": ["max_strength", "min_consistency", "max_nsfw_level", "min_downloads"],
-    "CarlosLoraIndexer": ["prompts", "first_seed", "batch_size", "lora_weight", "triggers", "civitai_file"],
-    "CarlosIndexLibrary": ["prompts", "first_seed", "batch_size", "lora_weight", "triggers"],
+    "CarlosLoraIndexer": [*INDEXING, "civitai_file"],
+    "CarlosIndexLibrary": INDEXING,
 }
 """What may be folded away; whatever else a node has stays in sight."""
 
@@ -75,6 +80,14 @@ def test_nodes_are_found_by_what_people_type(ours: dict[str, Any], is_new: bool)
 def test_only_what_few_people_change_is_folded_away(ours: dict[str, Any], is_new: bool) -> None:
     folded = {name: [key for key, of in settings_of(node).items() if of.get("advanced")] for name, node in ours.items()}
     assert {name: keys for name, keys in folded.items() if keys} == (FOLDED if is_new else {})
+
+
+def test_what_only_custom_looks_at_says_so(ours: dict[str, Any]) -> None:
+    for node in ("CarlosLoraIndexer", "CarlosIndexLibrary"):
+        for name in OF_CUSTOM:
+            tooltip = settings_of(ours[node])[name]["tooltip"]
+            assert tooltip.startswith("Only for custom"), name
+            assert "other presets have their own" in tooltip, name
 
 
 def test_a_report_is_shown_by_output_nodes_and_kept_by_the_others(ours: dict[str, Any], is_new: bool) -> None:

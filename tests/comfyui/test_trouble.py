@@ -93,6 +93,38 @@ def test_a_library_run_goes_on_past_nan_pictures_and_a_lora_that_is_gone(host: H
     assert np.isfinite(database.ranking_arrays.directions.numpy()).all()
 
 
+def test_a_reason_that_many_files_share_is_said_once_with_their_names(host: Host, base: Path) -> None:
+    folder = base / "models" / "loras" / "alike"
+    folder.mkdir()
+    names = [f"alike/{place}.safetensors" for place in range(40)]
+    try:
+        for name in names:
+            (folder.parent / name).write_bytes(b"\x80\x04pickle" + name.encode())
+        for place in range(6):
+            shutil.copy(MINIWORLD / "loras" / "mystery_04.safetensors", folder / f"misfit {place}.safetensors")
+        shutil.copy(MINIWORLD / "loras" / "pixel_art.safetensors", folder / "good.safetensors")
+        before = len(host.log.read_text(errors="replace"))
+        workflow = workflows.index_library("alike/*", "alike", **FEW_STEPS, preset="custom", max_prompts=4)
+        outputs = host.run(workflow)
+    finally:
+        shutil.rmtree(folder)
+    facts, lines = facts_of(outputs, "index"), outputs["index"]["text"][0].splitlines()
+    assert [indexed["file"] for indexed in facts["indexed"]] == ["alike/good.safetensors"]
+    assert {failure["file"] for failure in facts["failed"]} >= set(names)
+    pickles, misfits = facts["failed_alike"]
+    assert sorted(pickles["files"]) == sorted(names)
+    assert len(misfits["files"]) == 6
+    failed = [place for place, line in enumerate(lines) if line.startswith("failed: ")]
+    assert [lines[place] for place in failed] == [
+        f"failed: 40 LoRAs alike: {pickles['reason']}",
+        f"failed: 6 LoRAs alike: {misfits['reason']}",
+    ]
+    assert lines[failed[0] + 1] == f"    they are: {', '.join(pickles['files'])}"
+    log = host.log.read_text(errors="replace")[before:]
+    assert log.count("is not a safetensors file but a pickle") == 2
+    assert f"40 LoRAs could not be indexed: {pickles['reason']} They are: {', '.join(pickles['files'])}" in log
+
+
 def test_everything_odd_in_a_folder_is_named_and_the_rest_is_measured_and_found(host: Host, base: Path) -> None:
     folder = base / "models" / "loras" / "odd"
     folder.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -19,3 +20,14 @@ def test_every_claim_about_security_names_a_test_that_there_is(file: str, test: 
 
 def test_there_are_such_claims() -> None:
     assert len(NAMED) > 30
+
+
+def test_templates_that_index_use_one_preset() -> None:
+    presets = {}
+    for path in (ROOT / "example_workflows").glob("*.json"):
+        for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+            names = [entry["name"] for entry in node.get("inputs", []) if "widget" in entry]
+            if "preset" in names:
+                presets[path.stem, node["type"]] = node["widgets_values"][names.index("preset")]
+    assert presets
+    assert set(presets.values()) == {"quick"}, presets

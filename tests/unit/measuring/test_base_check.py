@@ -14,7 +14,7 @@ from torch import Tensor
 from carlos_core.errors import UnsuitableSamplingError
 from carlos_core.generator import Job
 from carlos_core.measuring.base_check import ALL_ALIKE, BURNT, NOTHING_SHOWN, BaseCheck, Looks
-from carlos_core.measuring.indexer import Failure
+from carlos_core.measuring.failures import Failure
 from carlos_core.measuring.presets import TRIGGERS_ON_BOTH_SIDES
 from carlos_core.measuring.studio import Studio
 from tests.support.bench import Bench, indexer_of

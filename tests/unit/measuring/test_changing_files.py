@@ -13,7 +13,8 @@ from carlos_core.errors import LoraError
 from carlos_core.generator import LoraFit, LoraUse
 from carlos_core.loras.library import scan
 from carlos_core.loras.lora_file import FileFacts, LoraFile, check_unchanged, read_facts, read_lora_file
-from carlos_core.measuring.indexer import AnyFolder, Failure, Outcome
+from carlos_core.measuring.failures import Failure
+from carlos_core.measuring.indexer import AnyFolder, Outcome
 from tests.support.bench import Bench, indexer_of
 from tests.support.drawing_generator import DrawingGenerator, lora_file
 

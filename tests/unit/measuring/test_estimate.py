@@ -219,3 +219,53 @@ def test_speeds_behind_a_link_are_written_where_they_are(tmp_path: Path) -> None
     Speed(tmp_path, "one").add(8.0, 4)
     assert (tmp_path / "speeds.json").is_symlink()
     assert "2.0" in (tmp_path / "shared.json").read_text()
+
+
+def test_what_is_left_of_a_lora_counts_for_the_run_by_its_pictures(bench: Bench, clock: Clock) -> None:
+    generator = TimedGenerator(clock, batch_size=4)
+    indexer = all_prompts_once(bench, generator)
+    files = [lora_file(bench.folder / f"{name}.safetensors", (k / 5, 0, 1)) for k, name in enumerate("abc")]
+    all_prompts_once(bench, generator).index(bench.lora("before.safetensors", tint=(0, 1, 0)))
+    left = LibraryEstimate(indexer, [file.name for file in files])
+    seen: list[tuple[int, str]] = []
+
+    def on_progress(progress: Progress) -> None:
+        if progress.pictures_left is not None:
+            left.update(progress.pictures_left)
+            seen.append((progress.pictures_left, str(left)))
+            # A pause is no progress: it is not counted against what the pictures take.
+            clock.now += 1000.0
+
+    for name in (file.name for file in files):
+        left.begin(name)
+        indexer.index(indexer.folder.read(bench.folder / name, name), on_progress)
+    # 64 pictures of each LoRA; the side without one is there. In the middle of the second, 32 + 64 are left: 16 min.
+    assert (32, "about 16 min left") in seen
+    assert seen[-1] == (0, "about 0 s left")
+
+
+def test_notes_have_a_form_without_the_time_and_pictures_are_counted_as_they_are_kept(bench: Bench, clock: Clock) -> None:
+    indexer = all_prompts_once(bench, TimedGenerator(clock, batch_size=4))
+    told: list[Progress] = []
+    indexer.index(bench.lora(), told.append)
+    notes = [(progress.note, progress.note_without_time) for progress in told if progress.note]
+    assert notes[0] == ("4 of about 128 pictures, about 21 min left", "4 of about 128 pictures")
+    assert sum(progress.kept for progress in told) == 2 * N
+    again = all_prompts_once(bench, TimedGenerator(clock), overwrite=True)
+    told.clear()
+    again.index(bench.lora(), told.append)
+    assert sum(progress.kept for progress in told) == N
+
+
+def test_the_estimate_of_a_lora_and_its_countdown_expect_the_same_pictures(bench: Bench, clock: Clock) -> None:
+    plan = Plan.of_preset(PRESETS["standard"], MANY_PROMPTS, EVALUATIONS)
+    generator = TimedGenerator(clock, batch_size=4)
+    indexer = indexer_of(bench, generator, preset="standard", plan=plan)
+    indexer.index(bench.lora())
+    second = bench.lora("b.safetensors", tint=(0, 1, 0))
+    expected = estimate_lora(indexer, second).expected
+    assert 0 < expected < 150
+    left: list[int] = []
+    indexer.index(second, lambda progress: left.append(progress.pictures_left or 0) if progress.note else None)
+    # The side without a LoRA is there, and begins.
+    assert left[0] == expected

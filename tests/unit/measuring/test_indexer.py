@@ -17,8 +17,9 @@ from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.database.target import DatabaseFile
 from carlos_core.errors import DatabaseError, IndexingError
 from carlos_core.loras.lora_file import LoraFile, read_lora_file
+from carlos_core.measuring.failures import Failure
 from carlos_core.measuring.feature_store import FeatureStore
-from carlos_core.measuring.indexer import ALREADY_INDEXED, INDEXED, AnyFolder, Failure, Indexer, Outcome
+from carlos_core.measuring.indexer import ALREADY_INDEXED, INDEXED, AnyFolder, Indexer, Outcome
 from carlos_core.measuring.plan import Plan, own_seed
 from carlos_core.measuring.presets import PRESETS
 from carlos_core.measuring.stopping import StoppingRule

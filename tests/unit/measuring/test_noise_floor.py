@@ -11,7 +11,7 @@ import torch
 
 from carlos_core.errors import BrokenPictureError
 from carlos_core.generator import Environment, Generated, Job
-from carlos_core.measuring.indexer import Failure
+from carlos_core.measuring.failures import Failure
 from carlos_core.measuring.measure import sides_of
 from carlos_core.measuring.noise_floor import NoiseFloor, noise_floor
 from carlos_core.progress import OnProgress
