@@ -16,7 +16,7 @@ from ..carlos_core.errors import IndexingError
 from ..carlos_core.foreign import printable
 from ..carlos_core.loras.library import survey
 from ..carlos_core.loras.same_file import by_file, listed_shortly
-from .common import indexing
+from .common import descriptions, indexing
 from .common.choice import posix
 from .common.report import number, report, table
 from .common.schema import advanced, search_aliases
@@ -99,8 +99,11 @@ class CarlosLoraIndexer(io.ComfyNode):
             indexer = indexing.indexer_of(cls.hidden, fitting, **settings)
             outcome = indexing.index(indexer, lora, progress)
         fit = lora_folder.lora_fit(outcome.lora.path, settings["model"], settings["clip"])
-        facts = {**indexing.facts_of(outcome, fit), "settings": indexing.settings_facts(indexer)}
-        text = report([*_lines(outcome), *indexing.plan_lines(indexer)], facts)
+        words, remarks = descriptions.renewed(indexer.target, progress)
+        said = words.get(outcome.row.lora_id)
+        facts = {**indexing.facts_of(outcome, fit), "described_as": said, "settings": indexing.settings_facts(indexer)}
+        does = [f"what it does: {said}"] if said is not None else []
+        text = report([*_lines(outcome), *does, *remarks, *indexing.plan_lines(indexer)], facts)
         return io.NodeOutput(indexer.target.read(), text, outcome.contact_sheet, ui=ui.PreviewText(text))
 
 
@@ -142,15 +145,18 @@ class CarlosIndexLibrary(io.ComfyNode):
         new = [outcome for outcome in outcomes if outcome.is_new]
         links = {posix(name): [other.name for other in others] for name, others in same.items() if others}
         noted = [*_linked(links), *_noted(outcomes, fits)]
+        describing = NodeProgress(cls.hidden.unique_id, lambda: "reading the phrases: ")
+        words, remarks = descriptions.renewed(indexer.target, describing) if outcomes else ({}, [])
         facts = {
             "indexed": [indexing.facts_of(outcome, fits.get(outcome.lora.name)) for outcome in new],
+            "described_as": {outcome.lora.name: words.get(outcome.row.lora_id) for outcome in outcomes},
             "skipped": [outcome.lora.name for outcome in outcomes if not outcome.is_new],
             "failed": [vars(failure) for failure in _failures(results)],
             "noted": [{"file": file, "note": note} for file, note in noted],
             "settings": indexing.settings_facts(indexer),
         }
-        lines = [*_library_lines(results), *(f"noted: {file}: {note}" for file, note in noted), *indexing.plan_lines(indexer)]
-        text = report(lines, facts)
+        notes = [*(f"noted: {file}: {note}" for file, note in noted), *remarks]
+        text = report([*_library_lines(results, words), *notes, *indexing.plan_lines(indexer)], facts)
         sheet = _stacked([outcome.contact_sheet for outcome in new])
         return io.NodeOutput(indexer.target.read(), text, sheet, ui=ui.PreviewText(text))
 
@@ -228,18 +234,18 @@ def _lines(outcome: Outcome) -> list[str]:
     ]
 
 
-def _library_lines(results: list[Outcome | Failure]) -> list[str]:
+def _library_lines(results: list[Outcome | Failure], words: Mapping[str, str]) -> list[str]:
     outcomes, failures = _outcomes(results), _failures(results)
     lines = [f"{len(outcomes)} of {len(results)} LoRAs are in the database, {len(failures)} failed"]
     if outcomes:
-        cells = [(outcome.lora.name, outcome.status, *_numbers(outcome)) for outcome in outcomes]
-        lines += table(("LoRA", "status", "strength", "consistency", "images", "alignment"), cells)
+        cells = [(outcome.lora.name, outcome.status, *_numbers(outcome, words)) for outcome in outcomes]
+        lines += table(("LoRA", "status", "strength", "consistency", "images", "alignment", *descriptions.column(words)), cells)
     return lines + [f"failed: {failure.file}: {failure.reason}" for failure in failures]
 
 
-def _numbers(outcome: Outcome) -> tuple[str, ...]:
-    row = outcome.row
-    return number(row.strength, 2), number(row.consistency), str(row.n_images), number(row.alignment)
+def _numbers(outcome: Outcome, words: Mapping[str, str]) -> tuple[str, ...]:
+    row, does = outcome.row, descriptions.cell(words, outcome.row.lora_id)
+    return number(row.strength, 2), number(row.consistency), str(row.n_images), number(row.alignment), *does
 
 
 def _outcomes(results: list[Outcome | Failure]) -> list[Outcome]:
