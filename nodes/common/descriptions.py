@@ -51,12 +51,14 @@ def renewed(target: Target, on_progress: OnProgress | None = None) -> tuple[dict
 
 
 def of_matches(database: MetricsDatabase, matches: Iterable[Match]) -> dict[str, str]:
-    """What matches do, in words, by id, where it costs next to nothing: as their rows say, or by a bank that is at hand."""
+    """What matches do, in words, by id, where it costs next to nothing: as their rows say, or by the bank of this very search."""
     matches = list(matches)
     words = {match.lora_id: match.record.described_as for match in matches if match.record.described_as is not None}
     missing = [match.lora_id for match in matches if match.lora_id not in words]
-    searcher = runtime.searcher_at_hand(database)
-    if missing and searcher is not None and searcher.has_background:
+    # Only a calibrated search has used the bank: what is said must not depend on what was asked before.
+    is_calibrated = any(match.confidence is not None for match in matches)
+    searcher = runtime.searcher_at_hand(database) if missing and is_calibrated else None
+    if searcher is not None and searcher.has_background:
         words |= {description.lora_id: description.text for description in Describer(searcher).describe(missing)}
     return words
 
