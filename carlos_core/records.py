@@ -131,7 +131,7 @@ class LoraRecord:
     described_as: str | None = None
     """What it does, in a few words (`search.describing`); None if nobody has said it since it was measured."""
     described_by: str | None = None
-    """By which phrases and among how many LoRAs it was told: JSON, `search.describing.Describer.mark`."""
+    """By which phrases and among how many LoRAs it was told: JSON, `search.describing.Mark.of_row`."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Columns of other programs, by name."""
 

@@ -55,6 +55,30 @@ _METHOD = 1
 
 
 @dataclass(frozen=True)
+class Mark:
+    """What descriptions depend on, besides a row itself."""
+
+    phrases: str
+    """`Describer.phrases_hash`."""
+
+    loras: int
+    """`Describer.n_loras`."""
+
+    def of_row(self, indexed_at: str | None) -> str:
+        """What is kept beside a description, as `LoraRecord.described_by`. indexed_at: when the row was measured."""
+        return json.dumps({"phrases": self.phrases, "loras": self.loras, "indexed_at": indexed_at})
+
+    def holds(self, described_by: str | None, indexed_at: str | None) -> bool:
+        """Whether a description still stands: of this measurement, by these phrases, among about as many LoRAs."""
+        try:
+            facts = json.loads(described_by or "")
+            is_told_so = (facts["phrases"], facts["indexed_at"]) == (self.phrases, indexed_at)
+            return is_told_so and abs(self.loras - facts["loras"]) <= _GROWTH * facts["loras"]
+        except (ValueError, TypeError, KeyError):
+            return False
+
+
+@dataclass(frozen=True)
 class PhraseFit:
     """A phrase that a LoRA's direction fits."""
 
@@ -113,23 +137,16 @@ class Describer:
         return int((self._searcher.db.ranking_arrays.norms > 0).sum())
 
     @property
-    def mark(self) -> str:
-        """What is kept beside a description, as `LoraRecord.described_by`: by what and among how many LoRAs it was told."""
-        return json.dumps({"phrases": self.phrases_hash, "loras": self.n_loras})
+    def mark(self) -> Mark:
+        """By which phrases and among how many LoRAs descriptions are told now."""
+        return Mark(self.phrases_hash, self.n_loras)
 
     def stale(self) -> list[str]:
         """Ids of the rows without a description by these phrases among about as many LoRAs. Nothing is encoded."""
-        database, n = self._searcher.db, self.n_loras
-        marks = zip(database.column("lora_id"), database.column("described_as"), database.column("described_by"), strict=True)
-        return [lora_id for lora_id, words, mark in marks if words is None or not self._is_good(mark, n)]
-
-    def _is_good(self, mark: str | None, n_loras: int) -> bool:
-        try:
-            facts = json.loads(mark or "")
-            loras = facts["loras"]
-            return facts["phrases"] == self.phrases_hash and abs(n_loras - loras) <= _GROWTH * loras
-        except (ValueError, TypeError, KeyError):
-            return False
+        database, mark = self._searcher.db, self.mark
+        columns = map(database.column, ("lora_id", "indexed_at", "described_as", "described_by"))
+        rows = zip(*columns, strict=True)
+        return [lora_id for lora_id, indexed_at, words, by in rows if words is None or not mark.holds(by, indexed_at)]
 
     def describe(self, lora_ids: Collection[str] | None = None, on_progress: OnProgress | None = None) -> list[Description]:
         """Descriptions of some rows, or of all, in table order.
@@ -239,7 +256,7 @@ def _description(lora_id: str, kind: str, fits: tuple[PhraseFit, ...]) -> Descri
     return Description(lora_id, (FITS if is_sure else PERHAPS) if fits else UNNAMED, fits)
 
 
-def keep_with_rows(target: Target, described: MetricsDatabase, descriptions: Sequence[Description], mark: str) -> int:
+def keep_with_rows(target: Target, described: MetricsDatabase, descriptions: Sequence[Description], mark: Mark) -> int:
     """Keep descriptions with their rows; returns how many rows changed. Nothing is written if none would.
 
     A row that was measured again, or is gone, since `described` was read keeps what it has. Raises DatabaseError.
@@ -248,24 +265,22 @@ def keep_with_rows(target: Target, described: MetricsDatabase, descriptions: Seq
     words = {description.lora_id: description.text for description in descriptions}
     if not _changes(described, measured, words, mark):
         return 0
-    changed: dict[str, str] = {}
+    changed: list[str] = []
 
     def change(database: MetricsDatabase) -> None:
-        changed.update(_changes(database, measured, words, mark))
-        database.set_values("described_as", changed)
-        database.set_values("described_by", dict.fromkeys(changed, mark))
+        changed[:] = _changes(database, measured, words, mark)
+        database.set_values("described_as", {lora_id: words[lora_id] for lora_id in changed})
+        database.set_values("described_by", {lora_id: mark.of_row(measured[lora_id]) for lora_id in changed})
 
     target.change(change)
     return len(changed)
 
 
-def _changes(
-    database: MetricsDatabase, measured: Mapping[str, str | None], words: Mapping[str, str], mark: str
-) -> dict[str, str]:
-    """lora_id -> words, of the rows that are as they were measured and do not say this yet."""
+def _changes(database: MetricsDatabase, measured: Mapping[str, str | None], words: Mapping[str, str], mark: Mark) -> list[str]:
+    """Ids of the rows that are as they were measured and do not say this yet."""
     columns = (database.column(name) for name in ("lora_id", "indexed_at", "described_as", "described_by"))
-    return {
-        lora_id: words[lora_id]
+    return [
+        lora_id
         for lora_id, indexed_at, said, by in zip(*columns, strict=True)
-        if lora_id in words and measured[lora_id] == indexed_at and (said, by) != (words[lora_id], mark)
-    }
+        if lora_id in words and measured[lora_id] == indexed_at and (said, by) != (words[lora_id], mark.of_row(indexed_at))
+    ]

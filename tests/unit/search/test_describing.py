@@ -166,11 +166,15 @@ def test_words_are_kept_with_the_rows_and_nothing_else_changes(searcher: Searche
     assert keep_with_rows(DatabaseFile(path), searcher.db, found, describer.mark) == len(searcher.db)
     after = load_database(path)
     assert after.column("described_as") == [each.text for each in found]
-    assert json.loads(after.column("described_by")[0]) == {"phrases": describer.phrases_hash, "loras": describer.n_loras}
+    assert json.loads(after.column("described_by")[0]) == {
+        "phrases": describer.phrases_hash,
+        "loras": describer.n_loras,
+        "indexed_at": None,
+    }
     new = ["described_as", "described_by"]
     assert after.table.drop_columns(new).equals(before.table.drop_columns(new))
     row = after.row_at(0)
-    assert (row.described_as, row.described_by) == (found[0].text, describer.mark)
+    assert (row.described_as, row.described_by) == (found[0].text, describer.mark.of_row(None))
     # Once more: nothing to write.
     written = path.read_bytes()
     assert keep_with_rows(DatabaseFile(path), after, found, describer.mark) == 0
@@ -209,7 +213,16 @@ def test_words_are_stale_with_other_phrases_or_in_a_library_that_has_grown_by_mo
     assert len(Describer(searcher).stale()) == len(db)
 
 
-@pytest.mark.parametrize("mark", [None, "", "no JSON", "[]", '{"loras": 3}', '{"phrases": null, "loras": "many"}'])
+def test_words_of_an_earlier_measurement_are_stale_whoever_left_them_there(searcher: Searcher, snow: LoraRecord) -> None:
+    mark = Describer(only(searcher, snow)).mark
+    told: dict[str, Any] = {"described_as": "anything", "described_by": mark.of_row("2026-01-01T00:00:00Z")}
+    assert Describer(only(searcher, replace(snow, indexed_at="2026-01-01T00:00:00Z", **told))).stale() == []
+    assert Describer(only(searcher, replace(snow, indexed_at="2026-02-02T00:00:00Z", **told))).stale() == [snow.lora_id]
+
+
+@pytest.mark.parametrize(
+    "mark", [None, "", "no JSON", "[]", '{"loras": 3}', '{"phrases": null, "loras": "many", "indexed_at": null}']
+)
 def test_words_that_say_not_by_what_they_were_told_are_stale(searcher: Searcher, snow: LoraRecord, mark: str | None) -> None:
     made = only(searcher, replace(snow, described_as="anything", described_by=mark))
     assert Describer(made).stale() == [snow.lora_id]
