@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .measuring.studio import Studio
     from .prompts.prompt_set import load_prompt_set
     from .records import IndexingResult, LoraMetadata, LoraRecord, LoraVector
+    from .search.describing import Describer
     from .search.limits import ChoiceRules, SearchLimits
     from .search.matches import Match
     from .search.searcher import Searcher, choose, retrieve
@@ -47,6 +48,7 @@ __all__ = [
     "CarlosError",
     "ChoiceRules",
     "DatabaseFile",
+    "Describer",
     "Failure",
     "Indexer",
     "IndexingResult",
@@ -83,6 +85,7 @@ _HOMES = {
     "CarlosError": ".errors",
     "ChoiceRules": ".search.limits",
     "DatabaseFile": ".database.target",
+    "Describer": ".search.describing",
     "Indexer": ".measuring.indexer",
     "IndexingResult": ".records",
     "LibraryEstimate": ".measuring.estimate",

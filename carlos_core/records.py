@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+NO_EFFECT = "no measurable effect"
+"""A note of rows whose pictures show no direction that could be told from chance."""
+
 
 @dataclass(frozen=True, eq=False)
 class LoraVector:
@@ -126,6 +129,10 @@ class LoraRecord:
     indexed_at: str | None = None
     """ISO 8601, UTC."""
     notes: tuple[str, ...] = ()
+    described_as: str | None = None
+    """What it does, in a few words (`search.describing`); None if nobody has said it since it was measured."""
+    described_by: str | None = None
+    """By which phrases and among how many LoRAs it was told: JSON, `search.describing.Mark.of_row`."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Columns of other programs, by name."""
 

@@ -22,6 +22,7 @@ from carlos_core.clip.weights import local_encoders
 from carlos_core.comfy import workflow
 from carlos_core.database.database import load_database
 from carlos_core.errors import CarlosError
+from carlos_core.foreign import printable
 from carlos_core.loras.library_index import KnownFile, LibraryIndex
 from carlos_core.loras.lora_file import read_facts
 from carlos_core.loras.metadata import read_sidecar, sidecar_names
@@ -30,6 +31,7 @@ from carlos_core.measuring.kept_facts import KeptFacts
 from carlos_core.prompts.prompt_set import load_prompt_set
 from carlos_core.records import LayerFit, LoraMetadata
 from carlos_core.search.choice_text import entries_of
+from carlos_core.search.phrase_file import read_phrases
 
 Target = Callable[[bytes, Path], None]
 
@@ -81,6 +83,15 @@ def prompt_sets(content: bytes, folder: Path) -> None:
     found = load_prompt_set(path)
     assert len(found.stratified()) == len(found) > 0
     assert found.content_hash
+
+
+def phrases(content: bytes, folder: Path) -> None:
+    """A file of phrases for describing LoRAs."""
+    path = folder / "phrases.txt"
+    path.write_bytes(content)
+    found = read_phrases(path)
+    assert len(found) <= 1000
+    assert all(phrase and printable(phrase) == phrase and len(phrase) <= 200 for phrase in found)
 
 
 def features(content: bytes, folder: Path) -> None:
@@ -192,7 +203,7 @@ TARGETS: Mapping[str, Target] = {
     target.__name__: target
     for target in (
         *(headers, sidecars, answers, prompt_sets, features, library_index, databases, choices, prompts, archives),
-        *(encoders, kept_facts),
+        *(encoders, kept_facts, phrases),
     )
 }
 

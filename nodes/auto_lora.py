@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
@@ -13,7 +14,7 @@ from ..carlos_core.records import AppliedLora
 from ..carlos_core.search import limits
 from ..carlos_core.search.limits import ChoiceRules, SearchLimits
 from . import apply_loras as apply
-from .common import choice_in_pictures, matches, preferred, reading, search_widgets
+from .common import choice_in_pictures, descriptions, matches, preferred, reading, search_widgets
 from .common.choice import facts_of, posix, read_choice
 from .common.model_fit import ForModel, for_model
 from .common.report import database_facts, database_line, number, report, table
@@ -127,7 +128,8 @@ class CarlosAutoLora(io.ComfyNode):
         else:
             selection, allowed, gone = _selection(model, clip, database, query, cls.hidden, **settings)
             selection, applied, not_applied = _applied(model, clip, selection, cls.hidden.unique_id)
-            lines, reason = _lines(selection, applied.loras), selection.reason
+            words = descriptions.of_matches(database, [pick.match for pick in selection.picks])
+            lines, reason = _lines(selection, applied.loras, words), selection.reason
             chosen = [pick.match for pick in selection.picks]
             made_for = preferred.notes_of(allowed.preference, chosen, database)
             preference = preferred.facts_of(allowed.preference, chosen)
@@ -249,10 +251,10 @@ def _with_file(pick: Pick, node_id: str | None) -> AppliedLora:
     return lora
 
 
-def _lines(selection: Selection, chosen: list[AppliedLora]) -> list[str]:
+def _lines(selection: Selection, chosen: list[AppliedLora], words: Mapping[str, str]) -> list[str]:
     if not chosen:
         return [selection.reason]
-    header = ("LoRA", "weight", "score", "confidence", "strength", "for", "file")
+    header = ("LoRA", "weight", "score", "confidence", "strength", "for", "file", *descriptions.column(words))
     cells = [
         (
             pick.match.name,
@@ -262,6 +264,7 @@ def _lines(selection: Selection, chosen: list[AppliedLora]) -> list[str]:
             number(pick.match.vector.strength, 2),
             pick.part,
             posix(lora.file),
+            *descriptions.cell(words, pick.match.lora_id),
         )
         for pick, lora in zip(selection.picks, chosen, strict=True)
     ]

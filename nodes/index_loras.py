@@ -16,7 +16,7 @@ from ..carlos_core.errors import CarlosError, IndexingError
 from ..carlos_core.foreign import printable
 from ..carlos_core.loras.library import survey
 from ..carlos_core.loras.same_file import by_file, listed_shortly
-from .common import index_report, indexing
+from .common import descriptions, index_report, indexing
 from .common.choice import posix
 from .common.index_progress import LibraryProgress, told_when_cancelled
 from .common.index_report import Noted
@@ -94,13 +94,17 @@ class CarlosLoraIndexer(io.ComfyNode):
         with told_when_cancelled(cls.hidden.unique_id, tally):
             indexer, outcome = cls._indexed(lora_name, civitai_model_id, civitai_version_id, civitai_file, tally, settings)
         fit = lora_folder.lora_fit(outcome.lora.path, settings["model"], settings["clip"])
-        database = indexer.target.read()
+        words, remarks = descriptions.renewed(indexer.target, NodeProgress(cls.hidden.unique_id))
+        database, said = indexer.target.read(), words.get(outcome.row.lora_id)
         facts = {
             **indexing.facts_of(outcome, fit),
+            "described_as": said,
             "settings": indexing.settings_facts(indexer),
             "database": database_facts(database),
         }
-        text = report([*index_report.lora_lines(outcome), *indexing.plan_lines(indexer), database_line(database)], facts)
+        does = [f"what it does: {said}"] if said is not None else []
+        lines = [*index_report.lora_lines(outcome), *does, *remarks, *indexing.plan_lines(indexer), database_line(database)]
+        text = report(lines, facts)
         return io.NodeOutput(database, text, outcome.contact_sheet, facts_text(facts), ui=ui.PreviewText(text))
 
     @classmethod
@@ -159,9 +163,12 @@ class CarlosIndexLibrary(io.ComfyNode):
         new = [outcome for outcome in outcomes if outcome.is_new]
         links = {posix(name): [other.name for other in others] for name, others in same.items() if others}
         noted = [*_linked(links), *index_report.noted(outcomes, fits)]
+        describing = NodeProgress(cls.hidden.unique_id, lambda: "reading the phrases: ")
+        words, remarks = descriptions.renewed(indexer.target, describing) if outcomes else ({}, [])
         database = indexer.target.read()
         facts = {
             "indexed": [indexing.facts_of(outcome, fits.get(outcome.lora.name)) for outcome in new],
+            "described_as": {outcome.lora.name: words.get(outcome.row.lora_id) for outcome in outcomes},
             "skipped": [outcome.lora.name for outcome in outcomes if not outcome.is_new],
             "failed": [vars(failure) for failure in failures],
             "failed_alike": [vars(group) for group in carlos.alike(failures)],
@@ -170,7 +177,8 @@ class CarlosIndexLibrary(io.ComfyNode):
             "settings": indexing.settings_facts(indexer),
             "database": database_facts(database),
         }
-        lines = [*index_report.library_lines(outcomes, failures, noted), *indexing.plan_lines(indexer), database_line(database)]
+        told = index_report.library_lines(outcomes, failures, noted, words)
+        lines = [*told, *remarks, *indexing.plan_lines(indexer), database_line(database)]
         text, sheet = report(lines, facts), _stacked([outcome.contact_sheet for outcome in new])
         return io.NodeOutput(database, text, sheet, facts_text(facts), ui=ui.PreviewText(text))
 

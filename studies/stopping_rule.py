@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from carlos_core.database.published import load_bundled_database
-from carlos_core.measuring.stopping import DIRECTION_KNOWN, NO_EFFECT, picture_order
+from carlos_core.measuring.stopping import DIRECTION_KNOWN, picture_order
+from carlos_core.records import NO_EFFECT
 from studies.stopping_pools import report_pools, report_seeds
 from studies.stopping_tally import (
     AXES,

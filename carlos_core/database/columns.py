@@ -27,7 +27,7 @@ _REQUIRED = ("direction", "strength", "consistency")
 _PLAIN = (
     *("lora_id", "file_name", "sha256", "direction", "strength", "consistency", "n_images", "n_prompts", "alignment"),
     *("strength_se", "consistency_se", "suggested_weight", "protocol_id", "model_key", "encoder_id", "indexed_at"),
-    *("notes", "measured_on", "noise_floor"),
+    *("notes", "measured_on", "noise_floor", "described_as", "described_by"),
 )
 """Columns that are fields of a record without any change."""
 
@@ -74,6 +74,8 @@ def column_types(dimension: int) -> dict[str, pa.DataType]:
         "model_key": pa.string(),
         "measured_on": pa.string(),
         "noise_floor": pa.float64(),
+        "described_as": pa.string(),
+        "described_by": pa.string(),
     }
 
 

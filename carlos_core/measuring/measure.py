@@ -16,12 +16,12 @@ from ..foreign import printable, whole_text
 from ..generator import Generator, LoraFit, LoraUse, OnDevice
 from ..loras.lora_file import LoraFile, check_unchanged
 from ..progress import OnProgress
-from ..records import LoraRecord, LoraVector, TopicEffect
+from ..records import NO_EFFECT, LoraRecord, LoraVector, TopicEffect
 from .metrics import DiffAccumulator, LoraMetrics
 from .noise_floor import NoiseFloor, noise_floor
 from .plan import Plan, Shot
 from .protocol import Protocol
-from .stopping import ALL_TAKEN, NO_EFFECT, Decision, StoppingRule
+from .stopping import ALL_TAKEN, Decision, StoppingRule
 from .studio import Shoot, Side, Studio, diff
 
 _BASE_AHEAD = 1.5

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..loras.trigger_words import used
-from ..records import MeasuredRow
+from ..records import NO_EFFECT, MeasuredRow
 from ..storage import short_hash
 from .base_check import UNSUITABLE
 from .presets import AS_GIVEN, CUSTOM, PRESETS, TRIGGERS_ON_BOTH_SIDES
-from .stopping import NO_EFFECT
 
 if TYPE_CHECKING:
     from ..loras.lora_file import LoraFile

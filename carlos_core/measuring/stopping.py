@@ -22,8 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import fdtri
 
+from ..records import NO_EFFECT
+
 DIRECTION_KNOWN = "direction known"
-NO_EFFECT = "no measurable effect"
 ALL_TAKEN = "all pictures taken"
 
 

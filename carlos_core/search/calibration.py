@@ -37,6 +37,8 @@ a match counts as one if at most one unrelated query in 20 would find one as goo
 
 MIN_BANK = 100
 _FOLDS = 10
+_ROWS_AT_ONCE = 8192
+"""So many rows are held against the bank together: 37 MB for each table of its 561 phrases."""
 _Z_DECIMALS = 6
 
 
@@ -64,6 +66,11 @@ class Background:
                 "Make both with the same encoder.",
             )
         return _probes(unit(signature)[None], self.mean, self.precision)[0]
+
+
+def probes_of(signatures: Tensor, background: Background) -> Tensor:
+    """`Background.probe` of several signatures. signatures: [N, D], raw, none zero. [N, D] float64."""
+    return _probes(units_of(signatures.double()), background.mean, background.precision)
 
 
 def fit_background(signatures: Tensor) -> Background:
@@ -123,9 +130,9 @@ def calibrated_rows(directions: Tensor, background: Background) -> CalibratedRow
     units = units_of(directions.double())
     has_direction = units.any(dim=1)
     centred = units - units.sum(0) / (has_direction.sum() + 1)
-    null = centred @ background.probes.T
-    mean = null.mean(1)
-    deviation = (null - mean[:, None]).square().mean(1).sqrt()
+    mean, deviation = map(
+        torch.cat, zip(*(_mean_and_deviation(part @ background.probes.T) for part in _parts(centred)), strict=True)
+    )
     return CalibratedRows(
         background, centred, torch.where(has_direction, mean, torch.nan), torch.where(deviation > 0, deviation, 1.0)
     )
@@ -145,6 +152,17 @@ def p_values(z: Tensor, n_rows: int) -> Tensor:
 def word_for(p_value: float) -> str:
     """The word for a p-value: "clear", "likely", "weak" or "none"."""
     return next((word for limit, word in ((CLEAR, "clear"), (LIKELY, "likely"), (WEAK, "weak")) if p_value <= limit), "none")
+
+
+def _parts(rows: Tensor) -> tuple[Tensor, ...]:
+    """Rows [R, D] in parts that bound the memory; one empty part if there are none."""
+    return torch.split(rows, _ROWS_AT_ONCE) if len(rows) else (rows,)
+
+
+def _mean_and_deviation(products: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each row. products: [N, B]. [N], [N]."""
+    mean = products.mean(1)
+    return mean, (products - mean[:, None]).square().mean(1).sqrt()
 
 
 def _moments(units: Tensor) -> tuple[Tensor, Tensor]:

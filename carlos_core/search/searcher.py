@@ -139,6 +139,24 @@ class Searcher:
     def _some_prompts(self, n: int) -> PromptSet:
         return PromptSet(f"{self.prompts.name}, {n} of them", self.prompts.stratified()[:n])
 
+    @property
+    def bank(self) -> PromptSet:
+        """The effects that queries are compared with."""
+        return self._bank
+
+    @property
+    def has_background(self) -> bool:
+        """Whether `background` costs nothing by now."""
+        return self._known.background is not None
+
+    def encoded(self, bank: PromptSet, on_progress: OnProgress | None = None) -> Tensor:
+        """The signatures of phrases, encoded and kept as `background` does it. [B, D] float32. Raises EncoderError."""
+        return self._encoded(bank, self.prompts, on_progress)
+
+    def calibrated_rows(self, on_progress: OnProgress | None = None) -> CalibratedRows:
+        """The database set against the background, in ranking order. Raises as `background`."""
+        return self._rows_before(self.background(on_progress))
+
     def background(self, on_progress: OnProgress | None = None) -> Background:
         """What unrelated effects look like to the encoder.
 

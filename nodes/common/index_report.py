@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ... import carlos_core as carlos
+from . import descriptions
 from .indexing import curve_lines, misses_of
 from .report import number, table
 
@@ -50,13 +51,18 @@ def lora_lines(outcome: Outcome) -> list[str]:
     ]
 
 
-def library_lines(outcomes: Sequence[Outcome], failures: Sequence[Failure], notes: Sequence[Noted]) -> list[str]:
-    """The report of a library run: a table, then what failed and what is odd. What is said of many files is said once."""
+def library_lines(
+    outcomes: Sequence[Outcome], failures: Sequence[Failure], notes: Sequence[Noted], words: Mapping[str, str]
+) -> list[str]:
+    """The report of a library run: a table, then what failed and what is odd. What is said of many files is said once.
+
+    words: what LoRAs do, by id.
+    """
     n_all = len(outcomes) + len(failures)
     lines = [f"{len(outcomes)} of {n_all} LoRAs are in the database, {len(failures)} failed"]
     if outcomes:
-        header = ("status", "LoRA", "found", "strength", "consistency", "images", "alignment")
-        lines += table(header, [_cells(outcome) for outcome in outcomes])
+        header = ("status", "LoRA", "found", "strength", "consistency", "images", "alignment", *descriptions.column(words))
+        lines += table(header, [(*_cells(outcome), *descriptions.cell(words, outcome.row.lora_id)) for outcome in outcomes])
     noted = [carlos.Failure(note.file, note.note) for note in notes]
     return [*lines, *_not_found(outcomes), *_said_once("failed", failures), *_said_once("noted", noted)]
 

@@ -11,7 +11,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from ...carlos_core.loras.matching import Resolved
 from ...carlos_core.search.matches import Match, Matches
 from ..host import lora_folder, runtime
-from . import preferred, reading
+from . import descriptions, preferred, reading
 from .model_fit import ForModel, for_model
 from .report import database_facts, database_line, number, report, table
 from .search_widgets import limits_of
@@ -114,14 +114,15 @@ def output_of(database: Any, found: Searched, *notes: str, understanding: Unders
         understanding: what was read in the query, if it was read.
     """
     files, allowed, matches = found
-    facts = _facts(matches, files) | ({"left_out": allowed.facts} if allowed.facts else {})
+    words = descriptions.of_matches(database, matches.items)
+    facts = _facts(matches, files, words) | ({"left_out": allowed.facts} if allowed.facts else {})
     facts |= preferred.facts_of(allowed.preference, matches.items)
     made_for = preferred.notes_of(allowed.preference, matches.items, database)
     facts["database"] = database_facts(database)
     facts |= {} if understanding is None else {"reading": reading.facts_of(understanding)}
     read = reading.lines(understanding, database)
     notices = [*made_for, *_notes(matches, files), *allowed.notes, database_line(database)]
-    text = report([*notes, *_table(matches), *read, *notices], facts)
+    text = report([*notes, *_table(matches, words), *read, *notices], facts)
     if not matches.installed:
         reason = matches.reason or "None of the matches is installed: put one of them into models/loras."
         return io.NodeOutput(matches, ExecutionBlocker(reason), 0.0, text, ui=ui.PreviewText(text))
@@ -139,14 +140,25 @@ def file_of(match: Match) -> str | None:
     return match.file.replace("\\", "/") if match.file else match.record.file_name
 
 
-def _table(matches: Matches) -> list[str]:
+def _table(matches: Matches, words: Mapping[str, str]) -> list[str]:
     if not matches.items:
         return [f"Nothing fits {matches.query!r}. {matches.reason}"]
     best = matches.items[0].confidence
     doubt = [] if best is None or best.fits else [_DOUBT.format(best.p_value)]
     confidence = () if best is None else ("confidence",)
-    header = ("rank", "score", *confidence, "strength", "consistency", "installed", "base model", "LoRA")
-    return [f"LoRAs for {matches.query!r}:", *doubt, *table(header, [_cells(match) for match in matches.items])]
+    header = (
+        "rank",
+        "score",
+        *confidence,
+        "strength",
+        "consistency",
+        "installed",
+        "base model",
+        "LoRA",
+        *descriptions.column(words),
+    )
+    cells = [(*_cells(match), *descriptions.cell(words, match.lora_id)) for match in matches.items]
+    return [f"LoRAs for {matches.query!r}:", *doubt, *table(header, cells)]
 
 
 def _cells(match: Match) -> tuple[str, ...]:
@@ -176,7 +188,7 @@ def _notes(matches: Matches, files: Mapping[str, Resolved]) -> list[str]:
     return notes
 
 
-def _facts(matches: Matches, files: Mapping[str, Resolved]) -> dict[str, object]:
+def _facts(matches: Matches, files: Mapping[str, Resolved], words: Mapping[str, str]) -> dict[str, object]:
     return {
         "query": matches.query,
         "matches": [
@@ -189,6 +201,7 @@ def _facts(matches: Matches, files: Mapping[str, Resolved]) -> dict[str, object]
                 "consistency": match.vector.consistency,
                 "installed": match.file is not None,
                 "found_by": files[match.lora_id].by if match.file is not None else None,
+                "described_as": words.get(match.lora_id),
                 **_confidence(match),
             }
             for match in matches.items

@@ -14,6 +14,8 @@ from ...carlos_core.clip.weights import LocalEncoder, local_encoders
 from ...carlos_core.errors import CarlosError, DatabaseError, PromptSetError
 from ...carlos_core.foreign import whole_text
 from ...carlos_core.prompts.prompt_set import PromptSet, load_prompt_set
+from ...carlos_core.search.phrase_file import FILE_NAME as PHRASES
+from ...carlos_core.search.phrase_file import read_phrases
 
 FOLDER = "carlos"
 DATABASE_SUFFIX = ".parquet"
@@ -81,6 +83,26 @@ def prompt_set(name: str, default: PromptSet) -> PromptSet:
             if (folder / f"{name}.json").is_file():
                 return load_prompt_set(folder / f"{name}.json")
     raise unlisted("prompt set", name, PromptSetError)
+
+
+def own_phrases() -> tuple[str, ...]:
+    """The user's own phrases, of the first `phrases.txt` in the folders of `models/carlos`. Raises PromptSetError."""
+    path = _own_phrases_file()
+    return () if path is None else read_phrases(path)
+
+
+def own_phrases_state() -> str:
+    """Changes when the file of the user's own phrases does."""
+    path = _own_phrases_file()
+    if path is None:
+        return "none"
+    stat = path.stat()
+    return f"{path}|{stat.st_mtime_ns}|{stat.st_size}"
+
+
+def _own_phrases_file() -> Path | None:
+    files = (Path(root) / PHRASES for root in folder_paths.get_folder_paths(FOLDER))
+    return next((path for path in files if path.is_file()), None)
 
 
 def civitai_key_file() -> Path:

@@ -45,6 +45,12 @@ def searcher(database: MetricsDatabase, prompts: PromptSet | None = None) -> Sea
     return last
 
 
+def searcher_at_hand(database: MetricsDatabase) -> Searcher | None:
+    """The searcher that was used last, if it is of this database."""
+    last = _process.searcher
+    return last if last is not None and last.db is database else None
+
+
 @dataclass
 class _Process:
     encoders: dict[tuple[str, ...], ComfyEncoder] = field(default_factory=dict)

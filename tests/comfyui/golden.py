@@ -29,7 +29,7 @@ from tests.support.miniworld import MINIWORLD
 FEW = ("pencil_sketch",)
 DATABASE, REFERENCE = "golden", "golden-reference.parquet"
 _OF_THE_HOST = ("sampler_name", "scheduler")
-_OF_THE_RUN = ("indexed_at", "measured_on")
+_OF_THE_RUN = ("indexed_at", "measured_on", "described_by")
 
 
 def observe(host: Host, *, with_all: bool = False) -> dict[str, Any]:

@@ -17,6 +17,7 @@ NODES = {
     "CarlosAutoLora",
     "CarlosCaches",
     "CarlosCombineSearches",
+    "CarlosDescribeLoras",
     "CarlosDuplicateLoras",
     "CarlosIndexLibrary",
     "CarlosLoraIndexer",

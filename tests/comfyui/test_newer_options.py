@@ -36,6 +36,7 @@ TYPED = {
     "lora list": "CarlosLorasByName",
     "but not": "CarlosCombineSearches",
     "same lora": "CarlosDuplicateLoras",
+    "what does this lora": "CarlosDescribeLoras",
     "lora loader": "CarlosApplyLoras",
     "measure lora": "CarlosLoraIndexer",
     "index all": "CarlosIndexLibrary",

@@ -23,6 +23,8 @@ from carlos_core.records import id_of_content
 
 OLDER = Path(__file__).parents[2] / "assets" / "older"
 ANSWERS = json.loads((OLDER / "answers.json").read_text(encoding="utf-8"))
+LATER = ("described_as", "described_by")
+"""Columns that the code which wrote the file did not have."""
 OTHER = "ab" * 32
 """The hash of a content that has no row."""
 
@@ -33,8 +35,9 @@ def path(tmp_path: Path) -> Path:
 
 
 def cells(database: MetricsDatabase, lora_id: str) -> dict[str, Any]:
-    """A row as plain data, with hashes in place of directions."""
+    """A row as plain data, with hashes in place of directions; columns that came later are empty."""
     row = database.cells(lora_id)
+    assert [row.pop(name) for name in LATER] == [None] * len(LATER)
     for name in ("direction", "topic_directions"):
         if row[name] is not None:
             row[name] = hashlib.sha256(np.asarray(row[name], "<f4").tobytes()).hexdigest()

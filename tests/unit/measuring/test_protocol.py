@@ -14,9 +14,8 @@ from carlos_core.measuring.base_check import UNSUITABLE
 from carlos_core.measuring.plan import Plan
 from carlos_core.measuring.presets import AS_GIVEN, FEW_STEPS
 from carlos_core.measuring.protocol import Covering, Protocol
-from carlos_core.measuring.stopping import NO_EFFECT
 from carlos_core.prompts.prompt_set import Prompt, PromptSet
-from carlos_core.records import MeasuredRow
+from carlos_core.records import NO_EFFECT, MeasuredRow
 
 PROMPTS = PromptSet("p", tuple(Prompt(f"{topic}{k}", topic, "s") for topic in "abc" for k in range(3)))
 SETTINGS = {"model": "SDXL", "fingerprint": "f00d", "steps": 25, "cfg": 5.0, "sampler": "euler", "size": "1024x1024"}

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from carlos_core.measuring.stopping import ALL_TAKEN, DIRECTION_KNOWN, NO_EFFECT, StoppingRule, picture_order
+from carlos_core.measuring.stopping import ALL_TAKEN, DIRECTION_KNOWN, StoppingRule, picture_order
+from carlos_core.records import NO_EFFECT
 
 DIMENSION, PROMPTS, SEEDS, STRATA = 48, 80, 4, 10
 RULE = StoppingRule()

@@ -1,0 +1,193 @@
+"""The node that says what LoRAs do, in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.latest import io, ui
+
+from .. import carlos_core as carlos
+from ..carlos_core.errors import RetrievalError
+from ..carlos_core.search.describing import FITS, KINDS, keep_with_rows
+from .common import matches
+from .common.csv_text import csv_text
+from .common.descriptions import describer_of
+from .common.report import facts_text, number, report, table
+from .common.schema import search_aliases
+from .common.sockets import CarlosDb
+from .host import folders, lora_folder
+from .host.progress import NodeProgress
+
+if TYPE_CHECKING:
+    from ..carlos_core.database.database import MetricsDatabase
+    from ..carlos_core.records import LoraRecord
+    from ..carlos_core.search.describing import Describer, Description
+
+_SHOWN = 300
+_WORDS = dict(
+    zip(KINDS, ("named", "perhaps named", "an effect that no phrase names", "no one effect", "changes nothing"), strict=True)
+)
+
+
+class CarlosDescribeLoras(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CarlosDescribeLoras",
+            display_name="Describe LoRAs (CARLoS)",
+            category="CARLoS",
+            description="Says in words what each LoRA of a database does to pictures, as it was measured.",
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                CarlosDb.Input("database", tooltip="From Metrics DB Loader."),
+                io.String.Input(
+                    "names",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip='Which LoRAs, one a line: a part of the name or file, a pattern such as "styles/*", or an id. '
+                    "Empty: all.",
+                ),
+                io.Boolean.Input(
+                    "installed_only", default=False, optional=True, tooltip="Only LoRAs whose file is in models/loras."
+                ),
+                io.Boolean.Input(
+                    "keep",
+                    default=True,
+                    optional=True,
+                    tooltip="Keeps the words with the rows, so that other reports show them. For a database of your own.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="report"),
+                io.String.Output(
+                    display_name="csv", tooltip="One line for each LoRA, for a spreadsheet. Save it as a .csv file."
+                ),
+                io.String.Output(display_name="json", tooltip="The same for programs, all LoRAs."),
+            ],
+            **search_aliases(
+                "what does this lora do", "explain lora", "lora description", "caption lora", "list loras", "export"
+            ),
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_inputs: object) -> str:
+        return f"{matches.fingerprint()}|{folders.own_phrases_state()}"
+
+    @classmethod
+    def execute(
+        cls, database: MetricsDatabase, names: str = "", installed_only: bool = False, keep: bool = True
+    ) -> io.NodeOutput:
+        at_hand = lora_folder.installed(lora_folder.resolved(database))
+        ids = _chosen(database, names, at_hand if installed_only else None)
+        describer = describer_of(database)
+        progress = NodeProgress(cls.hidden.unique_id, lambda: "reading the phrases: ")
+        descriptions = describer.describe(ids, progress) if ids else []
+        is_kept = keep and _keep(database, descriptions, describer)
+        records = [record for each in descriptions if (record := database.row(each.lora_id)) is not None]
+        described = sorted(zip(descriptions, records, strict=True), key=lambda pair: (pair[1].name.casefold(), pair[0].lora_id))
+        facts = [_facts(*pair, is_installed=pair[0].lora_id in at_hand) for pair in described]
+        about = {
+            "database": database.name,
+            "encoder_id": database.encoder_id,
+            "phrases": describer.n_phrases,
+            "phrases_hash": describer.phrases_hash,
+            "among": describer.n_loras,
+            "described": len(facts),
+            "kept": is_kept,
+        }
+        text = report(_lines(database, describer, facts, is_kept), {**about, "loras": facts[:_SHOWN]})
+        return io.NodeOutput(text, csv_text(_cells(facts)), facts_text({**about, "loras": facts}), ui=ui.PreviewText(text))
+
+
+def _chosen(database: MetricsDatabase, names: str, at_hand: Any) -> list[str]:
+    """Ids of the rows that lines of `names` name, all if there are none. at_hand: ids to choose among; None for all.
+
+    Raises RetrievalError for a line that no row has.
+    """
+    lines = [line.strip() for line in names.splitlines() if line.strip()]
+    ids = database.column("lora_id")
+    names_of = [
+        [name.casefold() for name in names if name is not None]
+        for names in zip(database.column("file_name"), database.column("model_name"), strict=True)
+    ]
+    chosen: set[str] = set()
+    for line in lines:
+        wanted = line.casefold()
+        found = {
+            lora_id
+            for lora_id, names in zip(ids, names_of, strict=True)
+            if wanted == lora_id.casefold() or any(wanted in name or fnmatchcase(name, wanted) for name in names)
+        }
+        if not found:
+            raise RetrievalError(
+                f"No LoRA of {database.name} is called {line!r}.", "Write a part of its name or file, or its id."
+            )
+        chosen |= found
+    return [lora_id for lora_id in ids if (not lines or lora_id in chosen) and (at_hand is None or lora_id in at_hand)]
+
+
+def _keep(database: MetricsDatabase, descriptions: list[Description], describer: Describer) -> bool:
+    """Whether the words are with their rows in the database's file now."""
+    if database.read_only or database.path is None or not descriptions:
+        return False
+    keep_with_rows(carlos.DatabaseFile.of(database), database, descriptions, describer.mark)
+    return True
+
+
+def _facts(description: Description, record: LoraRecord, *, is_installed: bool) -> dict[str, Any]:
+    return {
+        "lora_id": record.lora_id,
+        "name": record.name,
+        "file": record.file_name,
+        "described_as": description.text,
+        "kind": description.kind,
+        "phrases": [vars(fit) for fit in description.phrases],
+        "strength": record.strength,
+        "consistency": record.consistency,
+        "base_model": record.metadata.base_model,
+        "trigger_words": list(record.metadata.trigger_words or ()),
+        "installed": is_installed,
+    }
+
+
+def _lines(database: MetricsDatabase, describer: Describer, facts: list[dict[str, Any]], is_kept: bool) -> list[str]:
+    if not facts:
+        return [f"{database.name}: no LoRA to describe. {_nothing(database)}"]
+    kinds = Counter(fact["kind"] for fact in facts)
+    counts = ", ".join(f"{kinds[kind]} {_WORDS[kind]}" for kind in KINDS if kinds[kind])
+    among = "the only LoRA with an effect" if describer.n_loras <= 1 else f"among {describer.n_loras} LoRAs with an effect"
+    cells = [
+        (
+            fact["name"],
+            fact["described_as"],
+            "/".join(dict.fromkeys(fit["word"] for fit in fact["phrases"])) or "-",
+            number(fact["strength"], 2),
+            number(fact["consistency"]),
+            "yes" if fact["installed"] else "no",
+        )
+        for fact in facts[:_SHOWN]
+    ]
+    return [
+        f"{len(facts)} LoRAs of {database.name} ({database.encoder_id}): {counts}.",
+        f"Told by {describer.n_phrases} phrases, {among}." + (" Kept with the rows." if is_kept else ""),
+        *table(("LoRA", "what it does", "confidence", "strength", "consistency", "installed"), cells),
+        *([f"and {len(facts) - _SHOWN} more, in the outputs csv and json"] if len(facts) > _SHOWN else []),
+        *([] if kinds[FITS] else ["No phrase fits surely: write your own into phrases.txt in models/carlos, one a line."]),
+    ]
+
+
+def _nothing(database: MetricsDatabase) -> str:
+    return "Index some LoRAs first." if not len(database) else "None of its LoRAs is installed."
+
+
+def _cells(facts: list[dict[str, Any]]) -> list[list[Any]]:
+    names = ("lora_id", "name", "file", "described_as", "kind", "strength", "consistency", "base_model", "installed")
+    rows = [[*(fact[name] for name in names), ", ".join(fact["trigger_words"])] for fact in facts]
+    return [[*names, "trigger_words"], *rows]
+
+
+NODES = [CarlosDescribeLoras]
