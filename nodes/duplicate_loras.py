@@ -10,9 +10,9 @@ from ..carlos_core.search import duplicates
 from ..carlos_core.search.matches import Match, matches_at
 from .common import matches
 from .common.choice import posix
-from .common.report import number, report, table
+from .common.report import facts_line, number, report, table
 from .common.schema import search_aliases
-from .common.sockets import CarlosDb
+from .common.sockets import CarlosDb, facts_output
 from .host import lora_folder
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class CarlosDuplicateLoras(io.ComfyNode):
                     "installed_only", default=False, optional=True, tooltip="Only LoRAs whose file is in models/loras."
                 ),
             ],
-            outputs=[io.String.Output(display_name="report")],
+            outputs=[io.String.Output(display_name="report"), facts_output()],
             **search_aliases("same lora", "redundant loras", "clean up loras", "dedupe", "compare loras"),
         )
 
@@ -65,7 +65,7 @@ class CarlosDuplicateLoras(io.ComfyNode):
             f"{len(groups)} groups of LoRAs that do the same (cosine of at least {min_cosine:g} with the first of the group)."
         ]
         for number_of_group, group in enumerate(groups, start=1):
-            header = ("cosine", "strength", "installed", f"group {number_of_group}")
+            header = ("cosine", f"group {number_of_group}", "strength", "installed")
             lines += ["", *table(header, [_cells(match) for match in group])]
         if copies:
             lines += ["", "The same content in several files:", *map(", ".join, copies)]
@@ -86,11 +86,11 @@ class CarlosDuplicateLoras(io.ComfyNode):
             ],
         }
         text = report(lines, facts)
-        return io.NodeOutput(text, ui=ui.PreviewText(text))
+        return io.NodeOutput(text, facts_line(facts), ui=ui.PreviewText(text))
 
 
 def _cells(match: Match) -> tuple[str, ...]:
-    return (number(match.score), number(match.vector.strength, 2), "yes" if match.file else "no", matches.name_of(match))
+    return (number(match.score), matches.name_of(match), number(match.vector.strength, 2), "yes" if match.file else "no")
 
 
 NODES = [CarlosDuplicateLoras]

@@ -9,9 +9,9 @@ from comfy_api.latest import io, ui
 from .. import carlos_core as carlos
 from ..carlos_core.civitai.versions import FAILED, NOT_FOUND, REFRESHED, STATUSES, UNCHANGED
 from .common.own_database import own_database
-from .common.report import report, table
+from .common.report import facts_line, report, table
 from .common.schema import search_aliases
-from .common.sockets import CarlosDb
+from .common.sockets import CarlosDb, facts_output
 from .host import civitai
 from .host.progress import NodeProgress
 
@@ -43,7 +43,7 @@ class CarlosRefreshMetadata(io.ComfyNode):
                     "max_rows", default=0, min=0, max=1_000_000, tooltip="How many rows to look up, emptiest first. 0: all."
                 ),
             ],
-            outputs=[CarlosDb.Output(display_name="database"), io.String.Output(display_name="report")],
+            outputs=[CarlosDb.Output(display_name="database"), io.String.Output(display_name="report"), facts_output()],
             **search_aliases("civitai", "civitai info", "trigger words", "lora metadata", "update lora info"),
         )
 
@@ -56,7 +56,7 @@ class CarlosRefreshMetadata(io.ComfyNode):
         )
         facts = {"rows": [{**vars(row), "columns": list(row.columns)} for row in rows]}
         text = report(_lines(rows), facts)
-        return io.NodeOutput(carlos.load_database(path), text, ui=ui.PreviewText(text))
+        return io.NodeOutput(carlos.load_database(path), text, facts_line(facts), ui=ui.PreviewText(text))
 
 
 def _lines(rows: list[RefreshedRow]) -> list[str]:

@@ -35,7 +35,7 @@ from .content import ContentTails, content_scores, content_tails, content_words,
 from .limits import CALIBRATED, DEFAULT_RULES, PUBLISHED, PUBLISHED_LIMITS, RANKINGS, ChoiceRules, SearchLimits
 from .matches import Match, Matches, matches_at
 from .preference import Preference
-from .question import Question
+from .question import Question, mark_sure
 from .ranking import rank
 from .reading import read
 from .selection import Selection
@@ -222,6 +222,18 @@ class Searcher:
             return self.choose(query, negative=negative, rules=rules, limits=fewer, ranking=ranking)
 
         return replace(question.selection(), alternative=without)
+
+    def mark_sure(
+        self,
+        matches: Matches,
+        min_confidence: str,
+        *,
+        limits: SearchLimits = PUBLISHED_LIMITS,
+        ranking: str = CALIBRATED,
+        on_progress: OnProgress | None = None,
+    ) -> tuple[Matches, Selection]:
+        """The matches of a query, each marked by whether `choose` would hold it for sure enough: see `question.mark_sure`."""
+        return mark_sure(self, matches, min_confidence, limits, ranking, on_progress)
 
     def understand(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from comfy_api.latest import io, ui
@@ -13,9 +13,9 @@ from ...carlos_core.search.matches import Match, Matches
 from ..host import lora_folder, runtime
 from . import preferred, reading
 from .model_fit import ForModel, for_model
-from .report import number, report, table
+from .report import facts_line, number, report, table
 from .search_widgets import limits_of
-from .sockets import CarlosMatches
+from .sockets import CarlosMatches, facts_output
 
 if TYPE_CHECKING:
     from ...carlos_core.search.understanding import Understanding
@@ -29,6 +29,7 @@ def outputs() -> list[io.Output]:
         io.AnyType.Output(display_name="lora_name", tooltip="The best installed match. Connect it to Load LoRA."),
         io.Float.Output(display_name="score", tooltip="Its score, or 0 if no match is installed."),
         io.String.Output(display_name="report"),
+        facts_output(),
     ]
 
 
@@ -104,7 +105,14 @@ def searched(
     return lora_folder.surely(database, search)
 
 
-def output_of(database: Any, found: Searched, *notes: str, understanding: Understanding | None = None) -> io.NodeOutput:
+def output_of(
+    database: Any,
+    found: Searched,
+    *notes: str,
+    understanding: Understanding | None = None,
+    further: Sequence[str] = (),
+    by_effect: bool = True,
+) -> io.NodeOutput:
     """The outputs for what a search has found.
 
     Args:
@@ -112,19 +120,28 @@ def output_of(database: Any, found: Searched, *notes: str, understanding: Unders
         found: what was found.
         notes: lines that the report begins with.
         understanding: what was read in the query, if it was read.
+        further: lines that come after what was read.
+        by_effect: whether the limits on what was measured counted.
     """
     files, allowed, matches = found
     facts = _facts(matches, files) | ({"left_out": allowed.facts} if allowed.facts else {})
     facts |= preferred.facts_of(allowed.preference, matches.items)
     made_for = preferred.notes_of(allowed.preference, matches.items, database)
     facts |= {} if understanding is None else {"reading": reading.facts_of(understanding)}
+    filters = allowed.limits.filters(database, allowed.installed, by_effect=by_effect)
+    facts |= {"filters": [each._asdict() for each in filters]}
     read = reading.lines(understanding, database)
-    text = report([*notes, *_table(matches), *read, *made_for, *_notes(matches, files), *allowed.notes], facts)
+    told = allowed.limits.told(database, allowed.installed, by_effect=by_effect)
+    # Where nothing was found, the reason may have them already.
+    filtered = [] if told in matches.reason else [told]
+    listed = _table(matches, understanding)
+    lines = [*notes, *listed, *read, *further, *made_for, *_notes(matches, files), *allowed.notes, *filtered]
+    text, said = report(lines, facts), facts_line(facts)
     if not matches.installed:
-        reason = matches.reason or "None of the matches is installed: put one of them into models/loras."
-        return io.NodeOutput(matches, ExecutionBlocker(reason), 0.0, text, ui=ui.PreviewText(text))
+        reason = matches.doubt or matches.reason or "None of the matches is installed: put one of them into models/loras."
+        return io.NodeOutput(matches, ExecutionBlocker(reason), 0.0, text, said, ui=ui.PreviewText(text))
     best = matches.installed[0]
-    return io.NodeOutput(matches, best.file, best.score, text, ui=ui.PreviewText(text))
+    return io.NodeOutput(matches, best.file, best.score, text, said, ui=ui.PreviewText(text))
 
 
 def name_of(match: Match) -> str:
@@ -137,27 +154,40 @@ def file_of(match: Match) -> str | None:
     return match.file.replace("\\", "/") if match.file else match.record.file_name
 
 
-def _table(matches: Matches) -> list[str]:
+def _table(matches: Matches, understanding: Understanding | None) -> list[str]:
     if not matches.items:
         return [f"Nothing fits {matches.query!r}. {matches.reason}"]
     best = matches.items[0].confidence
-    doubt = [] if best is None or best.fits else [_DOUBT.format(best.p_value)]
+    doubt = [] if best is None or best.fits else [_doubt(best.p_value, understanding)]
+    doubt += [f"Not applied: {matches.doubt}"] if matches.doubt else []
     confidence = () if best is None else ("confidence",)
-    header = ("rank", "score", *confidence, "strength", "consistency", "installed", "base model", "LoRA")
+    header = ("rank", "LoRA", "score", *confidence, "strength", "consistency", "installed", "base model")
     return [f"LoRAs for {matches.query!r}:", *doubt, *table(header, [_cells(match) for match in matches.items])]
+
+
+def _doubt(p_value: float, understanding: Understanding | None) -> str:
+    if understanding is not None and understanding.effects:
+        return "As a whole, the query fits no LoRA surely; parts of it do, see Effects. Auto LoRA takes one LoRA for each."
+    return _DOUBT.format(p_value)
 
 
 def _cells(match: Match) -> tuple[str, ...]:
     return (
         str(match.rank),
+        name_of(match),
         number(match.score),
         *(() if match.confidence is None else (match.confidence.word,)),
         number(match.vector.strength, 2),
         number(match.vector.consistency),
-        "yes" if match.file else "no",
+        _installed(match),
         match.record.metadata.base_model or "unknown",
-        name_of(match),
     )
+
+
+def _installed(match: Match) -> str:
+    if match.file is None:
+        return "no"
+    return "yes" if match.is_sure else "yes, not sure enough"
 
 
 def _notes(matches: Matches, files: Mapping[str, Resolved]) -> list[str]:
@@ -186,6 +216,7 @@ def _facts(matches: Matches, files: Mapping[str, Resolved]) -> dict[str, object]
                 "strength": match.vector.strength,
                 "consistency": match.vector.consistency,
                 "installed": match.file is not None,
+                **({} if match.is_sure else {"sure_enough": False}),
                 "found_by": files[match.lora_id].by if match.file is not None else None,
                 **_confidence(match),
             }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,9 @@ class ForModel:
     n_unfit: int = 0
     model: str = ""
     """ComfyUI's class of the model; empty if there is none."""
+
+    installed: Collection[str] = ()
+    """Ids of the LoRAs on this machine."""
 
     preference: Preference | None = None
     """None if nothing is known of the checkpoint."""
@@ -70,7 +73,7 @@ def for_model(
         by_label: whether labels count.
     """
     if model is None:
-        return ForModel(limits)
+        return ForModel(limits, installed=installed.keys())
     chosen = limits.base_model if isinstance(limits.base_model, str) else None
     preference = preference_for(database, installed, hidden, chosen)
     family = model_family(model) if by_label and limits.base_model is None else None
@@ -82,8 +85,8 @@ def for_model(
     unfit = frozenset(fits) - fitting
     if alike is not None:
         limits = replace(limits, base_model=alike, fitting=fitting)
-    limits = replace(limits, exclude=frozenset(limits.exclude) | unfit)
-    return ForModel(limits, len(unfit), class_of_model(model), preference)
+    kind = class_of_model(model)
+    return ForModel(replace(limits, model=kind, unfit=unfit), len(unfit), kind, installed.keys(), preference)
 
 
 def _is_for(fit: LayerFit, label: str | None, alike: frozenset[str] | None) -> bool:

@@ -19,8 +19,13 @@ def report(lines: Sequence[str], facts: Mapping[str, Any]) -> str:
 
     Whatever names hold, each line stays one, and the text can be written as UTF-8.
     """
+    return "\n".join([*map(printable, lines), facts_line(facts)])
+
+
+def facts_line(facts: Mapping[str, Any]) -> str:
+    """Facts as one line of strict JSON: the last line of a report, and an output of its own. Undefined numbers are null."""
     content = json.dumps(_strict(facts), ensure_ascii=False, allow_nan=False)
-    return "\n".join([*map(printable, lines), _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", content)])
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", content)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

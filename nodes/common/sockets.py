@@ -10,3 +10,8 @@ CarlosMatches = io.Custom("CARLOS_MATCHES")
 
 LoraStack = io.Custom("LORA_STACK")
 """A list of (LoRA name as in ComfyUI's list, weight for the model, weight for CLIP)."""
+
+
+def facts_output() -> io.Output:
+    """The last output of a node with a report: its facts, from `report.facts_line`."""
+    return io.String.Output(display_name="facts", tooltip="The report's last line alone: JSON, for scripts and other nodes.")
