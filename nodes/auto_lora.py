@@ -50,7 +50,7 @@ class CarlosAutoLora(io.ComfyNode):
                 io.String.Input(
                     "query",
                     multiline=True,
-                    tooltip='What the LoRAs should do, e.g. "snowfall, pencil sketch". Separate several effects with commas or '
+                    tooltip='What the LoRAs should do, e.g. "pixel art, burning flames". Separate several effects with commas or '
                     '"and". A whole prompt may be connected, too: effects are found in it. "no rain" leaves rain out.',
                 ),
                 io.String.Input("negative_query", default="", tooltip="What the LoRAs should not do, e.g. heavy brush strokes."),
@@ -128,11 +128,12 @@ class CarlosAutoLora(io.ComfyNode):
             selection, allowed, gone = _selection(model, clip, database, query, cls.hidden, **settings)
             selection, applied, not_applied = _applied(model, clip, selection, cls.hidden.unique_id)
             lines, reason = _lines(selection, applied.loras), selection.reason
-            not_applied = [*selection.notes, *names.notes_of(query, database, is_lost=not selection.picks), *not_applied]
             chosen = [pick.match for pick in selection.picks]
             made_for = preferred.notes_of(allowed.preference, chosen, database)
             preference = preferred.facts_of(allowed.preference, chosen)
-            notes, left_out = [*made_for, *allowed.notes, *gone, *not_applied, *applied.warnings], allowed.facts
+            of_query = [*selection.notes, *names.notes_of(query, database, is_lost=not selection.picks)]
+            notes = [*of_query, *made_for, *allowed.notes, *gone, *not_applied, *applied.warnings]
+            left_out = allowed.facts
             understanding = selection.understanding
             filters = allowed.limits.filters(database, allowed.installed)
             # Where nothing was found, the reason may have them already.

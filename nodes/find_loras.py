@@ -43,7 +43,7 @@ class CarlosLoraRetriever(io.ComfyNode):
                 io.String.Input(
                     "query",
                     multiline=True,
-                    tooltip='What the LoRA should do, e.g. "snowfall, cold winter scene, visible breath".',
+                    tooltip='What the LoRA should do, e.g. "snowfall".',
                 ),
                 search_widgets.top_k_input(),
                 *search_widgets.effect_inputs(optional=False),

@@ -134,7 +134,8 @@ class SearchLimits:
         return chosen[rows]
 
     def filters(self, db: MetricsDatabase, installed: Collection[str], *, by_effect: bool = True) -> list[Filter]:
-        """What is left after each limit, one by one; limits that leave out nothing are not named, but for the user's choices.
+        """What is left after each limit, one by one. A limit that leaves out nothing is named only if it is installed_only or a
+        base model that was chosen.
 
         installed: ids of the LoRAs on this machine. by_effect: whether the limits on what was measured count.
         """
@@ -152,7 +153,8 @@ class SearchLimits:
         left, found = list(range(len(rows))), []
         for name, said, keeps in [*steps, *(measured if by_effect else [])]:
             kept = [place for place in left if bool(keeps[place])]
-            if len(kept) < len(left) or name in ("installed", "base_model"):
+            is_chosen = name == "installed" or (name == "base_model" and isinstance(self.base_model, str))
+            if len(kept) < len(left) or is_chosen:
                 others = _families(families[rows[place]] for place in left if not keeps[place]) if name == "base_model" else ""
                 found.append(Filter(name, f"{len(kept)} {said}{others}", len(kept)))
             left = kept
@@ -187,7 +189,7 @@ class SearchLimits:
         if self.installed_only:
             steps.append(("installed", "are installed", [lora_id in installed for lora_id in ids]))
         if self.exclude:
-            steps.append(("exclude", "may be taken", [lora_id not in self.exclude for lora_id in ids]))
+            steps.append(("exclude", "are left to take", [lora_id not in self.exclude for lora_id in ids]))
         if self.unfit:
             said = f"have layers that fit this {self.model} model".replace("  ", " ")
             steps.append(("model", said, [lora_id not in self.unfit for lora_id in ids]))
@@ -206,7 +208,7 @@ class SearchLimits:
     @property
     def _said_of_base_model(self) -> str:
         if isinstance(self.base_model, str):
-            return f"are for {self.base_model}"
+            return f"are for {self.base_model} or do not say for what"
         return f"are for this {self.model} model, by their layers or labels".replace("  ", " ")
 
     def _aligned(self, db: MetricsDatabase) -> list[bool]:

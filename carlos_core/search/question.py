@@ -15,7 +15,7 @@ from ..progress import OnProgress
 from .calibration import LIKELY, WEAK, Background, confidences
 from .content import ContentTails
 from .language import knows_other_languages, other_language
-from .limits import ANY, BEST_ONE, CALIBRATED, ChoiceRules, SearchLimits
+from .limits import ANY, CALIBRATED, COMPOSED, ChoiceRules, SearchLimits
 from .matches import Confidence, Match, Matches
 from .queries import but_not
 from .reading import Reading, read
@@ -309,6 +309,8 @@ def mark_sure(
 ) -> tuple[Matches, Selection]:
     """The matches of a query, each marked by whether `Searcher.choose` would hold it for sure enough, and what it would choose.
 
+    What fits the query or one of its effects best is among them: if it was not, it takes the place of one that is not sure.
+
     Args:
         searcher: what found them.
         matches: what was found for the query as a whole.
@@ -319,23 +321,45 @@ def mark_sure(
 
     Raises what `Searcher.choose` does.
     """
-    rules, n = ChoiceRules(BEST_ONE, min_confidence=min_confidence), max(CANDIDATES, len(matches))
+    n = max(CANDIDATES, len(matches))
+    rules = ChoiceRules(COMPOSED, max_loras=n, min_confidence=min_confidence)
     selection = Question(searcher, read(matches.query), "", rules, limits, ranking, on_progress, n).selection()
-    items = tuple(replace(match, is_sure=match.lora_id in selection.fitting) for match in matches.items)
-    marked = replace(matches, items=items)
-    is_doubted = bool(items) and not marked.installed
-    return replace(marked, doubt=_why_doubted(marked, selection, min_confidence) if is_doubted else ""), selection
+    items = _with_leaders(searcher, matches, selection, limits, ranking)
+    marked = replace(matches, items=tuple(replace(match, is_sure=match.lora_id in selection.fitting) for match in items))
+    is_doubted = any(match.file is not None for match in marked.items) and not marked.installed
+    return replace(marked, doubt=_why_doubted(selection, min_confidence) if is_doubted else ""), selection
 
 
-def _why_doubted(matches: Matches, selection: Selection, min_confidence: str) -> str:
-    """Why none of some matches is applied."""
+def _with_leaders(
+    searcher: Searcher, matches: Matches, selection: Selection, limits: SearchLimits, ranking: str
+) -> tuple[Match, ...]:
+    """Matches with those that fit the query or an effect of it best, in the order of the ranking, and no more than before."""
+    effects = selection.understanding.effects if selection.understanding is not None else ()
+    leaders = {pick.match.lora_id for pick in selection.picks}
+    leaders |= {effect.lora_id for effect in effects if effect.lora_id in selection.fitting}
+    missing = leaders - {match.lora_id for match in matches.items}
+    if not missing or matches.signature is None:
+        return matches.items
+    background = searcher.background()
+    ranked = searcher.find(
+        matches.signature, limits, max(1, len(searcher.db)), query=matches.query, ranking=ranking, background=background
+    ).items
+    found = [match for match in ranked if match.lora_id in missing]
+    unsure = [match for match in matches.items if match.lora_id not in selection.fitting]
+    n_going = len(found[: len(unsure)])
+    going = {match.lora_id for match in unsure[len(unsure) - n_going :]}
+    return (*(match for match in matches.items if match.lora_id not in going), *found[:n_going])
+
+
+def _why_doubted(selection: Selection, min_confidence: str) -> str:
+    """Why none of the matches that are installed is applied."""
     if not selection.picks:
         return selection.reason
     pick = selection.picks[0]
-    found = f"What fits {pick.part!r} surely enough, {pick.match.name}, is not"
-    if pick.match.file is None:
-        return f"{found} installed, and nothing that is installed is sure enough (min_confidence is {min_confidence})."
-    return f"{found} among the best {len(matches)} for the whole query: raise top_k, or ask for {pick.part!r} alone."
+    return (
+        f"What fits {pick.part!r} surely enough, {pick.match.name}, is not installed, and no LoRA that is installed fits as well "
+        f"as min_confidence ({min_confidence}) asks."
+    )
 
 
 def _why_not_all(understanding: Understanding) -> str:

@@ -118,7 +118,7 @@ class Searcher:
         """What texts ask for, each [D] float32; new ones are encoded together. Raises as `signature`."""
         texts = [whole_text(text).strip() for text in texts]
         if not all(texts):
-            raise RetrievalError("The query is empty.", 'Say what the LoRA should do, e.g. "snowfall, cold winter scene".')
+            raise RetrievalError("The query is empty.", 'Say what the LoRA should do, e.g. "snowfall".')
         return self._signatures.signatures(self.encoder, self.prompts, texts) if texts else []
 
     def looks(self, texts: Sequence[str], *, closer: bool = False) -> list[Tensor]:
@@ -205,7 +205,7 @@ class Searcher:
         """The LoRAs for a sentence, with weights; none if nothing fits. See `selection.select`.
 
         Args:
-            query: one effect or several, e.g. "snowfall, pencil sketch".
+            query: one effect or several, e.g. "pixel art, burning flames".
             negative: what the LoRAs should not do.
             rules: how many LoRAs, how they are weighed, and how sure a match must be.
             limits: which LoRAs may be found.
@@ -402,7 +402,7 @@ def choose(
 
     Args:
         db: the database.
-        query: one effect or several, e.g. "snowfall, pencil sketch".
+        query: one effect or several, e.g. "pixel art, burning flames".
         negative: what the LoRAs should not do.
         rules: how many LoRAs, how they are weighed, and how sure a match must be.
         prompts: prompt set of the signatures (default: the built-in one).

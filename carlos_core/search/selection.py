@@ -62,7 +62,8 @@ class Selection:
     """What was read as effect, as forbidden, as content, and as nothing; None if the query was taken as it is."""
 
     fitting: frozenset[str] = frozenset()
-    """Ids of all LoRAs that are sure enough, for the whole or for a part, whether they were picked or not."""
+    """Ids of all LoRAs that are sure enough, whether they were picked or not: for a part, if it was chosen by parts, otherwise
+    for the whole or a part."""
 
     notes: tuple[str, ...] = ()
     """What fits a part of the query and was not picked, one sentence each."""
@@ -141,7 +142,7 @@ def select(
     )
     lacking = _lacking(parts, leaders)
     reason = _why(chosen[0], lacking) if fitting or not parts else "Each part of the query has a LoRA that fits."
-    sure = frozenset(match.lora_id for found in (whole, *parts) for match in _fitting(found, rules))
+    sure = frozenset(match.lora_id for found in (parts if is_by_parts else (whole, *parts)) for match in _fitting(found, rules))
     return Selection(whole.query, picks, reason, fitting=sure, notes=_left_out(leaders, chosen, rules))
 
 

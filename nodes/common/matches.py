@@ -159,15 +159,23 @@ def _table(matches: Matches, understanding: Understanding | None) -> list[str]:
         return [f"Nothing fits {matches.query!r}. {matches.reason}"]
     best = matches.items[0].confidence
     doubt = [] if best is None or best.fits else [_doubt(best.p_value, understanding)]
-    doubt += [f"Not applied: {matches.doubt}"] if matches.doubt else []
+    doubt = [f"No LoRA is passed on. {matches.doubt}"] if matches.doubt else doubt or _by_parts(matches)
     confidence = () if best is None else ("confidence",)
     header = ("rank", "LoRA", "score", *confidence, "strength", "consistency", "installed", "base model")
     return [f"LoRAs for {matches.query!r}:", *doubt, *table(header, [_cells(match) for match in matches.items])]
 
 
+def _by_parts(matches: Matches) -> list[str]:
+    """What a low confidence says beside a LoRA that is sure enough for a part of the query."""
+    was_asked = not all(match.is_sure for match in matches.items)
+    is_of_part = any(match.is_sure and match.confidence is not None and not match.confidence.fits for match in matches.items)
+    said = "The confidence is that of the whole query. A LoRA that fits one of its effects surely enough is passed on, too."
+    return [said] if was_asked and is_of_part else []
+
+
 def _doubt(p_value: float, understanding: Understanding | None) -> str:
     if understanding is not None and understanding.effects:
-        return "As a whole, the query fits no LoRA surely; parts of it do, see Effects. Auto LoRA takes one LoRA for each."
+        return "No LoRA fits the query as a whole surely, but some fit parts of it: see Effects. Auto LoRA takes one for each."
     return _DOUBT.format(p_value)
 
 

@@ -41,7 +41,9 @@ class ForModel:
         """Of what was left out, for the report."""
         if not self.n_unfit:
             return []
-        return [f"{self.n_unfit} LoRAs of the database are left out: their layers do not fit this {self.model} model."]
+        of_database = "LoRA of the database is" if self.n_unfit == 1 else "LoRAs of the database are"
+        its = "its" if self.n_unfit == 1 else "their"
+        return [f"{self.n_unfit} {of_database} left out: {its} layers do not fit this {self.model} model."]
 
     @property
     def facts(self) -> dict[str, int]:
