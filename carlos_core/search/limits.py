@@ -181,7 +181,7 @@ class SearchLimits:
         limits = f"strength <= {self.max_strength:g}, consistency >= {self.min_consistency:g}"
         if self.min_alignment > 0:
             limits += f", alignment >= {self.min_alignment:g}"
-        return f"None of the {left} LoRAs has {limits} and an effect: loosen the limits."
+        return f"None of the {left} LoRAs has {limits} and an effect: loosen the limits. {self.told(db, installed)}"
 
     def _choosing(self, db: MetricsDatabase, installed: Collection[str]) -> list[tuple[str, str, Sequence[bool]]]:
         """The limits on files and CivitAI's facts: name, words, and which rows of the table each keeps."""

@@ -379,8 +379,7 @@ def _left(phrase: Phrase, taken: Sequence[_Run]) -> list[str]:
     left: list[str] = []
     start = 0
     for run in (*taken, _Run(phrase, len(phrase.words), len(phrase.words))):
-        rest = phrase.words[start : run.start]
         is_empty = not phrase.has_meaning(start, run.start, known)
-        left += [] if is_empty else [" ".join(rest)]
+        left += [] if is_empty else [phrase.without_joins(start, run.start, known)]
         start = run.end
     return left
