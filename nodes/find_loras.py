@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .common.model_fit import ForModel
 
 BY_ID = "by lora_id"
+_AMONG_INSTALLED = "Auto LoRA chooses among installed LoRAs alone and may be surer of one: with installed_only, so does this node."
 
 
 class CarlosLoraRetriever(io.ComfyNode):
@@ -112,6 +113,8 @@ class CarlosLoraRetriever(io.ComfyNode):
             )
             found, understanding, is_lost = found._replace(matches=marked), selection.understanding, not selection.picks
         further = names.notes_of(query, database, is_lost=is_lost)
+        if found.matches.doubt and len(found.allowed.installed) < len(database) and not settings["installed_only"]:
+            further.append(_AMONG_INSTALLED)
         return matches.output_of(database, found, understanding=understanding, further=further)
 
 

@@ -100,14 +100,14 @@ class SearchLimits:
     exclude: Collection[str] = ()
     """Ids that are not to be found."""
 
-    model: str = ""
-    """What kind of model the limits were narrowed to, for the words; empty if there is none."""
+    fitting: Collection[str] = ()
+    """Ids of rows whose file is known to fit the model: `base_model` does not limit them."""
 
     unfit: Collection[str] = ()
     """Ids of rows whose file is known not to fit the model. They are not found."""
 
-    fitting: Collection[str] = ()
-    """Ids of rows whose file is known to fit the model: `base_model` does not limit them."""
+    model: str = ""
+    """What kind of model the limits were narrowed to, for the words; empty if there is none."""
 
     def mask(self, db: MetricsDatabase, installed: Collection[str]) -> Tensor:
         """The rows within all limits, in ranking order. [R] bool. installed: ids of the LoRAs on this machine."""
@@ -155,7 +155,8 @@ class SearchLimits:
             kept = [place for place in left if bool(keeps[place])]
             is_chosen = name == "installed" or (name == "base_model" and isinstance(self.base_model, str))
             if len(kept) < len(left) or is_chosen:
-                others = _families(families[rows[place]] for place in left if not keeps[place]) if name == "base_model" else ""
+                by_family = name in ("model", "base_model")
+                others = _families(families[rows[place]] for place in left if not keeps[place]) if by_family else ""
                 found.append(Filter(name, f"{len(kept)} {said}{others}", len(kept)))
             left = kept
             if not left:
@@ -229,8 +230,9 @@ DEFAULT_RULES = ChoiceRules()
 
 def _families(labels: Iterable[str | None]) -> str:
     """How many rows of other families there are: " (22 for SD 3)"."""
-    count = Counter(family_of_name(label) or "unknown" for label in labels)
-    return f" ({', '.join(f'{n} for {family}' for family, n in count.most_common(_FAMILIES_NAMED))})" if count else ""
+    count = Counter(family_of_name(label) for label in labels)
+    named = [f"{n} for {family}" if family else f"{n} do not say" for family, n in count.most_common(_FAMILIES_NAMED)]
+    return f" ({', '.join(named)})" if named else ""
 
 
 def _highest_level(levels: int) -> int:
