@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .common.model_fit import ForModel
 
 BY_ID = "by lora_id"
-_AMONG_INSTALLED = "Auto LoRA chooses among installed LoRAs alone and may be surer of one: with installed_only, so does this node."
+_AMONG_INSTALLED = "Auto LoRA chooses among installed LoRAs alone and may be surer of one: switch installed_only on."
 
 
 class CarlosLoraRetriever(io.ComfyNode):

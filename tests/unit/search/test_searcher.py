@@ -308,7 +308,8 @@ def test_what_each_limit_leaves_is_counted_one_by_one() -> None:
     nothing = find(database, X, installed={"a": "a"}, base_model="SDXL", installed_only=True)
     assert "1 are installed; of these 0 are for SDXL or do not say for what (1 for SD 3)." in nothing.reason
     fitting = SearchLimits(model="SD3", unfit={"c", "d", "e"}, base_model=frozenset({"SD 3"}), **ANY)
-    assert fitting.told(database, here) == "Of 6 LoRAs in the database 3 have layers that fit this SD3 model (2 for SDXL, 1 for Pony)."
+    left = "3 have layers that fit this SD3 model (2 for SDXL, 1 for Pony)"
+    assert fitting.told(database, here) == f"Of 6 LoRAs in the database {left}."
     assert fitting.mask(database, here).tolist() == [True, True, False, False, False, True]
     assert SearchLimits().filters(database, here, by_effect=False) == []
 
