@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..carlos_core.database.database import MetricsDatabase
     from ..carlos_core.loras.matching import Resolved
     from ..carlos_core.search.matches import Matches
+    from ..carlos_core.search.selection import Selection
     from ..carlos_core.search.understanding import Understanding
     from .common.model_fit import ForModel
 
@@ -97,21 +98,24 @@ class CarlosLoraRetriever(io.ComfyNode):
         progress = bar()
         background = None if takes_all and ranking == limits.PUBLISHED else searcher.background(progress)
 
+        chosen: Selection | None = None
+
         def find(installed: dict[str, str], allowed: ForModel) -> Matches:
-            among = searcher.among(installed, allowed.preference)
-            return among.find(signature, allowed.limits, top_k, query=query, ranking=ranking, background=background)
+            nonlocal chosen
+            among, within = searcher.among(installed, allowed.preference), allowed.limits
+            listed = among.find(signature, within, top_k, query=query, ranking=ranking, background=background)
+            if not takes_all:
+                listed, chosen = among.mark_sure(listed, min_confidence, limits=within, ranking=ranking, on_progress=progress)
+            return listed
 
         found = matches.searched(database, find, cls.hidden, **settings)
-        among = searcher.among(lora_folder.installed(found.files), found.allowed.preference)
         understanding: Understanding | None
-        if takes_all:
+        if chosen is None:
+            among = searcher.among(lora_folder.installed(found.files), found.allowed.preference)
             understanding = among.understand(query, limits=found.allowed.limits, may_skip_effects=True, on_progress=progress)
             is_lost = not understanding.effects and not _fits(found.matches)
         else:
-            marked, selection = among.mark_sure(
-                found.matches, min_confidence, limits=found.allowed.limits, ranking=ranking, on_progress=progress
-            )
-            found, understanding, is_lost = found._replace(matches=marked), selection.understanding, not selection.picks
+            understanding, is_lost = chosen.understanding, not chosen.picks
         further = names.notes_of(query, database, is_lost=is_lost)
         if found.matches.doubt and len(found.allowed.installed) < len(database) and not settings["installed_only"]:
             further.append(_AMONG_INSTALLED)

@@ -322,7 +322,8 @@ def mark_sure(
     Raises what `Searcher.choose` does.
     """
     n = max(CANDIDATES, len(matches))
-    rules = ChoiceRules(COMPOSED, max_loras=n, min_confidence=min_confidence)
+    # More than one LoRA, so that each effect is looked for.
+    rules = ChoiceRules(COMPOSED, max_loras=2, min_confidence=min_confidence)
     selection = Question(searcher, read(matches.query), "", rules, limits, ranking, on_progress, n).selection()
     items = _with_leaders(searcher, matches, selection, limits, ranking)
     marked = replace(matches, items=tuple(replace(match, is_sure=match.lora_id in selection.fitting) for match in items))

@@ -100,7 +100,7 @@ def searched(
         installed = lora_folder.installed(files)
         allowed = for_model(limits_of(exclude=exclude, **limits), database, model, None, installed, hidden)
         matches = find(installed, allowed)
-        return Searched(files, allowed, matches), [match.lora_id for match in matches.installed]
+        return Searched(files, allowed, matches), [match.lora_id for match in matches.items if match.file is not None]
 
     return lora_folder.surely(database, search)
 
