@@ -2,7 +2,7 @@
 
     import carlos_core as carlos
     db = carlos.load_bundled_database()
-    for match in carlos.retrieve(db, "snowfall, cold winter scene"):
+    for match in carlos.retrieve(db, "snowfall"):
         print(match.rank, match.lora_id, match.score)
 
 Everything is loaded on first use: importing this package costs nothing.

@@ -14,12 +14,12 @@ from ..carlos_core.records import AppliedLora
 from ..carlos_core.search import limits
 from ..carlos_core.search.limits import ChoiceRules, SearchLimits
 from . import apply_loras as apply
-from .common import choice_in_pictures, descriptions, matches, preferred, reading, search_widgets
+from .common import choice_in_pictures, descriptions, matches, names, preferred, reading, search_widgets
 from .common.choice import facts_of, posix, read_choice
 from .common.model_fit import ForModel, for_model
-from .common.report import database_facts, database_line, number, report, table
+from .common.report import database_facts, database_line, facts_text, number, report, table
 from .common.schema import advanced, keeps_report, search_aliases
-from .common.sockets import CarlosDb
+from .common.sockets import CarlosDb, facts_output
 from .host import civitai, folders, lora_folder, runtime
 from .host.progress import NodeProgress, bar
 
@@ -51,7 +51,7 @@ class CarlosAutoLora(io.ComfyNode):
                 io.String.Input(
                     "query",
                     multiline=True,
-                    tooltip='What the LoRAs should do, e.g. "snowfall, pencil sketch". Separate several effects with commas or '
+                    tooltip='What the LoRAs should do, e.g. "pixel art, burning flames". Separate several effects with commas or '
                     '"and". A whole prompt may be connected, too: effects are found in it. "no rain" leaves rain out.',
                 ),
                 io.String.Input("negative_query", default="", tooltip="What the LoRAs should not do, e.g. heavy brush strokes."),
@@ -104,7 +104,7 @@ class CarlosAutoLora(io.ComfyNode):
                     **advanced(),
                 ),
             ],
-            outputs=[*apply.outputs(), io.String.Output(display_name="report")],
+            outputs=[*apply.outputs(), io.String.Output(display_name="report"), facts_output()],
             **search_aliases(
                 "automatic lora", "choose lora", "which lora", "find lora", "lora from prompt", "load lora", "lora stack"
             ),
@@ -124,7 +124,7 @@ class CarlosAutoLora(io.ComfyNode):
             applied = apply.applied(model, clip, loras)
             lines = [f"A choice made before is applied as it is ({len(loras)} LoRAs); the query is not looked at."]
             reason, notes, left_out, preference = "chosen before", [*unlike, *applied.warnings], {}, {}
-            understanding = None
+            understanding, filters, filtered = None, [], []
         else:
             selection, allowed, gone = _selection(model, clip, database, query, cls.hidden, **settings)
             selection, applied, not_applied = _applied(model, clip, selection, cls.hidden.unique_id)
@@ -133,8 +133,14 @@ class CarlosAutoLora(io.ComfyNode):
             chosen = [pick.match for pick in selection.picks]
             made_for = preferred.notes_of(allowed.preference, chosen, database)
             preference = preferred.facts_of(allowed.preference, chosen)
-            notes, left_out = [*made_for, *allowed.notes, *gone, *not_applied, *applied.warnings], allowed.facts
+            of_query = [*selection.notes, *names.notes_of(query, database, is_lost=not selection.picks)]
+            notes = [*of_query, *made_for, *allowed.notes, *gone, *not_applied, *applied.warnings]
+            left_out = allowed.facts
             understanding = selection.understanding
+            filters = allowed.limits.filters(database, allowed.installed)
+            # Where nothing was found, the reason may have them already.
+            told = allowed.limits.told(database, allowed.installed)
+            filtered = [told] if told and told not in reason else []
         facts = [facts_of(lora) for lora in applied.loras]
         choice_in_pictures.keep(cls.hidden, query, facts)
         said = {
@@ -145,10 +151,11 @@ class CarlosAutoLora(io.ComfyNode):
             "left_out": left_out,
             **preference,
             "reading": reading.facts_of(understanding),
+            "filters": [each._asdict() for each in filters],
             "database": database_facts(database),
         }
-        text = report([*lines, *reading.lines(understanding), *notes, database_line(database)], said)
-        return io.NodeOutput(*applied.outputs, text, ui=ui.PreviewText(text))
+        text = report([*lines, *reading.lines(understanding), *notes, *filtered, database_line(database)], said)
+        return io.NodeOutput(*applied.outputs, text, facts_text(said), ui=ui.PreviewText(text))
 
 
 def _selection(
@@ -199,16 +206,14 @@ def _rules(settings: dict[str, Any]) -> ChoiceRules:
 def _limits(database: Any, files: dict[str, str], settings: dict[str, Any]) -> SearchLimits:
     """What may be chosen: LoRAs that are installed or, if that is allowed, can be fetched; of a family that the user says."""
     versions = zip(database.column("lora_id"), database.column("version_id"), strict=True)
-    out_of_reach = {
-        lora_id
-        for lora_id, version in versions
-        if lora_id not in files and not (settings["allow_download"] and version is not None)
-    }
+    may_download = settings["allow_download"]
+    out_of_reach = {lora_id for lora_id, version in versions if may_download and lora_id not in files and version is None}
     base_model = settings["base_model"]
     return SearchLimits(
         settings["max_strength"],
         settings["min_consistency"],
         base_model=None if base_model == AUTO else search_widgets.base_model_of(base_model),
+        installed_only=not may_download,
         max_nsfw_level=settings["max_nsfw_level"],
         exclude=out_of_reach,
     )
@@ -254,15 +259,15 @@ def _with_file(pick: Pick, node_id: str | None) -> AppliedLora:
 def _lines(selection: Selection, chosen: list[AppliedLora], words: Mapping[str, str]) -> list[str]:
     if not chosen:
         return [selection.reason]
-    header = ("LoRA", "weight", "score", "confidence", "strength", "for", "file", *descriptions.column(words))
+    header = ("for", "LoRA", "weight", "score", "confidence", "strength", "file", *descriptions.column(words))
     cells = [
         (
+            pick.part,
             pick.match.name,
             number(pick.weight, 2),
             number(pick.score),
             pick.match.confidence.word if pick.match.confidence else "-",
             number(pick.match.vector.strength, 2),
-            pick.part,
             posix(lora.file),
             *descriptions.cell(words, pick.match.lora_id),
         )

@@ -12,8 +12,9 @@ from .. import carlos_core as carlos
 from ..carlos_core.foreign import printable
 from ..carlos_core.measuring.caches import CLEARABLE, FACTS, SIGNATURES, THUMBNAILS
 from ..carlos_core.measuring.picture_cache import BASE, LORAS, TRIALS, VARIABLE
-from .common.report import report, table
+from .common.report import facts_text, report, table
 from .common.schema import search_aliases
+from .common.sockets import facts_output
 from .host import folders
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class CarlosCaches(io.ComfyNode):
                     "needs now. pictures: their features and thumbnails. signatures: what CLIP says of texts.",
                 )
             ],
-            outputs=[io.String.Output(display_name="report")],
+            outputs=[io.String.Output(display_name="report"), facts_output()],
             **search_aliases("clear cache", "cache size", "disk space", "free space", "clean up"),
         )
 
@@ -64,8 +65,9 @@ class CarlosCaches(io.ComfyNode):
         folder = folders.cache_folder()
         cleared = carlos.clear_cache(clear, folder) if clear != NOTHING else ()
         usage = carlos.cache_usage(folder)
-        text = report(_lines(usage, cleared, clear), _facts(usage, cleared, clear))
-        return io.NodeOutput(text, ui=ui.PreviewText(text))
+        facts = _facts(usage, cleared, clear)
+        text = report(_lines(usage, cleared, clear), facts)
+        return io.NodeOutput(text, facts_text(facts), ui=ui.PreviewText(text))
 
 
 def _lines(usage: CacheUsage, cleared: tuple[CachePart, ...], what: str) -> list[str]:

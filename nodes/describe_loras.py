@@ -66,7 +66,7 @@ class CarlosDescribeLoras(io.ComfyNode):
                 io.String.Output(
                     display_name="csv", tooltip="One line for each LoRA, for a spreadsheet. Save it as a .csv file."
                 ),
-                io.String.Output(display_name="json", tooltip="The same for programs, all LoRAs."),
+                io.String.Output(display_name="facts", tooltip="The same as JSON, for scripts: all LoRAs."),
             ],
             **search_aliases(
                 "what does this lora do", "explain lora", "lora description", "caption lora", "list loras", "export"
@@ -175,7 +175,7 @@ def _lines(database: MetricsDatabase, describer: Describer, facts: list[dict[str
         f"{len(facts)} LoRAs of {database.name} ({database.encoder_id}): {counts}.",
         f"Told by {describer.n_phrases} phrases, {among}." + (" Kept with the rows." if is_kept else ""),
         *table(("LoRA", "what it does", "confidence", "strength", "consistency", "installed"), cells),
-        *([f"and {len(facts) - _SHOWN} more, in the outputs csv and json"] if len(facts) > _SHOWN else []),
+        *([f"and {len(facts) - _SHOWN} more, in the outputs csv and facts"] if len(facts) > _SHOWN else []),
         *([] if kinds[FITS] else ["No phrase fits surely: write your own into phrases.txt in models/carlos, one a line."]),
     ]
 

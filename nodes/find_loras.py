@@ -13,7 +13,7 @@ from ..carlos_core.measuring.feature_store import journal_sizes, mean_features
 from ..carlos_core.prompts.prompt_set import default_signature_prompts
 from ..carlos_core.search import limits, queries
 from ..carlos_core.search.by_name import find_named
-from .common import matches, search_widgets
+from .common import matches, names, search_widgets
 from .common.schema import advanced, keeps_report, search_aliases
 from .common.sockets import CarlosDb
 from .host import folders, lora_folder, runtime
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from ..carlos_core.database.database import MetricsDatabase
     from ..carlos_core.loras.matching import Resolved
     from ..carlos_core.search.matches import Matches
+    from ..carlos_core.search.selection import Selection
+    from ..carlos_core.search.understanding import Understanding
     from .common.model_fit import ForModel
 
 BY_ID = "by lora_id"
+_AMONG_INSTALLED = "Auto LoRA chooses among installed LoRAs alone and may be surer of one: switch installed_only on."
 
 
 class CarlosLoraRetriever(io.ComfyNode):
@@ -42,7 +45,7 @@ class CarlosLoraRetriever(io.ComfyNode):
                 io.String.Input(
                     "query",
                     multiline=True,
-                    tooltip='What the LoRA should do, e.g. "snowfall, cold winter scene, visible breath".',
+                    tooltip='What the LoRA should do, e.g. "snowfall".',
                 ),
                 search_widgets.top_k_input(),
                 *search_widgets.effect_inputs(optional=False),
@@ -65,6 +68,7 @@ class CarlosLoraRetriever(io.ComfyNode):
                 ),
                 *search_widgets.civitai_inputs(),
                 search_widgets.model_input(),
+                search_widgets.min_confidence_input(),
             ],
             outputs=matches.outputs(),
             **search_aliases("find lora", "which lora", "search lora", "lora search", "lora from text", "semantic lora search"),
@@ -77,22 +81,45 @@ class CarlosLoraRetriever(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, database: MetricsDatabase, query: str, prompts: str, top_k: int, ranking: str = limits.PUBLISHED, **settings: Any
+        cls,
+        database: MetricsDatabase,
+        query: str,
+        prompts: str,
+        top_k: int,
+        ranking: str = limits.PUBLISHED,
+        min_confidence: str = limits.ANY,
+        **settings: Any,
     ) -> io.NodeOutput:
         folders.check_choice(ranking, limits.RANKINGS, "ranking")
+        folders.check_choice(min_confidence, limits.CONFIDENCES, "confidence")
+        takes_all = min_confidence == limits.ANY
         searcher = runtime.searcher(database, folders.prompt_set(prompts, default_signature_prompts()))
         signature = searcher.signature(query)
         progress = bar()
-        background = searcher.background(progress) if ranking == limits.CALIBRATED else None
+        background = None if takes_all and ranking == limits.PUBLISHED else searcher.background(progress)
+
+        chosen: Selection | None = None
 
         def find(installed: dict[str, str], allowed: ForModel) -> Matches:
-            among = searcher.among(installed, allowed.preference)
-            return among.find(signature, allowed.limits, top_k, query=query, ranking=ranking, background=background)
+            nonlocal chosen
+            among, within = searcher.among(installed, allowed.preference), allowed.limits
+            listed = among.find(signature, within, top_k, query=query, ranking=ranking, background=background)
+            if not takes_all:
+                listed, chosen = among.mark_sure(listed, min_confidence, limits=within, ranking=ranking, on_progress=progress)
+            return listed
 
         found = matches.searched(database, find, cls.hidden, **settings)
-        among = searcher.among(lora_folder.installed(found.files), found.allowed.preference)
-        understanding = among.understand(query, limits=found.allowed.limits, may_skip_effects=True, on_progress=progress)
-        return matches.output_of(database, found, understanding=understanding)
+        understanding: Understanding | None
+        if chosen is None:
+            among = searcher.among(lora_folder.installed(found.files), found.allowed.preference)
+            understanding = among.understand(query, limits=found.allowed.limits, may_skip_effects=True, on_progress=progress)
+            is_lost = not understanding.effects and not _fits(found.matches)
+        else:
+            understanding, is_lost = chosen.understanding, not chosen.picks
+        further = names.notes_of(query, database, is_lost=is_lost)
+        if found.matches.doubt and len(found.allowed.installed) < len(database) and not settings["installed_only"]:
+            further.append(_AMONG_INSTALLED)
+        return matches.output_of(database, found, understanding=understanding, further=further)
 
 
 class CarlosSimilarLoras(io.ComfyNode):
@@ -131,8 +158,10 @@ class CarlosSimilarLoras(io.ComfyNode):
     def execute(cls, database: MetricsDatabase, lora_id: str, lora_name: str = BY_ID, **settings: Any) -> io.NodeOutput:
         lora_id = lora_id.strip() if lora_name == BY_ID else _id_of(database, lora_name)
         signature = queries.like_lora(database, lora_id)
+        row = database.row(lora_id)
+        name = row.name if row is not None else lora_id
         # The LoRA itself is not an answer.
-        return matches.found(database, f"like {lora_id}", signature, hidden=cls.hidden, exclude=frozenset({lora_id}), **settings)
+        return matches.found(database, f"like {name}", signature, hidden=cls.hidden, exclude=frozenset({lora_id}), **settings)
 
 
 class CarlosLorasLikeImage(io.ComfyNode):
@@ -221,7 +250,13 @@ class CarlosLorasByName(io.ComfyNode):
         def find(installed: dict[str, str], allowed: ForModel) -> Matches:
             return find_named(database, name, top_k=top_k, limits=allowed.limits, installed=installed)
 
-        return matches.output_of(database, matches.searched(database, find, cls.hidden, **settings))
+        return matches.output_of(database, matches.searched(database, find, cls.hidden, **settings), by_effect=False)
+
+
+def _fits(found: Matches) -> bool:
+    """Whether something fits, as far as it is known: without confidences the best is taken for fitting."""
+    best = found.items[0].confidence if found.items else None
+    return bool(found.items) and (best is None or best.fits)
 
 
 def _id_of(database: Any, lora_name: str) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..loras.family import fits
+from ..loras.family import family_of_name, fits
 from .matches import CONFIDENCE_WORDS
 
 if TYPE_CHECKING:
@@ -41,6 +42,21 @@ _PUBLISHED_IMAGES = 4480
 """Pictures behind a published row: the full protocol (arXiv 2512.08826)."""
 
 _ANY_CONSISTENCY = -1.0
+
+_FAMILIES_NAMED = 3
+
+
+class Filter(NamedTuple):
+    """One limit, and what it leaves."""
+
+    name: str
+    """For scripts."""
+
+    said: str
+    """How many are left, in words."""
+
+    left: int
+    """How many rows pass this limit and all before it."""
 
 
 @dataclass(frozen=True)
@@ -111,19 +127,27 @@ class SearchLimits:
     fitting: Collection[str] = ()
     """Ids of rows whose file is known to fit the model: `base_model` does not limit them."""
 
+    unfit: Collection[str] = ()
+    """Ids of rows whose file is known not to fit the model. They are not found."""
+
+    model: str = ""
+    """What kind of model the limits were narrowed to, for the words; empty if there is none."""
+
     def mask(self, db: MetricsDatabase, installed: Collection[str]) -> Tensor:
         """The rows within all limits, in ranking order. [R] bool. installed: ids of the LoRAs on this machine."""
         arrays = db.ranking_arrays
         mask = self.chosen(db, installed) & self.within(arrays.strength, arrays.consistency)
-        if self.min_alignment > 0:
-            columns = zip(db.column("alignment"), db.column("n_images"), strict=True)
-            aligned = [self._is_aligned(alignment, n_images) for alignment, n_images in columns]
-            mask &= torch.tensor(aligned, dtype=torch.bool)[torch.from_numpy(arrays.rows)]
-        return mask
+        return mask & torch.tensor(self._aligned(db), dtype=torch.bool) if self.min_alignment > 0 else mask
 
     def within(self, strength: Tensor, consistency: Tensor) -> Tensor:
         """Which values are within the limits. strength, consistency: [R], NaN where the consistency is undefined. [R] bool."""
-        return (strength <= self.max_strength) & (torch.nan_to_num(consistency, nan=_ANY_CONSISTENCY) >= self.min_consistency)
+        return self._within_strength(strength) & self._within_consistency(consistency)
+
+    def _within_strength(self, strength: Tensor) -> Tensor:
+        return strength <= self.max_strength
+
+    def _within_consistency(self, consistency: Tensor) -> Tensor:
+        return torch.nan_to_num(consistency, nan=_ANY_CONSISTENCY) >= self.min_consistency
 
     def misses(self, strength: float, consistency: float | None, *, has_effect: bool = True) -> tuple[Miss, ...]:
         """Why no search within these limits will ever find a LoRA; empty if one may.
@@ -146,18 +170,47 @@ class SearchLimits:
     def chosen(self, db: MetricsDatabase, installed: Collection[str]) -> Tensor:
         """The rows within the limits on files and CivitAI's facts, whatever was measured, in ranking order. [R] bool."""
         rows = torch.from_numpy(db.ranking_arrays.rows)
-        if not self._chooses:
-            return torch.ones(len(rows), dtype=torch.bool)
-        names = ("lora_id", "base_model", "nsfw_level", "download_count")
-        chosen = [
-            lora_id not in self.exclude
-            and (not self.installed_only or lora_id in installed)
-            and (self.base_model is None or lora_id in self.fitting or fits(family, self.base_model))
-            and (self.max_nsfw_level >= NO_NSFW_LIMIT or _highest_level(level or 0) <= self.max_nsfw_level)
-            and (downloads is None or downloads >= self.min_downloads)
-            for lora_id, family, level, downloads in zip(*map(db.column, names), strict=True)
+        chosen = torch.ones(len(rows), dtype=torch.bool)
+        for _name, _said, keeps in self._choosing(db, installed):
+            chosen &= torch.tensor(keeps, dtype=torch.bool)
+        return chosen[rows]
+
+    def filters(self, db: MetricsDatabase, installed: Collection[str], *, by_effect: bool = True) -> list[Filter]:
+        """What is left after each limit, one by one. A limit that leaves out nothing is named only if it is installed_only or a
+        base model that was chosen.
+
+        installed: ids of the LoRAs on this machine. by_effect: whether the limits on what was measured count.
+        """
+        arrays, families = db.ranking_arrays, db.column("base_model")
+        rows = arrays.rows.tolist()
+        steps: list[tuple[str, str, Sequence[bool] | Tensor]] = [
+            (name, said, [keeps[row] for row in rows]) for name, said, keeps in self._choosing(db, installed)
         ]
-        return torch.tensor(chosen, dtype=torch.bool)[rows]
+        measured: list[tuple[str, str, Sequence[bool] | Tensor]] = [
+            ("max_strength", f"have strength <= {self.max_strength:g}", self._within_strength(arrays.strength)),
+            ("min_consistency", f"have consistency >= {self.min_consistency:g}", self._within_consistency(arrays.consistency)),
+            ("min_alignment", f"have alignment >= {self.min_alignment:g}", self._aligned(db)),
+            ("effect", "have an effect", arrays.norms > 0),
+        ]
+        left, found = list(range(len(rows))), []
+        for name, said, keeps in [*steps, *(measured if by_effect else [])]:
+            kept = [place for place in left if bool(keeps[place])]
+            is_chosen = name == "installed" or (name == "base_model" and isinstance(self.base_model, str))
+            if len(kept) < len(left) or is_chosen:
+                by_family = name in ("model", "base_model")
+                others = _families(families[rows[place]] for place in left if not keeps[place]) if by_family else ""
+                found.append(Filter(name, f"{len(kept)} {said}{others}", len(kept)))
+            left = kept
+            if not left:
+                break
+        return found
+
+    def told(self, db: MetricsDatabase, installed: Collection[str], *, by_effect: bool = True) -> str:
+        """The filters as a sentence; empty if none leaves out anything. Arguments as of `filters`."""
+        found = self.filters(db, installed, by_effect=by_effect)
+        if not found or found[-1].left == len(db):
+            return ""
+        return f"Of {len(db)} LoRAs in the database {'; of these '.join(each.said for each in found)}."
 
     def why_nothing(self, db: MetricsDatabase, installed: Collection[str]) -> str:
         """Why no row was found, and what to do about it."""
@@ -167,16 +220,45 @@ class SearchLimits:
         left = int(self.chosen(db, installed).sum())
         if left == 0:
             filters = "installed, of the chosen base model and within the other filters"
-            return f"None of the {n_rows} LoRAs in the database is {filters}."
+            return f"None of the {n_rows} LoRAs in the database is {filters}. {self.told(db, installed)}"
         limits = f"strength <= {self.max_strength:g}, consistency >= {self.min_consistency:g}"
         if self.min_alignment > 0:
             limits += f", alignment >= {self.min_alignment:g}"
-        return f"None of the {left} LoRAs has {limits} and an effect: loosen the limits."
+        return f"None of the {left} LoRAs has {limits} and an effect: loosen the limits. {self.told(db, installed)}"
+
+    def _choosing(self, db: MetricsDatabase, installed: Collection[str]) -> list[tuple[str, str, Sequence[bool]]]:
+        """The limits on files and CivitAI's facts: name, words, and which rows of the table each keeps."""
+        ids, steps = db.column("lora_id"), list[tuple[str, str, Sequence[bool]]]()
+        if self.installed_only:
+            steps.append(("installed", "are installed", [lora_id in installed for lora_id in ids]))
+        if self.exclude:
+            steps.append(("exclude", "are left to take", [lora_id not in self.exclude for lora_id in ids]))
+        if self.unfit:
+            said = f"have layers that fit this {self.model} model".replace("  ", " ")
+            steps.append(("model", said, [lora_id not in self.unfit for lora_id in ids]))
+        if self.base_model is not None:
+            labels = zip(ids, db.column("base_model"), strict=True)
+            keeps = [lora_id in self.fitting or fits(label, self.base_model) for lora_id, label in labels]
+            steps.append(("base_model", self._said_of_base_model, keeps))
+        if self.max_nsfw_level < NO_NSFW_LIMIT:
+            levels = [_highest_level(level or 0) <= self.max_nsfw_level for level in db.column("nsfw_level")]
+            steps.append(("max_nsfw_level", f"have max_nsfw_level <= {self.max_nsfw_level}", levels))
+        if self.min_downloads > 0:
+            counts = [count is None or count >= self.min_downloads for count in db.column("download_count")]
+            steps.append(("min_downloads", f"have at least {self.min_downloads} downloads", counts))
+        return steps
 
     @property
-    def _chooses(self) -> bool:
-        by_civitai = self.max_nsfw_level < NO_NSFW_LIMIT or self.min_downloads > 0
-        return self.base_model is not None or self.installed_only or by_civitai or bool(self.exclude)
+    def _said_of_base_model(self) -> str:
+        if isinstance(self.base_model, str):
+            return f"are for {self.base_model} or do not say for what"
+        return f"are for this {self.model} model, by their layers or labels".replace("  ", " ")
+
+    def _aligned(self, db: MetricsDatabase) -> list[bool]:
+        """Which rows are within `min_alignment`, in ranking order."""
+        columns = db.column("alignment"), db.column("n_images")
+        places = db.ranking_arrays.rows.tolist()
+        return [self.min_alignment <= 0 or self._is_aligned(columns[0][row], columns[1][row]) for row in places]
 
     def _is_aligned(self, alignment: float | None, n_images: int | None) -> bool:
         if alignment is None:
@@ -186,6 +268,13 @@ class SearchLimits:
 
 PUBLISHED_LIMITS = SearchLimits()
 DEFAULT_RULES = ChoiceRules()
+
+
+def _families(labels: Iterable[str | None]) -> str:
+    """How many rows of other families there are: " (22 for SD 3)"."""
+    count = Counter(family_of_name(label) for label in labels)
+    named = [f"{n} for {family}" if family else f"{n} do not say" for family, n in count.most_common(_FAMILIES_NAMED)]
+    return f" ({', '.join(named)})" if named else ""
 
 
 def _highest_level(levels: int) -> int:

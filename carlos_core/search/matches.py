@@ -18,6 +18,15 @@ CONFIDENCE_WORDS = ("none", "weak", "likely", "clear")
 """From not better than chance to certain; `calibration` says which p-values they stand for."""
 
 
+_SAID = {
+    "none": "no better than chance",
+    "weak": "weak and may be chance",
+    "likely": "likely to be right",
+    "clear": "clear",
+}
+"""The words as the end of a sentence that begins "The best match is"."""
+
+
 @dataclass(frozen=True)
 class Confidence:
     """How sure a match is."""
@@ -30,6 +39,11 @@ class Confidence:
 
     word: str
     """One of CONFIDENCE_WORDS."""
+
+    @property
+    def said(self) -> str:
+        """The word for a sentence: "The best match is ..."."""
+        return _SAID[self.word]
 
     def reaches(self, word: str) -> bool:
         """Whether this is at least as sure as `word`."""
@@ -62,6 +76,9 @@ class Match:
     """Ids of LoRAs that fit the query a little better and come after this one, which was made for the checkpoint
     (`preference`)."""
 
+    is_sure: bool = True
+    """Whether it is as sure as was asked for. One that is not is listed, and not applied."""
+
     @property
     def lora_id(self) -> str:
         return self.record.lora_id
@@ -78,8 +95,9 @@ class Match:
 
     @property
     def name(self) -> str:
-        """The best name there is for people."""
-        return self.record.name
+        """The best name there is for people: the id only if neither the row nor the list of files has another."""
+        name = self.record.name
+        return name if name != self.lora_id else (self.file or name).replace("\\", "/")
 
     @property
     def trigger_words(self) -> tuple[str, ...]:
@@ -102,12 +120,16 @@ class Matches:
     signature: Tensor | None = field(default=None, compare=False, repr=False)
     """[D], what was looked for in the encoder's space, of any length. None for a search by name that found no direction."""
 
+    doubt: str = ""
+    """Why none of the matches that are installed is sure enough to be applied; empty if one is, or if that was not asked."""
+
     def __len__(self) -> int:
         return len(self.items)
 
     @property
     def installed(self) -> tuple[Match, ...]:
-        return tuple(match for match in self.items if match.file is not None)
+        """What may be applied, best first: at hand, and as sure as was asked for."""
+        return tuple(match for match in self.items if match.file is not None and match.is_sure)
 
 
 def matches_at(

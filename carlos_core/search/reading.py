@@ -80,6 +80,15 @@ class Phrase:
             place += n or 1
         return False
 
+    def without_joins(self, start: int, end: int, known: Words) -> str:
+        """Some of the words, without "and" and the like before and after them."""
+        plain, joins = [_EDGES.sub("", word).casefold() for word in self.words[:end]], known.joins | known.alternatives
+        while start < end and (n := phrase_at(plain, start, joins)):
+            start += n
+        while end > start and phrase_at(plain[:end], end - 1, joins):
+            end -= 1
+        return " ".join(self.words[start:end])
+
     def weight(self, start: int, end: int) -> float:
         """Mean weight of some of the words."""
         return round(sum(self.weights[start:end]) / (end - start), 4)

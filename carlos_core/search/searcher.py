@@ -35,7 +35,7 @@ from .content import ContentTails, content_scores, content_tails, content_words,
 from .limits import CALIBRATED, DEFAULT_RULES, PUBLISHED, PUBLISHED_LIMITS, RANKINGS, ChoiceRules, SearchLimits
 from .matches import Match, Matches, matches_at
 from .preference import Preference
-from .question import Question
+from .question import Question, mark_sure
 from .ranking import rank
 from .reading import read
 from .selection import Selection
@@ -118,7 +118,7 @@ class Searcher:
         """What texts ask for, each [D] float32; new ones are encoded together. Raises as `signature`."""
         texts = [whole_text(text).strip() for text in texts]
         if not all(texts):
-            raise RetrievalError("The query is empty.", 'Say what the LoRA should do, e.g. "snowfall, cold winter scene".')
+            raise RetrievalError("The query is empty.", 'Say what the LoRA should do, e.g. "snowfall".')
         return self._signatures.signatures(self.encoder, self.prompts, texts) if texts else []
 
     def looks(self, texts: Sequence[str], *, closer: bool = False) -> list[Tensor]:
@@ -223,7 +223,7 @@ class Searcher:
         """The LoRAs for a sentence, with weights; none if nothing fits. See `selection.select`.
 
         Args:
-            query: one effect or several, e.g. "snowfall, pencil sketch".
+            query: one effect or several, e.g. "pixel art, burning flames".
             negative: what the LoRAs should not do.
             rules: how many LoRAs, how they are weighed, and how sure a match must be.
             limits: which LoRAs may be found.
@@ -240,6 +240,18 @@ class Searcher:
             return self.choose(query, negative=negative, rules=rules, limits=fewer, ranking=ranking)
 
         return replace(question.selection(), alternative=without)
+
+    def mark_sure(
+        self,
+        matches: Matches,
+        min_confidence: str,
+        *,
+        limits: SearchLimits = PUBLISHED_LIMITS,
+        ranking: str = CALIBRATED,
+        on_progress: OnProgress | None = None,
+    ) -> tuple[Matches, Selection]:
+        """The matches of a query, each marked by whether `choose` would hold it for sure enough: see `question.mark_sure`."""
+        return mark_sure(self, matches, min_confidence, limits, ranking, on_progress)
 
     def understand(
         self,
@@ -408,7 +420,7 @@ def choose(
 
     Args:
         db: the database.
-        query: one effect or several, e.g. "snowfall, pencil sketch".
+        query: one effect or several, e.g. "pixel art, burning flames".
         negative: what the LoRAs should not do.
         rules: how many LoRAs, how they are weighed, and how sure a match must be.
         prompts: prompt set of the signatures (default: the built-in one).

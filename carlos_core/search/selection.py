@@ -61,6 +61,13 @@ class Selection:
     understanding: Understanding | None = None
     """What was read as effect, as forbidden, as content, and as nothing; None if the query was taken as it is."""
 
+    fitting: frozenset[str] = frozenset()
+    """Ids of all LoRAs that are sure enough, whether they were picked or not: for a part, if it was chosen by parts, otherwise
+    for the whole or a part."""
+
+    notes: tuple[str, ...] = ()
+    """What fits a part of the query and was not picked, one sentence each."""
+
     def without(self, lora_ids: Collection[str]) -> Selection:
         """The choice if these LoRAs cannot be used, e.g. because they do not load. lora_ids: also those left out before."""
         if self.alternative is None:
@@ -133,8 +140,10 @@ def select(
         Pick(match, round(float(weight), 3), cosine(match.vector.direction, signature), names.get(match.lora_id, whole.query))
         for match, weight in zip(chosen, weights, strict=True)
     )
-    reason = _why(chosen[0], _lacking(parts, leaders)) if fitting or not parts else "Each part of the query has a LoRA that fits."
-    return Selection(whole.query, picks, reason)
+    lacking = _lacking(parts, leaders)
+    reason = _why(chosen[0], lacking) if fitting or not parts else "Each part of the query has a LoRA that fits."
+    sure = frozenset(match.lora_id for found in (parts if is_by_parts else (whole, *parts)) for match in _fitting(found, rules))
+    return Selection(whole.query, picks, reason, fitting=sure, notes=_left_out(leaders, chosen, rules))
 
 
 def _check(rules: ChoiceRules) -> None:
@@ -193,18 +202,40 @@ def _lacking(parts: Sequence[Matches], leaders: Sequence[tuple[Matches, Match]])
     return [repr(part.query) for part in parts if part.query not in led]
 
 
+def _left_out(leaders: Sequence[tuple[Matches, Match]], chosen: Sequence[Match], rules: ChoiceRules) -> tuple[str, ...]:
+    """Why the LoRAs of some parts were not chosen. leaders: as from `_leaders`."""
+    if rules.min_confidence == ANY:
+        return ()
+    if rules.mode == BEST_ONE:
+        limit = f"mode is {BEST_ONE}"
+    elif len(chosen) >= rules.max_loras:
+        limit = f"max_loras is {rules.max_loras}"
+    else:
+        limit = f"{chosen[0].name} fits the whole query"
+    ids, notes = {match.lora_id for match in chosen}, []
+    for part, match in leaders:
+        if match.lora_id not in ids:
+            like = next((other for other in chosen if len(_unlike([other, match], 2)) == 1), None)
+            why = f": {like.name} does the same" if like is not None else f", because {limit}"
+            notes.append(f"{match.name} fits {part.query!r} and is not applied{why}.")
+    return tuple(notes)
+
+
 def _why_not(whole: Matches, lacking: Sequence[str], min_confidence: str) -> str:
     """Why nothing fits. lacking: the query's parts that nothing fits; empty if that is all of them, or if it has only one."""
     best = whole.items[0]
     if lacking:
         return f"Nothing fits {' nor '.join(lacking)} of {whole.query!r}: ask for the rest alone, or lower min_confidence."
-    chance = "" if best.confidence is None else f" ({_p_value(best):.0%} of unrelated queries find one that looks as good)"
-    return f"Nothing fits {whole.query!r}: the best, {best.name}, is not {min_confidence}{chance}."
+    least = f"Nothing fits {whole.query!r}: the best, {best.name}, is not {min_confidence}"
+    if best.confidence is None:
+        return f"{least}."
+    chance = f"{_p_value(best):.0%} of unrelated queries find one that looks as good"
+    return f"{least} ({chance}); it is {best.confidence.said}."
 
 
 def _why(best: Match, lacking: Sequence[str]) -> str:
     """The reason for a query that fits as a whole. lacking: its parts that nothing fits alone."""
-    known = "" if best.confidence is None else f"The best match is {best.confidence.word}. "
+    known = "" if best.confidence is None else f"The best match is {best.confidence.said}. "
     return f"{known}Nothing fits {' nor '.join(lacking)} alone.".strip() if lacking else known.strip()
 
 

@@ -49,6 +49,9 @@ LOOK_MARGIN, CLOSER_MARGIN = 2.0, 1.0
 """By how much a z-score of a look may be below that of the whole signature (observed: 1.7), and that of a closer one, which four
 times as many prompts make half as uncertain: of 426 queries with the built-in prompts none is chosen for otherwise."""
 
+_FEW = 6
+"""In a query of so few things, what would fit alone is found out and said."""
+
 _MAX_PHRASES = 60
 _MAX_JUDGED = 24
 
@@ -110,6 +113,9 @@ class Understanding:
     fits_together: bool = False
     """Whether nothing fits alone, and all of it together does."""
 
+    alone: tuple[Effect, ...] = ()
+    """What would be an effect if it were all that is asked for: next to other things a match must be surer."""
+
     did_you_mean: tuple[Suggestion, ...] = ()
     """Words that may be misspelt, and what may have been meant. They are searched for as they are."""
 
@@ -119,8 +125,10 @@ class Understanding:
     @property
     def facts(self) -> dict[str, Any]:
         """What was read as what, for reports."""
+        alone = [{"text": effect.text, "lora_id": effect.lora_id} for effect in self.alone]
         return {
             "effects": [{"text": effect.text, "lora_id": effect.lora_id, "emphasis": effect.weight} for effect in self.effects],
+            **({"alone": alone} if alone else {}),
             "forbidden": [phrase.text for phrase in self.reading.forbidden],
             "content": list(self.content),
             "ignored": list(self.reading.ignored),
@@ -176,7 +184,7 @@ def understand(
     search = _Search(judge, limit, content_words, reads_all_letters)
     wishes = tuple(dict.fromkeys(reading.wishes))
     phrases = list(dict.fromkeys(phrase for wish in wishes for phrase in wish.options))[:_MAX_PHRASES]
-    taken = search.taken(phrases)
+    taken, alone = search.taken(phrases)
     effects: list[Effect] = []
     content: list[str] = []
     for wish in wishes:
@@ -189,7 +197,13 @@ def understand(
         for phrase in (best,) if best is not None else wish.options:
             content += _left(phrase, runs)
     fits_together = not effects and len(phrases) > 1 and search.fits_together(reading.text, phrases)
-    return Understanding(reading, tuple(effects), tuple(dict.fromkeys(content)), fits_together)
+    return Understanding(
+        reading,
+        tuple(effects),
+        tuple(dict.fromkeys(content)),
+        fits_together,
+        () if fits_together else tuple(Effect(run.text, 1.0, found.verdict.lora_id) for run, found in alone.items()),
+    )
 
 
 @dataclass(frozen=True)
@@ -207,12 +221,12 @@ class _Search:
     content_words: Collection[str]
     reads_all_letters: bool
 
-    def taken(self, phrases: Sequence[Phrase]) -> dict[_Run, _Finding]:
-        """The runs of words that ask for effects, and the LoRAs that they ask for."""
+    def taken(self, phrases: Sequence[Phrase]) -> tuple[dict[_Run, _Finding], dict[_Run, _Finding]]:
+        """The runs of words that ask for effects, and the LoRAs that they ask for; and those that would do so alone."""
         pieces = [_Run(phrase, start, end) for phrase in phrases for start, end in phrase.pieces]
         runs = [run for phrase in phrases for run in (_Run(phrase, *each) for each in phrase.runs) if self._can_be_judged(run)]
         looks = self._looks(runs)
-        n = 1 if self._may_all_pass(pieces, looks) else len(pieces)
+        n = 1 if len(pieces) <= _FEW or self._may_all_pass(pieces, looks) else len(pieces)
         whole = self._judged(runs, looks, n)
         whole = {run: finding for run, finding in whole.items() if self._passes(finding, 1)}
         parts = [part for part in self._runs_within(list(whole)) if self._is_content(part)]
@@ -225,7 +239,9 @@ class _Search:
         n = len(pieces) + len(inner)
         findings = self._judged(inner, looks, n)
         fitting = {run: finding for run, finding in findings.items() if self._passes(finding, n, MIXED_SHARE)}
-        return taken | _surest(self._unexplained(fitting, looks))
+        taken |= _surest(self._unexplained(fitting, looks))
+        others = [piece for piece in pieces if piece in whole and not any(piece.overlaps(run) for run in taken)]
+        return taken, {piece: whole[piece] for piece in others if len(pieces) > 1 and self._passes_alone(whole[piece])}
 
     def _may_all_pass(self, pieces: Sequence[_Run], looks: Mapping[_Run, float]) -> bool:
         """Whether each piece may be an effect by itself. The least sure one is judged: if it is none, fewer others need be."""
@@ -291,6 +307,10 @@ class _Search:
     def _passes_before_all(self, finding: _Finding) -> bool:
         """Whether it would also pass before all phrases of content, whatever words the bank knows."""
         return self._passes(finding, 1) and self.judge.p_value(finding.verdict.z, is_content=True) <= self.limit
+
+    def _passes_alone(self, finding: _Finding) -> bool:
+        """Whether it would pass in a query of nothing else."""
+        return self._passes_before_all(finding) or self._passes(finding, 1, MIXED_SHARE)
 
     def _finding(self, verdict: Verdict, is_content: bool) -> _Finding:
         return _Finding(verdict, self._p_value(verdict.z, is_content))
@@ -359,8 +379,7 @@ def _left(phrase: Phrase, taken: Sequence[_Run]) -> list[str]:
     left: list[str] = []
     start = 0
     for run in (*taken, _Run(phrase, len(phrase.words), len(phrase.words))):
-        rest = phrase.words[start : run.start]
         is_empty = not phrase.has_meaning(start, run.start, known)
-        left += [] if is_empty else [" ".join(rest)]
+        left += [] if is_empty else [phrase.without_joins(start, run.start, known)]
         start = run.end
     return left

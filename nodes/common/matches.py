@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from comfy_api.latest import io, ui
@@ -13,9 +13,9 @@ from ...carlos_core.search.matches import Match, Matches
 from ..host import lora_folder, runtime
 from . import descriptions, preferred, reading
 from .model_fit import ForModel, for_model
-from .report import database_facts, database_line, number, report, table
+from .report import database_facts, database_line, facts_text, number, report, table
 from .search_widgets import limits_of
-from .sockets import CarlosMatches
+from .sockets import CarlosMatches, facts_output
 
 if TYPE_CHECKING:
     from ...carlos_core.search.understanding import Understanding
@@ -29,6 +29,7 @@ def outputs() -> list[io.Output]:
         io.AnyType.Output(display_name="lora_name", tooltip="The best installed match. Connect it to Load LoRA."),
         io.Float.Output(display_name="score", tooltip="Its score, or 0 if no match is installed."),
         io.String.Output(display_name="report"),
+        facts_output(),
     ]
 
 
@@ -99,12 +100,19 @@ def searched(
         installed = lora_folder.installed(files)
         allowed = for_model(limits_of(exclude=exclude, **limits), database, model, None, installed, hidden)
         matches = find(installed, allowed)
-        return Searched(files, allowed, matches), [match.lora_id for match in matches.installed]
+        return Searched(files, allowed, matches), [match.lora_id for match in matches.items if match.file is not None]
 
     return lora_folder.surely(database, search)
 
 
-def output_of(database: Any, found: Searched, *notes: str, understanding: Understanding | None = None) -> io.NodeOutput:
+def output_of(
+    database: Any,
+    found: Searched,
+    *notes: str,
+    understanding: Understanding | None = None,
+    further: Sequence[str] = (),
+    by_effect: bool = True,
+) -> io.NodeOutput:
     """The outputs for what a search has found.
 
     Args:
@@ -112,6 +120,8 @@ def output_of(database: Any, found: Searched, *notes: str, understanding: Unders
         found: what was found.
         notes: lines that the report begins with.
         understanding: what was read in the query, if it was read.
+        further: lines that come after what was read.
+        by_effect: whether the limits on what was measured counted.
     """
     files, allowed, matches = found
     words = descriptions.of_matches(database, matches.items)
@@ -120,14 +130,20 @@ def output_of(database: Any, found: Searched, *notes: str, understanding: Unders
     made_for = preferred.notes_of(allowed.preference, matches.items, database)
     facts["database"] = database_facts(database)
     facts |= {} if understanding is None else {"reading": reading.facts_of(understanding)}
+    filters = allowed.limits.filters(database, allowed.installed, by_effect=by_effect)
+    facts |= {"filters": [each._asdict() for each in filters]}
     read = reading.lines(understanding, database)
-    notices = [*made_for, *_notes(matches, files), *allowed.notes, database_line(database)]
-    text = report([*notes, *_table(matches, words), *read, *notices], facts)
+    told = allowed.limits.told(database, allowed.installed, by_effect=by_effect)
+    # Where nothing was found, the reason may have them already.
+    filtered = [] if told in matches.reason else [told]
+    listed = _table(matches, words, understanding)
+    notices = [*made_for, *_notes(matches, files), *allowed.notes, *filtered, database_line(database)]
+    text, said = report([*notes, *listed, *read, *further, *notices], facts), facts_text(facts)
     if not matches.installed:
-        reason = matches.reason or "None of the matches is installed: put one of them into models/loras."
-        return io.NodeOutput(matches, ExecutionBlocker(reason), 0.0, text, ui=ui.PreviewText(text))
+        reason = matches.doubt or matches.reason or "None of the matches is installed: put one of them into models/loras."
+        return io.NodeOutput(matches, ExecutionBlocker(reason), 0.0, text, said, ui=ui.PreviewText(text))
     best = matches.installed[0]
-    return io.NodeOutput(matches, best.file, best.score, text, ui=ui.PreviewText(text))
+    return io.NodeOutput(matches, best.file, best.score, text, said, ui=ui.PreviewText(text))
 
 
 def name_of(match: Match) -> str:
@@ -140,38 +156,49 @@ def file_of(match: Match) -> str | None:
     return match.file.replace("\\", "/") if match.file else match.record.file_name
 
 
-def _table(matches: Matches, words: Mapping[str, str]) -> list[str]:
+def _table(matches: Matches, words: Mapping[str, str], understanding: Understanding | None) -> list[str]:
     if not matches.items:
         return [f"Nothing fits {matches.query!r}. {matches.reason}"]
     best = matches.items[0].confidence
-    doubt = [] if best is None or best.fits else [_DOUBT.format(best.p_value)]
+    doubt = [] if best is None or best.fits else [_doubt(best.p_value, understanding)]
+    doubt = [f"No LoRA is passed on. {matches.doubt}"] if matches.doubt else doubt or _by_parts(matches)
     confidence = () if best is None else ("confidence",)
-    header = (
-        "rank",
-        "score",
-        *confidence,
-        "strength",
-        "consistency",
-        "installed",
-        "base model",
-        "LoRA",
-        *descriptions.column(words),
-    )
+    header = ("rank", "LoRA", "score", *confidence, "strength", "consistency", "installed", "base model")
     cells = [(*_cells(match), *descriptions.cell(words, match.lora_id)) for match in matches.items]
-    return [f"LoRAs for {matches.query!r}:", *doubt, *table(header, cells)]
+    return [f"LoRAs for {matches.query!r}:", *doubt, *table((*header, *descriptions.column(words)), cells)]
+
+
+def _by_parts(matches: Matches) -> list[str]:
+    """What a low confidence says beside a LoRA that is sure enough for a part of the query."""
+    was_asked = not all(match.is_sure for match in matches.items)
+    is_of_part = any(match.is_sure and match.confidence is not None and not match.confidence.fits for match in matches.items)
+    said = "The confidence is that of the whole query. A LoRA that fits one of its effects surely enough is passed on, too."
+    return [said] if was_asked and is_of_part else []
+
+
+def _doubt(p_value: float, understanding: Understanding | None) -> str:
+    if understanding is not None and understanding.effects:
+        return "No LoRA fits the query as a whole surely, but some fit parts of it: see Effects. Auto LoRA takes one for each."
+    return _DOUBT.format(p_value)
 
 
 def _cells(match: Match) -> tuple[str, ...]:
     return (
         str(match.rank),
+        name_of(match),
         number(match.score),
         *(() if match.confidence is None else (match.confidence.word,)),
         number(match.vector.strength, 2),
         number(match.vector.consistency),
-        "yes" if match.file else "no",
+        _installed(match),
         match.record.metadata.base_model or "unknown",
-        name_of(match),
     )
+
+
+def _installed(match: Match) -> str:
+    if match.file is None:
+        return "no"
+    return "yes" if match.is_sure else "yes, not sure enough"
 
 
 def _notes(matches: Matches, files: Mapping[str, Resolved]) -> list[str]:
@@ -200,6 +227,7 @@ def _facts(matches: Matches, files: Mapping[str, Resolved], words: Mapping[str, 
                 "strength": match.vector.strength,
                 "consistency": match.vector.consistency,
                 "installed": match.file is not None,
+                **({} if match.is_sure else {"sure_enough": False}),
                 "found_by": files[match.lora_id].by if match.file is not None else None,
                 "described_as": words.get(match.lora_id),
                 **_confidence(match),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,9 @@ class ForModel:
     model: str = ""
     """ComfyUI's class of the model; empty if there is none."""
 
+    installed: Collection[str] = ()
+    """Ids of the LoRAs on this machine."""
+
     preference: Preference | None = None
     """None if nothing is known of the checkpoint."""
 
@@ -38,7 +41,9 @@ class ForModel:
         """Of what was left out, for the report."""
         if not self.n_unfit:
             return []
-        return [f"{self.n_unfit} LoRAs of the database are left out: their layers do not fit this {self.model} model."]
+        of_database = "LoRA of the database is" if self.n_unfit == 1 else "LoRAs of the database are"
+        its = "its" if self.n_unfit == 1 else "their"
+        return [f"{self.n_unfit} {of_database} left out: {its} layers do not fit this {self.model} model."]
 
     @property
     def facts(self) -> dict[str, int]:
@@ -70,7 +75,7 @@ def for_model(
         by_label: whether labels count.
     """
     if model is None:
-        return ForModel(limits)
+        return ForModel(limits, installed=installed.keys())
     chosen = limits.base_model if isinstance(limits.base_model, str) else None
     preference = preference_for(database, installed, hidden, chosen)
     family = model_family(model) if by_label and limits.base_model is None else None
@@ -82,8 +87,8 @@ def for_model(
     unfit = frozenset(fits) - fitting
     if alike is not None:
         limits = replace(limits, base_model=alike, fitting=fitting)
-    limits = replace(limits, exclude=frozenset(limits.exclude) | unfit)
-    return ForModel(limits, len(unfit), class_of_model(model), preference)
+    kind = class_of_model(model)
+    return ForModel(replace(limits, model=kind, unfit=unfit), len(unfit), kind, installed.keys(), preference)
 
 
 def _is_for(fit: LayerFit, label: str | None, alike: frozenset[str] | None) -> bool:

@@ -25,7 +25,8 @@ def lines(understanding: Understanding | None, database: MetricsDatabase | None 
     is_said = bool(said or database is not None) and bool(effects or understanding.content)
     found = [f"Effects: {effects or 'none'}."] if is_said else []
     unread = [f"Effects in the query were not looked for. {understanding.why_unread}"] if understanding.why_unread else []
-    return [*(suggestion.text for suggestion in understanding.did_you_mean), *found, *unread, *said]
+    alone = [f"{_effect(effect, database)} would fit if it were asked for alone." for effect in understanding.alone]
+    return [*(suggestion.text for suggestion in understanding.did_you_mean), *found, *unread, *said, *alone]
 
 
 def facts_of(understanding: Understanding | None) -> dict[str, Any]:

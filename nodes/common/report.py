@@ -26,7 +26,7 @@ def report(lines: Sequence[str], facts: Mapping[str, Any]) -> str:
 
 
 def facts_text(facts: Mapping[str, Any]) -> str:
-    """Facts as one JSON object in one line, which is also the last line of their report."""
+    """Facts as one line of strict JSON: the last line of a report, and an output of its own. Undefined numbers are null."""
     content = json.dumps(_strict(facts), ensure_ascii=False, allow_nan=False)
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", content)
 

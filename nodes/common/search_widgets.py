@@ -116,6 +116,17 @@ def ranking_input(default: str, tooltip: str, **further: Any) -> io.Input:
     return io.Combo.Input("ranking", options=list(limits.RANKINGS), default=default, optional=True, tooltip=tooltip, **further)
 
 
+def min_confidence_input() -> io.Input:
+    return io.Combo.Input(
+        "min_confidence",
+        options=list(limits.CONFIDENCES),
+        default=limits.ANY,
+        optional=True,
+        tooltip="How sure a match must be for lora_name and Apply Retrieved LoRAs, as in Auto LoRA. "
+        "any: the best installed match is taken, however badly it fits.",
+    )
+
+
 def base_model_of(choice: str) -> str | None:
     """The family that a combo's value stands for. Raises CarlosError for a value that is not offered."""
     folders.check_choice(choice, (ANY_BASE_MODEL, *FAMILIES), "base model")

@@ -13,5 +13,5 @@ LoraStack = io.Custom("LORA_STACK")
 
 
 def facts_output() -> io.Output:
-    """The output for the facts of a report alone; a node's last one."""
-    return io.String.Output(display_name="facts", tooltip="The last line of the report: the same as JSON, for scripts.")
+    """The last output of a node with a report: its facts, from `report.facts_text`."""
+    return io.String.Output(display_name="facts", tooltip="The report's last line alone: JSON, for scripts and other nodes.")

@@ -196,7 +196,32 @@ def test_what_nothing_fits_is_named_and_not_held_against_the_rest(host: Host, ro
     outputs = host.run(workflows.auto_lora("a herd of elephants, pencil sketch", DATABASE))
     assert weights(facts_of(outputs, "report")) == {PENCIL: 1.0}
     assert facts_of(outputs, "report")["reading"]["content"] == ["a herd of elephants"]
+    assert "Nothing fits 'a herd of elephants'." in facts_of(outputs, "report")["reason"]
     assert "Content, or nothing fits it: a herd of elephants." in outputs["report"]["text"][0].splitlines()
+
+
+def test_what_fits_and_is_left_out_is_named_with_the_reason(host: Host, rows: MetricsDatabase) -> None:
+    workflow = workflows.auto_lora("pencil sketch, snow falling, burning flames", DATABASE)
+    workflow["facts"] = workflows.node("PreviewAny", source=["auto", 5])
+    outputs = host.run(workflow)
+    facts, lines = facts_of(outputs, "report"), outputs["report"]["text"][0].splitlines()
+    assert outputs["facts"]["text"] == [lines[-1]]
+    assert len(facts["choice"]) == 2
+    (left,) = {PENCIL, SNOW, "burning_flames.safetensors"} - {lora["file"] for lora in facts["choice"]}
+    (note,) = [note for note in facts["notes"] if note.startswith(f"{left} fits ")]
+    assert note.endswith("is not applied, because max_loras is 2.")
+    assert note in lines
+    assert len(asked(host, "pencil sketch, snow falling, burning flames", max_loras=3)["choice"]) == 3
+    # What fits the model is counted, too, where nothing is chosen by hand.
+    assert {"model": len(rows) - 1}.items() <= {each["name"]: each["left"] for each in facts["filters"]}.items()
+    assert any("have layers that fit this SD3 model" in line for line in lines)
+
+
+def test_a_name_in_a_query_is_no_effect_and_the_report_says_where_names_are_found(host: Host, rows: MetricsDatabase) -> None:
+    facts = asked(host, "mystery_12.safetensors")
+    assert facts["choice"] == []
+    assert facts["notes"][0] == "Names are not searched here: LoRAs by Name finds 'mystery_12.safetensors'."
+    assert not any("Names are" in note for note in asked(host, "pencil sketch")["notes"])
 
 
 def test_what_may_be_misspelt_is_asked_about_where_nothing_fits(host: Host, rows: MetricsDatabase) -> None:

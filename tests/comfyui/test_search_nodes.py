@@ -87,10 +87,66 @@ def test_a_sentence_is_ranked_as_a_whole_and_the_report_says_what_was_read_in_it
     assert "reading" not in facts_of(host.run(workflow_of("CarlosLorasByName", name="pencil")), "report")
 
 
+def test_what_is_not_sure_enough_is_listed_and_not_passed_on(host: Host, rows: MetricsDatabase) -> None:
+    def run(query: str, **settings: Any) -> tuple[str, dict[str, Any], list[Any]]:
+        workflow = workflows.retrieve(query, DATABASE, **settings)
+        checkpoint = workflows.node("CheckpointLoaderSimple", ckpt_name=workflows.CHECKPOINT)
+        apply = workflows.node(
+            "CarlosApplyLoras", model=["checkpoint", 0], matches=["find", 0], max_loras=2, weight=1.0, clip=["checkpoint", 1]
+        )
+        shown = {
+            name: workflows.node("PreviewAny", source=source) for name, source in (("stack", ["apply", 3]), ("f", ["find", 4]))
+        }
+        outputs = host.run({**workflow, "checkpoint": checkpoint, "apply": apply, **shown})
+        text = outputs["report"]["text"][0]
+        assert outputs["f"]["text"] == [text.splitlines()[-1]]
+        return text, facts_of(outputs, "report"), [outputs["stack"]["text"][0], outputs["score"]["text"][0]]
+
+    unsure, likely = {"ranking": "calibrated"}, {"ranking": "calibrated", "min_confidence": "likely"}
+    text, facts, (stack, score) = run("a herd of elephants", **likely)
+    assert (stack, float(score), len(facts["matches"])) == ("[]", 0.0, 5)
+    assert [match["installed"] for match in facts["matches"]] == [True] * 5
+    assert [match["sure_enough"] for match in facts["matches"]] == [False] * 5
+    assert "No LoRA is passed on. Nothing fits 'a herd of elephants'" in text
+    # Without it, and in workflows that were saved before, the best is taken as ever.
+    text, facts, (stack, score) = run("a herd of elephants", **unsure)
+    assert facts["matches"][0]["file"] in stack
+    assert float(score) == pytest.approx(facts["matches"][0]["score"])
+    assert not any("sure_enough" in match for match in facts["matches"])
+    # Of a query of two effects, the LoRAs that Auto LoRA would take, and no other.
+    query = "pixel art, burning flames"
+    text, facts, (stack, _) = run(query, **likely)
+    chosen = [lora["file"] for lora in facts_of(host.run(workflows.auto_lora(query, DATABASE)), "report")["choice"]]
+    sure = [match["file"] for match in facts["matches"] if "sure_enough" not in match]
+    assert set(chosen) <= set(sure) <= {*chosen, "pixel_art.safetensors", "mystery_01.safetensors"}
+    assert len(chosen) == 2
+    assert text.splitlines()[2].split()[:3] == ["rank", "LoRA", "score"]
+    with pytest.raises(Failed, match="not in (the )?list|confidence"):
+        run("drawn in pencil", min_confidence="very")
+
+
+def test_each_limit_is_counted_and_a_name_is_sent_where_names_are_found(host: Host, base: Path, rows: MetricsDatabase) -> None:
+    labelled = MetricsDatabase(rows.table, encoder_id=rows.encoder_id)
+    for lora_id in labelled.column("lora_id"):
+        labelled.set_value(lora_id, "base_model", "SD 3")
+    labelled.save_parquet(base / "models" / "carlos" / "labelled.parquet")
+    outputs = host.run(workflows.retrieve("drawn in pencil", "labelled.parquet", base_model="SDXL", installed_only=True))
+    n = len(labelled)
+    assert f"{n} are installed; of these 0 are for SDXL or do not say for what ({n} for SD 3)." in outputs["report"]["text"][0]
+    filters = facts_of(outputs, "report")["filters"]
+    assert [(each["name"], each["left"]) for each in filters] == [("installed", n), ("base_model", 0)]
+    outputs = host.run(workflows.retrieve("mystery_12", DATABASE))
+    assert "Names are not searched here: LoRAs by Name finds 'mystery_12'." in outputs["report"]["text"][0].splitlines()
+    assert "Names are not" not in host.run(workflows.retrieve("pencil sketch", DATABASE))["report"]["text"][0]
+
+
 def test_names_and_ids_are_found(host: Host, rows: MetricsDatabase) -> None:
     found = asked(host, "CarlosLorasByName", name="SKETCH pencil")
     assert [match["file"] for match in found] == ["pencil_sketch.safetensors"]
     assert asked(host, "CarlosLorasByName", name="no such name") == []
+    lora_id = str(next(row["lora_id"] for row in rows.table.to_pylist() if row["file_name"] == PAIR[0]))
+    assert [match["file"] for match in asked(host, "CarlosLorasByName", name=lora_id)] == [PAIR[0]]
+    assert PAIR[0] not in [match["file"] for match in asked(host, "CarlosLorasByName", name=lora_id[1:], top_k=100)]
 
 
 def test_searches_are_combined_and_taken_away(host: Host, rows: MetricsDatabase) -> None:

@@ -13,8 +13,7 @@ from carlos_core.measuring.base_check import UNSUITABLE
 from carlos_core.measuring.indexer import ALREADY_INDEXED, INDEXED, Outcome
 from carlos_core.measuring.plan import Plan
 from carlos_core.measuring.protocol import Covering, Protocol, ThisModel
-from carlos_core.measuring.stopping import NO_EFFECT
-from carlos_core.records import LoraMetadata, LoraRecord, MeasuredRow, checkpoint_of
+from carlos_core.records import NO_EFFECT, LoraMetadata, LoraRecord, MeasuredRow, checkpoint_of
 from tests.support.bench import MANY_PROMPTS, Bench, indexer_of
 from tests.support.drawing_generator import DrawingGenerator
 

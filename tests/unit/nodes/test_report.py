@@ -34,3 +34,4 @@ def test_names_break_neither_lines_nor_json_nor_utf_8(report: Any, name: str) ->
     lines = text.splitlines()
     assert (len(lines), lines[1]) == (3, "end")
     assert json.loads(lines[-1]) == {"file": name, "nan": None}
+    assert report.facts_text({"file": name, "nan": math.nan}) == lines[-1]

@@ -12,6 +12,7 @@ from carlos_core.database.database import MetricsDatabase
 from carlos_core.database.published import load_bundled_database
 from carlos_core.errors import RetrievalError
 from carlos_core.search.by_name import find_named as find_named_among
+from carlos_core.search.by_name import named_in
 from carlos_core.search.limits import SearchLimits
 from carlos_core.search.matches import Matches
 from tests.support.rows import a_row
@@ -72,6 +73,48 @@ def test_all_words_must_be_there_but_in_any_of_the_names() -> None:
     nothing = find_named(LIBRARY, "pixel oil", top_k=3)
     assert nothing.reason == "No LoRA's name, file, id or trigger words hold all of: pixel, oil."
     assert nothing.signature is None
+
+
+def test_an_id_is_found_by_its_beginning_and_no_part_of_it_is_a_name() -> None:
+    database = library(
+        ("sha256:cc04d9e177aa0b04", {"model_name": "ink"}),
+        ("812040", {"model_name": "fog"}),
+        ("5", {"file_name": "a_04.safetensors"}),
+    )
+    assert found(database, "04") == ["5"]
+    assert found(database, "cc0") == []
+    for hash_of_it in ("cc04", "CC04D9E1", "sha256:cc04", "sha256:cc04d9e177aa0b04"):
+        assert found(database, hash_of_it) == ["sha256:cc04d9e177aa0b04"]
+    assert found(database, "d9e177aa") == []
+    assert found(database, "sha256") == []
+    assert (found(database, "812040"), found(database, "8120"), found(database, "2040")) == (["812040"], ["812040"], [])
+    assert find_named(database, "812040", top_k=1).items[0].score == 1.0
+    assert found(database, "ink cc04") == ["sha256:cc04d9e177aa0b04"]
+
+
+NAMES = ["styles/mystery_12.safetensors", "pencil_sketch.safetensors", "Oil Paint XL"]
+
+
+@pytest.mark.parametrize(
+    ("query", "named", "named_if_lost"),
+    [
+        ("mystery_12", ["mystery_12"], ["mystery_12"]),
+        ("snow, MYSTERY_12.safetensors", ["MYSTERY_12.safetensors"], ["MYSTERY_12.safetensors"]),
+        ("styles/mystery_12", ["styles/mystery_12"], ["styles/mystery_12"]),
+        ("unknown thing.safetensors", ["unknown thing.safetensors"], ["unknown thing.safetensors"]),
+        ("<lora:anything:0.8>, snow", ["anything"], ["anything"]),
+        # Words that are an effect, too: a name only where they found nothing.
+        ("pencil sketch", [], ["pencil sketch"]),
+        ("oil paint xl", [], ["oil paint xl"]),
+        ("pencil_sketch", ["pencil_sketch"], ["pencil_sketch"]),
+        ("a pencil sketch of a cat", [], []),
+        ("mystery_13, 8k", [], []),
+        ("", [], []),
+    ],
+)
+def test_a_name_in_a_query_of_effects_is_seen(query: str, named: list[str], named_if_lost: list[str]) -> None:
+    assert named_in(query, NAMES, is_lost=False) == named
+    assert named_in(query, NAMES, is_lost=True) == named_if_lost
 
 
 def test_families_and_installed_files_can_be_asked_for_alone() -> None:

@@ -22,7 +22,7 @@ from carlos_core.clip.weights import local_encoders
 from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.errors import EncoderError, RetrievalError
 from carlos_core.prompts.prompt_set import PromptSet
-from carlos_core.search.limits import ChoiceRules
+from carlos_core.search.limits import ChoiceRules, SearchLimits
 from carlos_core.search.matches import Match
 from carlos_core.search.searcher import Searcher, retrieve
 from tests.support import miniworld
@@ -279,6 +279,39 @@ def test_levels_and_downloads_keep_rows_of_which_nothing_is_known() -> None:
     assert found(max_nsfw_level=1) == {"for all ages", "silent"}
     assert found(min_downloads=1000) == {"some xxx", "silent"}
     assert found(max_nsfw_level=8, min_downloads=11) == {"some r", "silent"}
+
+
+def test_what_each_limit_leaves_is_counted_one_by_one() -> None:
+    database = made_up_database(
+        ("a", {"base_model": "SD 3"}),
+        ("b", {"base_model": "SD 3"}),
+        ("c", {"base_model": "Pony"}),
+        ("d", {"base_model": "SDXL"}),
+        ("e", {"base_model": "SDXL", "strength": 11.0}),
+        ("f", {"base_model": None, "consistency": 0.01}),
+    )
+    here = {name: f"{name}.safetensors" for name in "abcef"}
+
+    def counted(**choice: Any) -> list[tuple[str, int]]:
+        return [(each.name, each.left) for each in SearchLimits(**choice).filters(database, here)]
+
+    assert counted(**ANY) == []
+    assert SearchLimits(**ANY).told(database, here) == ""
+    assert counted() == [("max_strength", 5), ("min_consistency", 4)]
+    limits = SearchLimits(base_model="SDXL", installed_only=True)
+    assert limits.told(database, here) == (
+        "Of 6 LoRAs in the database 5 are installed; of these 2 are for SDXL or do not say for what (2 for SD 3, 1 for Pony); "
+        "of these 1 have strength <= 9.8; of these 0 have consistency >= 0.041."
+    )
+    assert limits.filters(database, here)[-1].left == int(limits.mask(database, here).sum()) == 0
+    assert limits.told(database, here) in find(database, X, installed=here, base_model="SDXL", installed_only=True).reason
+    nothing = find(database, X, installed={"a": "a"}, base_model="SDXL", installed_only=True)
+    assert "1 are installed; of these 0 are for SDXL or do not say for what (1 for SD 3)." in nothing.reason
+    fitting = SearchLimits(model="SD3", unfit={"c", "d", "e"}, base_model=frozenset({"SD 3"}), **ANY)
+    left = "3 have layers that fit this SD3 model (2 for SDXL, 1 for Pony)"
+    assert fitting.told(database, here) == f"Of 6 LoRAs in the database {left}."
+    assert fitting.mask(database, here).tolist() == [True, True, False, False, False, True]
+    assert SearchLimits().filters(database, here, by_effect=False) == []
 
 
 def test_excluded_rows_are_not_found() -> None:

@@ -125,6 +125,40 @@ def test_a_query_that_nothing_fits_gets_nothing_and_the_best_is_named(mode: str)
     assert "the best, snow, is not clear (11% of" in chosen("wet snow", mode=mode, min_confidence="clear").reason
 
 
+def test_what_fits_and_is_not_applied_is_named_with_the_reason() -> None:
+    assert chosen("snow, pencil").notes == ()
+    three = chosen("snow, soft pencil, oil", max_loras=2)
+    assert {pick.part for pick in three.picks} == {"snow", "oil"}
+    assert three.notes == ("pencil fits 'soft pencil' and is not applied, because max_loras is 2.",)
+    assert three.fitting == {"snow", "pencil", "oil"}
+    one = chosen("snow, pencil", mode="best one")
+    assert [pick.match.lora_id for pick in one.picks] == ["snow"]
+    assert one.notes == ("pencil fits 'pencil' and is not applied, because mode is best one.",)
+    same = searcher(library(("snow", SNOW), ("frost", [1, 0.2, 0, 0]), ("pencil", PENCIL)))
+    assert chosen("snow, winter, pencil", same, max_loras=3).notes == (
+        "frost fits 'winter' and is not applied: snow does the same.",
+    )
+    together = chosen("snow, elephants", searcher(library(("snow", SNOW), ("zoo", [1, 0, 0, 1]))))
+    assert together.notes == ("snow fits 'snow' and is not applied, because zoo fits the whole query.",)
+    assert chosen("snow, pencil, oil", max_loras=2, min_confidence="any").notes == ()
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("clear", "The best match is clear."),
+        ("likely", "The best match is likely to be right."),
+        ("weak", "The best match is weak and may be chance."),
+        ("none", "The best match is no better than chance."),
+    ],
+)
+def test_every_confidence_reads_as_a_sentence(word: str, said: str) -> None:
+    search = searcher(library(), lambda match: Confidence(0.0, 0.0, word))
+    assert chosen("snow", search, min_confidence="any").reason == said
+    if word != "clear":
+        assert f"; it is {said.removeprefix('The best match is ')}" in chosen("snow", search, min_confidence="clear").reason
+
+
 def test_a_query_that_fits_as_a_whole_needs_no_parts_that_do() -> None:
     together = library(("snow", SNOW), ("zoo", [1, 0, 0, 1]))
     assert weights(chosen("snow, elephants", searcher(together))) == {"zoo": 1.0}
