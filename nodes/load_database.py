@@ -115,8 +115,8 @@ def _file_or_copy(database: str, target: Path) -> MetricsDatabase:
 
 
 def _check_is_chosen(there: MetricsDatabase, database: str, encoder: str) -> None:
-    """Raises DatabaseError if an existing file of create_as has another encoder than the chosen one, or is not empty of the
-    published LoRAs though `empty` is chosen."""
+    """Raises DatabaseError if an existing file of create_as has another encoder than the chosen one, holds published LoRAs though
+    `empty` is chosen, or none of them though `bundled` is."""
     name, encoder_id = there.name, _encoder_id(encoder)
     # One of that name with other weights is the chosen one all the same; that its weights are gone is said when they are needed.
     if there.encoder_id is not None and encoder_id.partition("@")[0] != there.encoder_id.partition("@")[0]:
@@ -125,12 +125,17 @@ def _check_is_chosen(there: MetricsDatabase, database: str, encoder: str) -> Non
             f"To open it, choose {name} in database, or its encoder in encoder. For a new database, type another name into "
             "create_as.",
         )
-    published = _n_published(there) if database == EMPTY else 0
-    if published:
+    published = _n_published(there)
+    if database == EMPTY and published:
         raise DatabaseError(
             f"{name} exists already and holds {published} of the bundled LoRAs, and 'empty' is chosen.",
             f"To open it, choose {name} or 'bundled' in database. For a new database without them, type another name into "
             "create_as.",
+        )
+    if database == BUNDLED and not published:
+        raise DatabaseError(
+            f"{name} exists already and holds none of the bundled LoRAs, and 'bundled' is chosen.",
+            f"To open it, choose {name} or 'empty' in database. For a new database with them, type another name into create_as.",
         )
 
 

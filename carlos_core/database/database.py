@@ -197,7 +197,7 @@ class MetricsDatabase:
             )
         consistency = 0.0 if record.consistency is None else record.consistency
         if not (np.isfinite(record.direction).all() and np.isfinite([record.strength, consistency]).all()):
-            raise DatabaseError(f"The metrics of {record.lora_id} are not finite.", "Index the LoRA again.")
+            raise DatabaseError(f"The metrics of {record.lora_id} are not finite.", "Index the LoRA again.", ends_run=False)
         lora_id = self.id_of(record.lora_id, record.sha256)
         position = self._position.get(lora_id)
         extra = {} if position is None else self.row_at(position).extra
@@ -223,7 +223,9 @@ class MetricsDatabase:
             position = self._position.get(lora_id)
             if self.read_only or position is None or cells is None:
                 raise DatabaseError(
-                    f"{column} of {lora_id} cannot be changed in {self.name}.", "Check the id, use a writable copy."
+                    f"{column} of {lora_id} cannot be changed in {self.name}.",
+                    "Check the id, use a writable copy.",
+                    ends_run=False,
                 )
             cells[position] = value
         if not values:

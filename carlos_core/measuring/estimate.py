@@ -46,7 +46,7 @@ def estimate_lora(indexer: Indexer, lora: LoraFile) -> Estimate:
     sweep = most_pictures(shots) if wants_sweep else 0
     expected = most = 0
     if known is None:
-        likely = indexer.likely_images(database)
+        likely = indexer.likely_images(database, row)
         base, with_lora = sides_of(studio, lora, indexer.protocol)
         is_again = indexer.overwrite and with_lora.store.is_complete
         for side in (base, with_lora):
@@ -75,10 +75,10 @@ class LibraryEstimate:
         indexer, studio = self._indexer, self._indexer.studio
         database = indexer.target.read()
         likely = indexer.likely_images(database)
-        known = {row.file_name for row in database.measured if indexer.is_covered(row, database)}
-        to_sweep = {row.file_name for row in database.measured if indexer.is_covered(row, database) and indexer.wants_sweep(row)}
         left = {file.replace("\\", "/") for file in self._names[self._names.index(name) :]}
-        unknown = left - known
+        covered = [row for row in database.measured if row.file_name in left and indexer.is_covered(row, database)]
+        to_sweep = {row.file_name for row in covered if indexer.wants_sweep(row)}
+        unknown = left - {row.file_name for row in covered}
         base = int(studio.without_lora().missing(indexer.plan.shots[:likely], studio.batch).sum()) if unknown else 0
         sweeps = len(unknown | (left & to_sweep)) if indexer.scale_sweep else 0
         self._pictures = len(unknown) * likely + base + sweeps * most_pictures(indexer.plan.shots)

@@ -32,11 +32,8 @@ class Alike:
 
 def alike(said: Iterable[Failure]) -> list[Alike]:
     """What is said of files, the same only once, in the order in which it was first said."""
-    groups: dict[str, list[Failure]] = {}
-    for failure in said:
-        groups.setdefault(_without_name(failure), []).append(failure)
     found = []
-    for reason, failures in groups.items():
+    for reason, failures in _grouped(said).items():
         if len(failures) >= FEW:
             found.append(Alike(reason, tuple(failure.file for failure in failures)))
         else:
@@ -48,22 +45,35 @@ def alike(said: Iterable[Failure]) -> list[Alike]:
 class FailureLog:
     """The log of a run: each reason at once when it is first met, and how many more files there were at the end."""
 
-    _failures: list[Failure] = field(default_factory=list)
+    _alike: dict[str, list[Failure]] = field(default_factory=dict)
 
     def add(self, failure: Failure) -> None:
         """Take in a failure, and log it unless one like it was."""
-        if not any(_without_name(other) == _without_name(failure) for other in self._failures):
+        others = _group(self._alike, failure)
+        if len(others) == 1:
             logger.warning("carlos: %s could not be indexed: %s", failure.file, failure.reason)
-        self._failures.append(failure)
 
     def close(self) -> None:
         """Log what was not said at once."""
-        groups: dict[str, list[str]] = {}
-        for failure in self._failures:
-            groups.setdefault(_without_name(failure), []).append(failure.file)
-        for reason, files in groups.items():
-            if len(files) > 1:
-                logger.warning("carlos: %d LoRAs could not be indexed: %s They are: %s", len(files), reason, ", ".join(files))
+        for reason, failures in self._alike.items():
+            if len(failures) > 1:
+                files = ", ".join(failure.file for failure in failures)
+                logger.warning("carlos: %d LoRAs could not be indexed: %s They are: %s", len(failures), reason, files)
+
+
+def _group(groups: dict[str, list[Failure]], failure: Failure) -> list[Failure]:
+    """Put a failure to those alike, and return them."""
+    alike = groups.setdefault(_without_name(failure), [])
+    alike.append(failure)
+    return alike
+
+
+def _grouped(failures: Iterable[Failure]) -> dict[str, list[Failure]]:
+    """Reason without the file's name -> failures, in the order in which the reasons were first met."""
+    groups: dict[str, list[Failure]] = {}
+    for failure in failures:
+        _group(groups, failure)
+    return groups
 
 
 def _without_name(failure: Failure) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 from typing import Protocol as Interface
 
 from torch import Tensor
@@ -14,8 +15,8 @@ from torch import Tensor
 from ..civitai.lora import CivitaiLora
 from ..clip.lazy_encoder import LazyEncoder
 from ..database.database import MetricsDatabase
-from ..database.target import Target, upsert
-from ..errors import CarlosError
+from ..database.target import Target
+from ..errors import CarlosError, DatabaseError
 from ..foreign import printable
 from ..generator import OnDevice
 from ..loras.lora_file import LoraFile, read_lora_file
@@ -158,10 +159,14 @@ class Indexer:
             return self._swept(known, on_progress)
         checked = self._checked(lora, on_progress)
         notes = (*self.notes, checked.note) if checked.note else self.notes
-        plan = replace(self.plan, at_least=self._at_least(database, row), expected=self.likely_images(database))
+        at_least, likely = self._at_least(database, row), self.likely_images(database, row)
+        plan = replace(self.plan, at_least=at_least, expected=likely)
         found = measure(self.studio, lora, self.protocol, plan, on_progress, again=self.overwrite, notes=notes)
-        change = None if row is None else self._replaced(database, row)
-        new = upsert(self.target, found.record, self.protocol.described())
+        kept = self._kept(found.record, row)
+        if kept.better is not None:
+            known = self._known(self.target.read(), lora, kept.row, kept.better)
+            return replace(known, model_evaluations=found.model_evaluations, base_model_evaluations=found.base_model_evaluations)
+        new, change = kept.row, kept.change
         if self.quick_steps is not None and has_effect(new.measured):
             self.quick_steps.compare(self.studio, lora, self.protocol, on_progress)
         outcome = Outcome(
@@ -176,6 +181,28 @@ class Indexer:
             change=change,
         )
         return self._swept(outcome, on_progress)
+
+    def _kept(self, record: LoraRecord, before: LoraRecord | None) -> _Kept:
+        """Put a row into the database, unless one that is better has come there since `before` was read."""
+        kept: list[_Kept] = []
+
+        def put(database: MetricsDatabase) -> None:
+            there = database.row(database.id_of(record.lora_id, record.sha256))
+            is_other = there is not None and (before is None or _when(there) != _when(before))
+            better = None
+            if there is not None and is_other and not self.overwrite:
+                better = self.protocol.better(there.measured, database.protocols, self._most, self._model)
+            if there is not None and better is not None:
+                kept.append(_Kept(there, None, better))
+                return
+            change = None if there is None else self._replaced(database, there)
+            database.upsert(record, self.protocol.described())
+            row = database.row(database.id_of(record.lora_id, record.sha256))
+            assert row is not None, "the row was just put there"
+            kept.append(_Kept(row, change))
+
+        self.target.change(put)
+        return kept[-1]
 
     def check_ready(self) -> None:
         """Raises EncoderError or DatabaseError where no LoRA can be measured, before any picture is made for one."""
@@ -233,17 +260,17 @@ class Indexer:
         """Whether a row makes measuring its LoRA unnecessary."""
         return not self.overwrite and self._covering_of(row, database) is not None
 
-    def likely_images(self, database: MetricsDatabase) -> int:
+    def likely_images(self, database: MetricsDatabase, row: LoraRecord | None = None) -> int:
         """Pictures that a LoRA is likely to take on its own side: as many as the rows of its protocol did (median).
 
-        Without such rows it is what the plan expects.
+        Without such rows it is what the plan expects. row: the LoRA's own, which may ask for as many as it has.
         """
         likely = 0
         if self.plan.rule is not None:
             own = self.protocol.protocol_id
             numbers = [row.n_images for row in database.measured if row.protocol_id == own and row.n_images]
             likely = round(median(numbers)) if numbers else self.plan.expected
-        return min(likely or self._most, self._most)
+        return min(max(likely or self._most, self._at_least(database, row)), self._most)
 
     def wants_sweep(self, row: MeasuredRow) -> bool:
         """Whether a row lacks a strength curve that this run can add. A LoRA without measurable effect gets none."""
@@ -316,8 +343,7 @@ class Indexer:
 
     def _known(self, database: MetricsDatabase, lora: LoraFile, row: LoraRecord, covering: Covering) -> Outcome:
         original = None if row.file_name == lora.name else self._original(row, lora)
-        if row.file_name != lora.name and original is None:
-            self.target.change(lambda changed: changed.set_value(row.lora_id, "file_name", lora.name))
+        unnamed = () if row.file_name == lora.name or original is not None else self._renamed(row, lora.name)
         sheet = self.studio.contact_sheet(*sides_of(self.studio, lora, self.protocol), self.plan.shots)
         where = self._where(database, row)
         note = f"measured with the preset {covering.preset!r} on {row.indexed_at}{where and f', {where}'}"
@@ -326,7 +352,15 @@ class Indexer:
         notes = (note, *([str(change)] if change else []), *_other_words(row, lora, covering.preset), *row.notes)
         is_copy = original is not None and original.sha256 == lora.sha256 and not _is_one_file(original.path, lora.path)
         copy_notes = (f"has the same content as {row.file_name}",) if is_copy else ()
-        return Outcome(lora, ALREADY_INDEXED, row, 0, 0, notes, sheet, file_notes=copy_notes, change=change)
+        return Outcome(lora, ALREADY_INDEXED, row, 0, 0, notes, sheet, file_notes=(*copy_notes, *unnamed), change=change)
+
+    def _renamed(self, row: LoraRecord, name: str) -> tuple[str, ...]:
+        """Give a row the name that its file has now. What is to be said if the database cannot be written: that ends no run."""
+        try:
+            self.target.change(lambda changed: changed.set_value(row.lora_id, "file_name", name))
+        except DatabaseError as error:
+            return (f"its row still has the name {row.file_name}: {error}",)
+        return ()
 
     def _original(self, row: LoraRecord, lora: LoraFile) -> LoraFile | None:
         """The row's own file, if it is still there: then `lora` is a copy of it, which must not take its place."""
@@ -336,6 +370,22 @@ class Indexer:
         # A row that does not know its content is that of every file that claims its id.
         is_it = there.sha256 == lora.sha256 or (row.sha256 is None and there.lora_id == lora.lora_id)
         return there if is_it else None
+
+
+class _Kept(NamedTuple):
+    """A row as it is in the database now."""
+
+    row: LoraRecord
+    change: RowChange | None
+    """What became of the row that was there before; None if there was none."""
+
+    better: Covering | None = None
+    """What measured the row, if it is another one than ours, and better."""
+
+
+def _when(row: LoraRecord) -> tuple[str | None, str | None]:
+    """What tells one measurement of a LoRA from the next."""
+    return row.indexed_at, row.protocol_id
 
 
 def _is_one_file(path: Path, other: Path) -> bool:

@@ -74,7 +74,7 @@ class Mark:
             facts = json.loads(described_by or "")
             is_told_so = (facts["phrases"], facts["indexed_at"]) == (self.phrases, indexed_at)
             return is_told_so and abs(self.loras - facts["loras"]) <= _GROWTH * facts["loras"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return False
 
 

@@ -28,6 +28,19 @@ MINIWORLD: dict[str, dict[str, Any]] = {
     "CheckpointLoaderSimple": {"ckpt_name": "miniworld.safetensors"},
     "CarlosMetricsDBLoader": {"database": "empty", "encoder": "mini_clip"},
     "CarlosLoraRetriever": {"query": "painted in oil on canvas", "base_model": "any", "prompts": "miniworld-signature"},
+    "CarlosIndexLibrary": {
+        "name_filter": "pencil",
+        "preset": "custom",
+        "prompts": "miniworld-short",
+        "max_prompts": 2,
+        "steps": 4,
+        "cfg": 3.0,
+        "scheduler": "simple",
+        "width": 128,
+        "height": 128,
+        "overwrite": True,
+    },
+    "CarlosSimilarLoras": {"lora_name": "red_balloons.safetensors", "min_consistency": -1.0},
     "CarlosAutoLora": {"query": "painted in oil on canvas", "prompts": "miniworld-signature"},
     "CarlosLoraIndexer": {
         "preset": "custom",
@@ -100,7 +113,8 @@ def errors_of(frontend: Frontend) -> list[str]:
 
 
 def test_there_is_an_example_for_each_story() -> None:
-    assert NAMES == ["auto_lora", "index_a_lora", "retrieve_and_render", "retriever_into_load_lora"]
+    main_job = ["1_index_my_loras", "2_ask", "3_find_more_like_this"]
+    assert [*main_job, "index_a_lora", "retrieve_and_render", "retriever_into_load_lora"] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -142,8 +156,32 @@ def test_retrieve_and_render(frontend: Frontend, host: Host) -> None:
     assert errors_of(frontend) == []
 
 
-def test_auto_lora(frontend: Frontend, host: Host) -> None:
-    graph = open_and_adapt(frontend, "auto_lora")
+def test_index_my_loras(frontend: Frontend, host: Host) -> None:
+    graph = open_and_adapt(frontend, "1_index_my_loras")
+    outputs = run(frontend, host)
+    facts = facts_shown(outputs, graph)
+    assert [(each["file"], each["n_images"]) for each in facts["indexed"]] == [("pencil_sketch.safetensors", 2)]
+    (said,) = outputs[str(node_of(graph, "PreviewAny", "What each does"))]["text"]
+    described = {each["file"]: each["described_as"] for each in json.loads(said.splitlines()[-1])["loras"]}
+    assert set(described) == {"mystery_06.safetensors", "pencil_sketch.safetensors", "red_balloons.safetensors"}
+    assert facts["described_as"] == {"pencil_sketch.safetensors": described["pencil_sketch.safetensors"]}
+    assert outputs[str(node_of(graph, "PreviewImage", "Contact sheets"))]["images"]
+    frontend.wait_for_text(node_of(graph, "PreviewAny", "What each does"), described["pencil_sketch.safetensors"])
+    assert errors_of(frontend) == []
+
+
+def test_find_more_like_this(frontend: Frontend, host: Host) -> None:
+    graph = open_and_adapt(frontend, "3_find_more_like_this")
+    outputs = run(frontend, host)
+    assert saved_picture(outputs, graph, host).size == (128, 128)
+    found = [match["file"] for match in facts_shown(outputs, graph)["matches"]]
+    assert "mystery_06.safetensors" in found
+    assert "red_balloons.safetensors" not in found
+    assert errors_of(frontend) == []
+
+
+def test_ask(frontend: Frontend, host: Host) -> None:
+    graph = open_and_adapt(frontend, "2_ask")
     outputs = run(frontend, host)
     picture = saved_picture(outputs, graph, host)
     assert picture.size == (128, 128)

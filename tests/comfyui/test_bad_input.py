@@ -153,7 +153,11 @@ def test_a_name_that_exists_with_another_encoder_than_the_chosen_one_is_not_open
         ) as told:
             host.run(_asked(database, "good", "ViT-B-32-quickgelu/openai"))
         assert "choose good.parquet in database, or its encoder in encoder" in str(told.value)
-    host.run(_asked("bundled", "good"))
+    with pytest.raises(
+        Failed, match=r"good\.parquet exists already and holds none of the bundled LoRAs, and 'bundled' is chosen"
+    ):
+        host.run(_asked("bundled", "good"))
+    host.run(_asked("empty", "good"))
 
 
 def test_the_published_rows_are_not_opened_as_an_empty_database(host: Host, base: Path) -> None:
