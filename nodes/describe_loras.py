@@ -10,10 +10,10 @@ from comfy_api.latest import io, ui
 
 from .. import carlos_core as carlos
 from ..carlos_core.errors import RetrievalError
-from ..carlos_core.search.describing import FITS, KINDS, keep_with_rows
+from ..carlos_core.search.describing import FITS, KINDS, PERHAPS, UNNAMED
 from .common import matches
 from .common.csv_text import csv_text
-from .common.descriptions import describer_of
+from .common.descriptions import describer_of, not_kept, told_by
 from .common.report import facts_text, number, report, table
 from .common.schema import search_aliases
 from .common.sockets import CarlosDb
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from ..carlos_core.search.describing import Describer, Description
 
 _SHOWN = 300
-_WORDS = dict(
-    zip(KINDS, ("named", "perhaps named", "an effect that no phrase names", "no one effect", "changes nothing"), strict=True)
-)
+_OWN_PHRASES = "No phrase fits surely: write your own into phrases.txt in models/carlos, one a line."
+_SAID = ("named", "perhaps named", "with an effect that no phrase names", "with no one effect", "changing nothing")
+_WORDS = dict(zip(KINDS, _SAID, strict=True))
 
 
 class CarlosDescribeLoras(io.ComfyNode):
@@ -84,9 +84,10 @@ class CarlosDescribeLoras(io.ComfyNode):
         at_hand = lora_folder.installed(lora_folder.resolved(database))
         ids = _chosen(database, names, at_hand if installed_only else None)
         describer = describer_of(database)
-        progress = NodeProgress(cls.hidden.unique_id, lambda: "reading the phrases: ")
-        descriptions = describer.describe(ids, progress) if ids else []
-        is_kept = keep and _keep(database, descriptions, describer)
+        descriptions = describer.describe(ids, NodeProgress(cls.hidden.unique_id)) if ids else []
+        can_keep = keep and bool(descriptions) and not database.read_only and database.path is not None
+        reason = not_kept(carlos.DatabaseFile.of(database), database, descriptions, describer) if can_keep else ""
+        is_kept = can_keep and not reason
         records = [record for each in descriptions if (record := database.row(each.lora_id)) is not None]
         described = sorted(zip(descriptions, records, strict=True), key=lambda pair: (pair[1].name.casefold(), pair[0].lora_id))
         facts = [_facts(*pair, is_installed=pair[0].lora_id in at_hand) for pair in described]
@@ -99,7 +100,8 @@ class CarlosDescribeLoras(io.ComfyNode):
             "described": len(facts),
             "kept": is_kept,
         }
-        text = report(_lines(database, describer, facts, is_kept), {**about, "loras": facts[:_SHOWN]})
+        how = "Kept with the rows." if is_kept else f"Not kept with the rows: {reason}" if reason else ""
+        text = report(_lines(database, describer, facts, how), {**about, "loras": facts[:_SHOWN]})
         return io.NodeOutput(text, csv_text(_cells(facts)), facts_text({**about, "loras": facts}), ui=ui.PreviewText(text))
 
 
@@ -130,14 +132,6 @@ def _chosen(database: MetricsDatabase, names: str, at_hand: Any) -> list[str]:
     return [lora_id for lora_id in ids if (not lines or lora_id in chosen) and (at_hand is None or lora_id in at_hand)]
 
 
-def _keep(database: MetricsDatabase, descriptions: list[Description], describer: Describer) -> bool:
-    """Whether the words are with their rows in the database's file now."""
-    if database.read_only or database.path is None or not descriptions:
-        return False
-    keep_with_rows(carlos.DatabaseFile.of(database), database, descriptions, describer.mark)
-    return True
-
-
 def _facts(description: Description, record: LoraRecord, *, is_installed: bool) -> dict[str, Any]:
     return {
         "lora_id": record.lora_id,
@@ -154,12 +148,12 @@ def _facts(description: Description, record: LoraRecord, *, is_installed: bool) 
     }
 
 
-def _lines(database: MetricsDatabase, describer: Describer, facts: list[dict[str, Any]], is_kept: bool) -> list[str]:
+def _lines(database: MetricsDatabase, describer: Describer, facts: list[dict[str, Any]], kept: str) -> list[str]:
+    """kept: whether the words are kept with the rows, in words."""
     if not facts:
         return [f"{database.name}: no LoRA to describe. {_nothing(database)}"]
     kinds = Counter(fact["kind"] for fact in facts)
     counts = ", ".join(f"{kinds[kind]} {_WORDS[kind]}" for kind in KINDS if kinds[kind])
-    among = "the only LoRA with an effect" if describer.n_loras <= 1 else f"among {describer.n_loras} LoRAs with an effect"
     cells = [
         (
             fact["name"],
@@ -172,11 +166,11 @@ def _lines(database: MetricsDatabase, describer: Describer, facts: list[dict[str
         for fact in facts[:_SHOWN]
     ]
     return [
-        f"{len(facts)} LoRAs of {database.name} ({database.encoder_id}): {counts}.",
-        f"Told by {describer.n_phrases} phrases, {among}." + (" Kept with the rows." if is_kept else ""),
+        f"{len(facts)} LoRA{'' if len(facts) == 1 else 's'} of {database.name} ({database.encoder_id}): {counts}.",
+        f"{told_by(describer).capitalize()}. {kept}".rstrip(),
         *table(("LoRA", "what it does", "confidence", "strength", "consistency", "installed"), cells),
         *([f"and {len(facts) - _SHOWN} more, in the outputs csv and facts"] if len(facts) > _SHOWN else []),
-        *([] if kinds[FITS] else ["No phrase fits surely: write your own into phrases.txt in models/carlos, one a line."]),
+        *([_OWN_PHRASES] if not kinds[FITS] and (kinds[PERHAPS] or kinds[UNNAMED]) else []),
     ]
 
 

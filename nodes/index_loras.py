@@ -93,8 +93,8 @@ class CarlosLoraIndexer(io.ComfyNode):
         tally = Tally()
         with told_when_cancelled(cls.hidden.unique_id, tally):
             indexer, outcome = cls._indexed(lora_name, civitai_model_id, civitai_version_id, civitai_file, tally, settings)
+            words, remarks = descriptions.renewed(indexer.target, NodeProgress(cls.hidden.unique_id))
         fit = lora_folder.lora_fit(outcome.lora.path, settings["model"], settings["clip"])
-        words, remarks = descriptions.renewed(indexer.target, NodeProgress(cls.hidden.unique_id))
         database, said = indexer.target.read(), words.get(outcome.row.lora_id)
         facts = {
             **indexing.facts_of(outcome, fit),
@@ -156,15 +156,17 @@ class CarlosIndexLibrary(io.ComfyNode):
         left_out = _gone(names, places) | _unfit(list(same), fits, class_of_model(settings["model"]))
         index_report.log_failures(left_out.values())
         files = [(name, places[name]) for name in same if name not in left_out]
-        indexer, results = _index_all(cls.hidden, files, settings)
+        tally = Tally(loras=0)
+        with told_when_cancelled(cls.hidden.unique_id, tally):
+            indexer, results = _index_all(cls.hidden, files, settings, tally)
+            is_any = any(isinstance(result, carlos.Outcome) for result in results)
+            words, remarks = descriptions.renewed(indexer.target, NodeProgress(cls.hidden.unique_id)) if is_any else ({}, [])
         results += left_out.values()
         outcomes = [result for result in results if isinstance(result, carlos.Outcome)]
         failures = [result for result in results if not isinstance(result, carlos.Outcome)]
         new = [outcome for outcome in outcomes if outcome.is_new]
         links = {posix(name): [other.name for other in others] for name, others in same.items() if others}
         noted = [*_linked(links), *index_report.noted(outcomes, fits)]
-        describing = NodeProgress(cls.hidden.unique_id, lambda: "reading the phrases: ")
-        words, remarks = descriptions.renewed(indexer.target, describing) if outcomes else ({}, [])
         database = indexer.target.read()
         facts = {
             "indexed": [indexing.facts_of(outcome, fits.get(outcome.lora.name)) for outcome in new],
@@ -183,23 +185,24 @@ class CarlosIndexLibrary(io.ComfyNode):
         return io.NodeOutput(database, text, sheet, facts_text(facts), ui=ui.PreviewText(text))
 
 
-def _index_all(hidden: Any, files: list[tuple[str, Path]], settings: dict[str, Any]) -> tuple[Indexer, list[Outcome | Failure]]:
+def _index_all(
+    hidden: Any, files: list[tuple[str, Path]], settings: dict[str, Any], tally: Tally
+) -> tuple[Indexer, list[Outcome | Failure]]:
     """What came of each LoRA. An error that would meet all of them is raised at once; it says how many were saved before."""
     results: list[Outcome | Failure] = []
-    tally, n_new = Tally(loras=0), 0
-    with told_when_cancelled(hidden.unique_id, tally):
-        indexer = indexing.indexer_of(hidden, [posix(name) for name, _ in files], tally, **settings)
-        progress_of = LibraryProgress(hidden.unique_id, indexer, [name for name, _ in files], tally)
-        try:
-            for result in indexer.index_all(files, progress_of):
-                results.append(result)
-                n_new += isinstance(result, carlos.Outcome) and result.is_new
-                tally.loras = n_new
-        except CarlosError as error:
-            if not n_new:
-                raise
-            saved = f"The rows of {n_new} LoRAs are saved; run again to go on." if n_new > 1 else "The row of 1 LoRA is saved."
-            raise type(error)(error.what, f"{error.hint} {saved}".strip()) from error
+    indexer = indexing.indexer_of(hidden, [posix(name) for name, _ in files], tally, **settings)
+    progress_of = LibraryProgress(hidden.unique_id, indexer, [name for name, _ in files], tally)
+    n_new = 0
+    try:
+        for result in indexer.index_all(files, progress_of):
+            results.append(result)
+            n_new += isinstance(result, carlos.Outcome) and result.is_new
+            tally.loras = n_new
+    except CarlosError as error:
+        if not n_new:
+            raise
+        saved = f"The rows of {n_new} LoRAs are saved; run again to go on." if n_new > 1 else "The row of 1 LoRA is saved."
+        raise type(error)(error.what, f"{error.hint} {saved}".strip()) from error
     return indexer, results
 
 

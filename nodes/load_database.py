@@ -105,13 +105,28 @@ def _created(database: str, encoder: str, target: Path) -> MetricsDatabase:
 
 def _file_or_copy(database: str, target: Path) -> MetricsDatabase:
     """The chosen file, which counts more than a name in create_as; unless that is the copy that was once made of it."""
-    chosen = folders.database_path(database)
-    if chosen != target:
-        copy = carlos.load_database(target)
-        if copy.made_from == database:
+    path = folders.database_path(database)
+    chosen = carlos.load_database(path)
+    if path != target:
+        copy = _loaded_or_none(target)
+        if copy is not None and _is_copy(copy, chosen, database):
             return copy
         logger.warning("carlos: %s is opened, because it is chosen in database; %s is not", database, target.name)
-    return carlos.load_database(chosen)
+    return chosen
+
+
+def _loaded_or_none(path: Path) -> MetricsDatabase | None:
+    try:
+        return carlos.load_database(path)
+    except DatabaseError as error:
+        logger.warning("carlos: %s", error)
+        return None
+
+
+def _is_copy(copy: MetricsDatabase, chosen: MetricsDatabase, name: str) -> bool:
+    """Whether a database was once made from the chosen one. Copies of earlier versions do not say so, but they have its rows."""
+    rows = set(chosen.column("lora_id"))
+    return copy.made_from == name or (not copy.made_from and bool(rows) and rows <= set(copy.column("lora_id")))
 
 
 def _check_is_chosen(there: MetricsDatabase, database: str, encoder: str) -> None:
@@ -140,9 +155,8 @@ def _check_is_chosen(there: MetricsDatabase, database: str, encoder: str) -> Non
 
 
 def _n_published(database: MetricsDatabase) -> int:
-    """How many of the rows are those of the bundled database."""
-    theirs = {(row.lora_id, row.protocol_id) for row in database.measured}
-    return sum((row.lora_id, row.protocol_id) in theirs for row in carlos.load_bundled_database().measured)
+    """How many LoRAs of the bundled database are in this one, measured again or not."""
+    return len(set(database.column("lora_id")) & set(carlos.load_bundled_database().column("lora_id")))
 
 
 def _is_file(database: str) -> bool:

@@ -216,7 +216,7 @@ class Shoot:
             image, kept = None, 0
             if missing[place]:
                 begin = time.monotonic()
-                evaluations, image = self._make_batch(side, part)
+                evaluations, image = self._make_batch(side, part, is_for_all=start == 0)
                 self._speed.add(time.monotonic() - begin, len(part))
                 self.evaluations[side] += evaluations
                 kept = len(part)
@@ -236,24 +236,25 @@ class Shoot:
         left = ", done" if taken == self._expected else self._time_left()
         self._tell(0, None, f"{known} after {taken} images", left)
 
-    def _make_batch(self, side: Side, part: Sequence[Shot]) -> tuple[int, Tensor]:
+    def _make_batch(self, side: Side, part: Sequence[Shot], *, is_for_all: bool) -> tuple[int, Tensor]:
         """Make one batch and keep its features. Returns the forward passes it took and one of its pictures.
 
-        Without a LoRA and its words, what goes wrong would go wrong for every LoRA of a run, and the error says so.
+        is_for_all: every LoRA of a run would need these pictures of the plain side. What goes wrong there would go wrong for
+        each, and the error says so; further pictures are needed by LoRAs that take long alone.
         """
         if side.loras or side.triggers:
             return self._made_batch(side, part)
         try:
             return self._made_batch(side, part)
         except CarlosError as error:
-            error.ends_run = True
+            error.ends_run = is_for_all or error.ends_run
             raise
         # Models raise all kinds of errors. A cancel is not one of these.
         except (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
             raise GenerationError(
                 f"The model makes no pictures ({printable(str(error)) or type(error).__name__}).",
                 "Check that model, clip and vae belong together and that a KSampler can use them.",
-                ends_run=True,
+                ends_run=is_for_all,
             ) from error
 
     def _made_batch(self, side: Side, part: Sequence[Shot]) -> tuple[int, Tensor]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..progress import Progress
 from ..prompts.prompt_set import Prompt, PromptSet
 from ..records import NO_EFFECT
 from ..storage import short_hash
@@ -177,6 +178,8 @@ class Describer:
         if self._phrases is None:
             self._phrases = self._encoded(rows, on_progress)
         for start in range(0, len(places), _ROWS_AT_ONCE):
+            if on_progress is not None and len(places) > _ROWS_AT_ONCE:
+                on_progress(Progress(start, len(places), f"describing LoRAs: {start} of {len(places)}"))
             part = torch.tensor(places[start : start + _ROWS_AT_ONCE])
             z = (rows.centred[part] @ self._phrases.probes.T - rows.mean[part, None]) / rows.deviation[part, None]
             best = torch.topk(z, min(_LOOKED_AT, z.shape[1]), dim=1)

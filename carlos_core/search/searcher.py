@@ -326,7 +326,8 @@ class Searcher:
             logger.info("carlos: encoding %d phrases with %s to compare queries with, once", len(missing), encoder_id)
         for place in range(0, len(missing), _PHRASES_AT_A_TIME):
             if on_progress is not None:
-                on_progress(Progress(len(bank) - len(missing) + place, len(bank)))
+                done = len(bank) - len(missing) + place
+                on_progress(Progress(done, len(bank), f"reading phrases to compare with, once: {done} of {len(bank)}"))
             self._signatures.signatures(self.encoder, prompts, missing[place : place + _PHRASES_AT_A_TIME])
         return torch.stack(self._signatures.signatures(self.encoder, prompts, bank.texts))
 

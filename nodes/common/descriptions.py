@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ...carlos_core.errors import CarlosError
+from ...carlos_core.errors import CarlosError, DatabaseError
 from ...carlos_core.foreign import printable
 from ...carlos_core.search.describing import Describer, keep_with_rows
 from ..host import folders, runtime
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ...carlos_core.database.database import MetricsDatabase
     from ...carlos_core.database.target import Target
     from ...carlos_core.progress import OnProgress
+    from ...carlos_core.search.describing import Description
     from ...carlos_core.search.matches import Match
 
 UNKNOWN = "-"
@@ -35,19 +36,37 @@ def renewed(target: Target, on_progress: OnProgress | None = None) -> tuple[dict
     """
     database = target.read()
     notes: list[str] = []
+    told: list[Description] = []
     try:
         describer = describer_of(database)
         stale = describer.stale()
-        if stale:
-            keep_with_rows(target, database, describer.describe(stale, on_progress), describer.mark)
-            database = target.read()
-        notes.append(f"what each does: told by {describer.n_phrases} phrases, among {describer.n_loras} LoRAs")
-    # The encoder may lack memory, the file may be in use. A cancel is not one of these.
+        told = describer.describe(stale, on_progress) if stale else []
+        notes.append(f"what each does: {told_by(describer)}")
+        notes += [f"not kept with the rows: {reason}"] if (reason := not_kept(target, database, told, describer)) else []
+    # The encoder may lack memory. A cancel is not one of these.
     except (CarlosError, OSError, RuntimeError, MemoryError) as error:
         logger.warning("carlos: the LoRAs were not described: %s", error)
         notes.append(f"not said in words what they do: {printable(str(error)) or type(error).__name__}")
-    words = zip(database.column("lora_id"), database.column("described_as"), strict=True)
-    return {lora_id: said for lora_id, said in words if said is not None}, notes
+    kept = zip(database.column("lora_id"), database.column("described_as"), strict=True)
+    words = {lora_id: said for lora_id, said in kept if said is not None}
+    return words | {description.lora_id: description.text for description in told}, notes
+
+
+def told_by(describer: Describer) -> str:
+    """By what a database's LoRAs are described, in words."""
+    n_loras = describer.n_loras
+    among = f"among {n_loras} LoRAs with an effect" if n_loras > 1 else "with no other LoRA to compare with"
+    return f"told by {describer.n_phrases} phrases, {among}"
+
+
+def not_kept(target: Target, database: MetricsDatabase, told: Sequence[Description], describer: Describer) -> str:
+    """Keep descriptions with their rows. Returns why they are not kept; empty if they are."""
+    try:
+        keep_with_rows(target, database, told, describer.mark)
+    except DatabaseError as error:
+        logger.warning("carlos: what the LoRAs do was not kept: %s", error)
+        return printable(str(error))
+    return ""
 
 
 def of_matches(database: MetricsDatabase, matches: Iterable[Match]) -> dict[str, str]:

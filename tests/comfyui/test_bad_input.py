@@ -160,6 +160,22 @@ def test_a_name_that_exists_with_another_encoder_than_the_chosen_one_is_not_open
     host.run(_asked("empty", "good"))
 
 
+def test_a_chosen_file_is_opened_although_the_one_of_create_as_is_damaged(host: Host, base: Path, good: Path) -> None:
+    folder = base / "models" / "carlos"
+    (folder / "damaged.parquet").write_bytes(good.read_bytes()[:-100])
+    facts = facts_of(host.run(_asked("good.parquet", "damaged")), "report")
+    assert facts["database"]["file"] == "good.parquet"
+    with pytest.raises(Failed, match=r"damaged\.parquet cannot be read"):
+        host.run(_asked("empty", "damaged"))
+
+
+def test_a_copy_of_an_earlier_version_is_known_by_its_rows(host: Host, base: Path, good: Path) -> None:
+    copy = base / "models" / "carlos" / "old_copy.parquet"
+    copy.write_bytes(good.read_bytes())
+    facts = facts_of(host.run(_asked("good.parquet", "old_copy")), "report")
+    assert facts["database"]["file"] == "old_copy.parquet"
+
+
 def test_the_published_rows_are_not_opened_as_an_empty_database(host: Host, base: Path) -> None:
     by_name = workflows.node("CarlosLorasByName", database=["db", 0], name="a", top_k=1)
     published = "ViT-B-32-quickgelu/openai"

@@ -128,3 +128,18 @@ def test_a_calibrated_search_says_it_of_rows_that_keep_no_words(host: Host, rows
     assert found[0]["described_as"]
     published = found_for_snow(host)
     assert {match["described_as"] for match in published} == {None}
+
+
+def test_where_the_words_cannot_be_kept_they_are_said_all_the_same(host: Host, rows: Path) -> None:
+    # Where its lock should be is something else: whoever runs this, no lock can be taken.
+    lock = rows.with_name(f".{rows.name}.lock")
+    lock.unlink(missing_ok=True)
+    lock.mkdir()
+    try:
+        text, facts, _table, _whole = describe(host, names="pixel_art")
+    finally:
+        lock.rmdir()
+    (lora,) = facts["loras"]
+    assert (lora["file"], bool(lora["described_as"]), facts["kept"]) == ("pixel_art.safetensors", True, False)
+    assert "Not kept with the rows: described.parquet could not be saved" in text
+    assert text.startswith("1 LoRA of described.parquet")

@@ -13,6 +13,7 @@ from carlos_core.measuring.base_check import UNSUITABLE
 from carlos_core.measuring.indexer import ALREADY_INDEXED, INDEXED, Outcome
 from carlos_core.measuring.plan import Plan
 from carlos_core.measuring.protocol import Covering, Protocol, ThisModel
+from carlos_core.progress import Progress
 from carlos_core.records import NO_EFFECT, LoraMetadata, LoraRecord, MeasuredRow, checkpoint_of
 from tests.support.bench import MANY_PROMPTS, Bench, indexer_of
 from tests.support.drawing_generator import DrawingGenerator
@@ -138,3 +139,37 @@ def test_a_published_row_that_is_replaced_is_named(bench: Bench) -> None:
     outcome = indexer.index(lora)
     assert outcome.status == INDEXED
     assert outcome.notes[0] == "replaces its row: 4480 pairs of pictures from carlos 0.0.3"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_better_row_that_comes_while_a_lora_is_measured_stays(bench: Bench, overwrite: bool) -> None:
+    lora, elsewhere = bench.lora(), Bench(bench.folder / "elsewhere", bench.encoder)
+    elsewhere.folder.mkdir()
+    indexer = indexer_of(elsewhere, DrawingGenerator(), preset="standard")
+    better_one, protocol = indexer.index(lora).row, indexer.protocol
+    here = indexer_of(bench, DrawingGenerator(), work="here", overwrite=overwrite)
+
+    def put(database: MetricsDatabase) -> None:
+        database.upsert(better_one, protocol.described())
+
+    def meanwhile(_progress: Progress) -> None:
+        if here.target.read().row(lora.lora_id) is None:
+            here.target.change(put)
+
+    outcome = here.index(lora, meanwhile)
+    (row,) = [here.target.read().row_at(place) for place in range(len(here.target.read()))]
+    assert outcome.model_evaluations > 0
+    stays = row.protocol_id == better_one.protocol_id
+    assert (outcome.status, stays) == ((INDEXED, False) if overwrite else (ALREADY_INDEXED, True))
+    said = "replaces its row" if overwrite else "by the preset 'standard' are better than the preset 'quick'"
+    assert said in str(outcome.change)
+
+
+def test_time_left_counts_the_pairs_that_a_custom_row_asks_for(bench: Bench) -> None:
+    generator, lora = DrawingGenerator(), bench.lora()
+    alone = indexer_of(bench, DrawingGenerator(), work="alone").index(lora).row.n_images or 0
+    by_custom(bench, generator, lora, alone + 8, overwrite=True)
+    told: list[str] = []
+    indexer_of(bench, generator, work="anew").index(lora, lambda progress: told.append(progress.note))
+    of_about = [int(note.split(" of about ")[1].split()[0]) for note in told if " of about " in note]
+    assert min(of_about) >= 2 * (alone + 8)

@@ -12,8 +12,9 @@ from carlos_core.errors import BrokenPictureError, DatabaseError, EncoderError, 
 from carlos_core.generator import Generated, Job
 from carlos_core.measuring.failures import Alike, Failure, alike
 from carlos_core.measuring.indexer import Outcome
+from carlos_core.measuring.plan import Plan
 from carlos_core.progress import OnProgress
-from tests.support.bench import Bench, indexer_of
+from tests.support.bench import MANY_PROMPTS, Bench, indexer_of
 from tests.support.drawing_generator import DrawingGenerator, lora_file
 
 
@@ -132,3 +133,29 @@ def test_a_known_lora_needs_neither_encoder_nor_a_database_that_can_be_written(b
     (bench.folder / ".db.parquet.lock").mkdir()
     again = list(indexer_of(bench, DrawingGenerator()).index_all(files, lambda name: None))
     assert [isinstance(outcome, Outcome) and outcome.is_new for outcome in again] == [False, False]
+
+
+def test_a_known_lora_under_another_name_ends_no_run_where_the_database_cannot_be_written(bench: Bench) -> None:
+    ((name, path),) = loras(bench, 1)
+    list(indexer_of(bench, DrawingGenerator()).index_all([(name, path)], lambda name: None))
+    moved = path.rename(path.with_name("moved.safetensors"))
+    (bench.folder / ".db.parquet.lock").unlink(missing_ok=True)
+    (bench.folder / ".db.parquet.lock").mkdir()
+    (outcome,) = indexer_of(bench, DrawingGenerator()).index_all([(moved.name, moved)], lambda name: None)
+    assert isinstance(outcome, Outcome)
+    says = f"its row still has the name {name}: db.parquet could not be saved"
+    assert any(note.startswith(says) for note in outcome.file_notes)
+
+
+def test_a_broken_picture_that_only_some_loras_need_is_their_failure(bench: Bench) -> None:
+    plan = indexer_of(bench, DrawingGenerator()).plan
+    assert plan.rule is not None
+    generator = DrawingGenerator()
+    files = loras(bench, 3)
+    # The first has a row of so many pairs that one to replace it has to have far more than the others take.
+    full = Plan.all(MANY_PROMPTS)
+    list(indexer_of(bench, generator, preset="custom", plan=full, work="full").index_all(files[:1], lambda name: None))
+    needed_by_it = plan.shots[len(full.shots) - 1]
+    generator.broken = {("base", needed_by_it.prompt.text, needed_by_it.seed)}
+    results = list(indexer_of(bench, generator, work="later").index_all(files, lambda name: None))
+    assert [type(result) for result in results] == [Failure, Outcome, Outcome]
