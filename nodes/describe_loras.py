@@ -167,7 +167,7 @@ def _lines(database: MetricsDatabase, describer: Describer, facts: list[dict[str
     ]
     return [
         f"{len(facts)} LoRA{'' if len(facts) == 1 else 's'} of {database.name} ({database.encoder_id}): {counts}.",
-        f"{told_by(describer).capitalize()}. {kept}".rstrip(),
+        f"What each does: {told_by(describer)}. {kept}".rstrip(),
         *table(("LoRA", "what it does", "confidence", "strength", "consistency", "installed"), cells),
         *([f"and {len(facts) - _SHOWN} more, in the outputs csv and facts"] if len(facts) > _SHOWN else []),
         *([_OWN_PHRASES] if not kinds[FITS] and (kinds[PERHAPS] or kinds[UNNAMED]) else []),
