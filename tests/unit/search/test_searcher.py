@@ -24,7 +24,8 @@ from carlos_core.errors import EncoderError, RetrievalError
 from carlos_core.prompts.prompt_set import PromptSet
 from carlos_core.search.limits import ChoiceRules, SearchLimits
 from carlos_core.search.matches import Match
-from carlos_core.search.searcher import Searcher, retrieve
+from carlos_core.search.retrieval import retrieve
+from carlos_core.search.searcher import Searcher
 from tests.support import miniworld
 from tests.support.rows import a_row
 from tests.support.searches import find, retrieved, signature_of
