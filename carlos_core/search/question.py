@@ -138,7 +138,7 @@ class Question:
             except RetrievalError as error:
                 return Matches(text, str(self.searcher.db.encoder_id), (), error.what, signature)
         barred_ids = {self._ids[row] for row in torch.nonzero(barred).flatten().tolist()}
-        limits = replace(self.limits, exclude={*self.limits.exclude, *barred_ids}) if barred_ids else self.limits
+        limits = self.limits.without(barred_ids)
         found = self.searcher.find(
             signature, limits, self.candidates, query=text, ranking=self.ranking, background=self._background
         )
@@ -148,10 +148,13 @@ class Question:
         """Matches and, if none of them is installed, the best one that is."""
         if not self.searcher.installed or any(match.file is not None for match in matches.items):
             return matches
-        among = {"ranking": self.ranking, "background": self._background}
-        at_hand = self.searcher.find(signature, replace(limits, installed_only=True), 1, **among).items
+        here, background = replace(limits, installed_only=True), self._background
+        best = self.searcher.find(signature, here, 1, ranking=self.ranking, background=background).items
+        if not best:
+            return matches
         # Its confidence is that among all.
-        further = self.searcher.placed({match.lora_id for match in at_hand}, signature, limits, **among) if at_hand else ()
+        ids = {match.lora_id for match in best}
+        further = self.searcher.placed(ids, signature, limits, ranking=self.ranking, background=background)
         return replace(matches, items=(*matches.items, *further))
 
     def looks(self, texts: Sequence[str]) -> list[float | None]:
@@ -315,8 +318,7 @@ class Question:
 
 def _why_not_all(understanding: Understanding) -> str:
     """Which parts of a query nothing fits, where it names so few things that each is to be told."""
-    alone = {effect.text for effect in understanding.alone}
-    left = [text for text in understanding.content if text not in alone]
+    left = understanding.unfit
     if not left or len(left) + len(understanding.effects) > _FEW:
         return ""
     return f"Nothing fits {' nor '.join(map(repr, left))}."

@@ -80,10 +80,11 @@ def places(
     """
     aim, before = unit(signature), list[int]()
     allowed, scores = allowed & (norms > 0), _cosines(directions[rows], aim)
-    index = torch.arange(len(directions))
-    rough = None if z is not None else (directions @ aim.to(directions.dtype)) / norms
+    index, rough = torch.arange(len(directions)), torch.zeros(0)
+    if z is None:
+        rough = (directions @ aim.to(directions.dtype)) / norms
     for row, score in zip(rows.tolist(), scores, strict=True):
-        if rough is None:
+        if z is not None:
             is_better = (z > z[row]) | ((z == z[row]) & (index < row))
         else:
             is_better = rough > score + _FLOAT32_SLACK

@@ -264,8 +264,7 @@ class Searcher:
         question = Question(self, read(query), negative, rules, limits, ranking, on_progress)
 
         def without(lora_ids: Collection[str]) -> Selection:
-            fewer = replace(limits, exclude={*limits.exclude, *lora_ids})
-            return self.choose(query, negative=negative, rules=rules, limits=fewer, ranking=ranking)
+            return self.choose(query, negative=negative, rules=rules, limits=limits.without(lora_ids), ranking=ranking)
 
         return replace(question.selection(), alternative=without)
 

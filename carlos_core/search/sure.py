@@ -57,7 +57,7 @@ def mark_sure(
 
 def _with_leaders(
     searcher: Searcher, matches: Matches, selection: Selection, limits: SearchLimits, ranking: str
-) -> Sequence[Match]:
+) -> tuple[Match, ...]:
     """Matches with those that fit the query or an effect of it best, in the order of the ranking, and no more than before."""
     effects = selection.understanding.effects if selection.understanding is not None else ()
     leaders = {pick.match.lora_id for pick in selection.picks}
@@ -75,12 +75,12 @@ def _with_leaders(
     return _with(items, [match for match in ranked if match.lora_id in at_hand][:1], keeps=searcher.installed.keys())
 
 
-def _with(items: Sequence[Match], further: Sequence[Match], keeps: Collection[str]) -> Sequence[Match]:
+def _with(items: Sequence[Match], further: Sequence[Match], keeps: Collection[str]) -> tuple[Match, ...]:
     """Items with others in the places of their last ones, except for those that it keeps; best first."""
     going = [match.lora_id for match in items if match.lora_id not in keeps]
     n_going = len(further[: len(going)])
     left = [match for match in items if match.lora_id not in going[len(going) - n_going :]]
-    return sorted([*left, *further[:n_going]], key=lambda match: match.rank)
+    return tuple(sorted([*left, *further[:n_going]], key=lambda match: match.rank))
 
 
 def _why_doubted(matches: Matches, selection: Selection, min_confidence: str) -> str:
