@@ -69,7 +69,7 @@ class Question:
     """How many matches of each search are considered."""
 
     minds_installed: bool = False
-    """Whether the best installed LoRA of each search is considered, too, however many come before it."""
+    """Whether the surest installed LoRA of each search is considered, too, however many come before it."""
 
     def selection(self) -> Selection:
         """The LoRAs for the query; none if nothing fits. Raises what `Searcher.choose` does."""
@@ -145,15 +145,16 @@ class Question:
         return self._with_installed(found, signature, limits) if self.minds_installed else found
 
     def _with_installed(self, matches: Matches, signature: Tensor, limits: SearchLimits) -> Matches:
-        """Matches and, if none of them is installed, the best one that is."""
-        if not self.searcher.installed or any(match.file is not None for match in matches.items):
+        """Matches and, if it is not among them, the surest one that is installed: by cosine, others may come before it."""
+        if not self.searcher.installed:
             return matches
         here, background = replace(limits, installed_only=True), self._background
-        best = self.searcher.find(signature, here, 1, ranking=self.ranking, background=background).items
-        if not best:
+        ranking = self.ranking if background is None else CALIBRATED
+        surest = self.searcher.find(signature, here, 1, ranking=ranking, background=background).items
+        ids = {match.lora_id for match in surest} - {match.lora_id for match in matches.items}
+        if not ids:
             return matches
         # Its confidence is that among all.
-        ids = {match.lora_id for match in best}
         further = self.searcher.placed(ids, signature, limits, ranking=self.ranking, background=background)
         return replace(matches, items=(*matches.items, *further))
 

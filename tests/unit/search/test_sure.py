@@ -6,8 +6,8 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from carlos_core.clip.encoder import OpenClipEncoder
@@ -125,18 +125,40 @@ def test_an_installed_lora_that_fits_is_passed_on_however_many_that_are_not_inst
     }
 
 
-def test_an_installed_lora_that_fits_is_passed_on_though_more_fit_better_than_are_considered(searcher: Searcher) -> None:
-    """Many of the same effect, of which only the last is installed."""
-    crowd = MetricsDatabase(searcher.db.table, encoder_id=searcher.db.encoder_id)
-    pencil = crowd.row(lora_id_of(crowd, PENCIL))
+@pytest.fixture(scope="module")
+def crowd(searcher: Searcher) -> Searcher:
+    """A library with many of one effect, of which only "mine" is installed, the last, and "decoy": high cosine, low z-score."""
+    database = MetricsDatabase(searcher.db.table, encoder_id=searcher.db.encoder_id)
+    pencil = database.row(lora_id_of(database, PENCIL))
     assert pencil is not None
-    for place in range(2 * CANDIDATES):
-        crowd.upsert(replace(pencil, lora_id=f"copy {place:02}", sha256=None, file_name=f"copy_{place:02}.safetensors"))
-    weaker = pencil.direction.copy()
-    weaker[0] += 0.05 * np.linalg.norm(weaker)
-    crowd.upsert(replace(pencil, lora_id="mine", sha256=None, file_name="mine.safetensors", direction=weaker))
-    some = Searcher(crowd, encoder=searcher.encoder, prompts=searcher.prompts, signatures=searcher._signatures)
-    matches = marked(some.among({"mine": "mine.safetensors"}), "drawn in pencil", ranking=CALIBRATED)
+    signature = searcher.signature("drawn in pencil").double()
+    probe = searcher.background().probe(signature)
+    effect = torch.tensor(pencil.direction).double()
+    # Near the signature, with half of what tells it from other texts taken away.
+    decoy = 4 * signature / signature.norm() + effect / effect.norm()
+    decoy -= probe * (decoy @ probe) / (probe @ probe) / 2
+    weaker = effect.clone()
+    weaker[0] += 0.05 * effect.norm()
+    directions = {f"copy {place:02}": effect for place in range(2 * CANDIDATES)} | {"mine": weaker, "decoy": decoy}
+    for lora_id, direction in directions.items():
+        row = replace(
+            pencil, lora_id=lora_id, sha256=None, file_name=f"{lora_id}.safetensors", direction=direction.float().numpy()
+        )
+        database.upsert(row)
+    return Searcher(database, encoder=searcher.encoder, prompts=searcher.prompts, signatures=searcher._signatures)
+
+
+@pytest.mark.parametrize("ranking", RANKINGS)
+@pytest.mark.parametrize("here", [{"mine"}, {"mine", "decoy"}])
+def test_an_installed_lora_that_fits_is_passed_on_though_more_fit_better_than_are_considered(
+    crowd: Searcher, here: set[str], ranking: str
+) -> None:
+    some, query = crowd.among({lora_id: f"{lora_id}.safetensors" for lora_id in here}), "drawn in pencil"
+    if ranking == PUBLISHED:
+        listed = some.find(some.signature(query), top_k=CANDIDATES)
+        assert "decoy" in {match.lora_id for match in listed.items}
+        assert "mine" not in {match.lora_id for match in listed.items}
+    matches = marked(some, query, ranking=ranking)
     assert [match.lora_id for match in matches.installed] == ["mine"]
     assert matches.items[-1].rank > CANDIDATES
     assert matches.doubt == ""
