@@ -43,7 +43,7 @@ def test_workflows_without_the_input_get_the_published_ranking(host: Host, refer
         for inputs in ({}, {"ranking": "published"})
     )
     assert old == new
-    assert set(old[0]) == {"rank", "lora_id", "file", "score", "strength", "consistency", "installed", "found_by"}
+    assert set(old[0]) == {"rank", "lora_id", "file", "score", "strength", "consistency", "installed", "found_by", "described_as"}
 
 
 def test_a_ranking_that_is_not_offered_is_refused(host: Host, reference: str) -> None:
