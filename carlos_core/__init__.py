@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from .search.describing import Describer
     from .search.limits import ChoiceRules, SearchLimits
     from .search.matches import Match
-    from .search.searcher import Searcher, choose, retrieve
+    from .search.retrieval import choose, retrieve
+    from .search.searcher import Searcher
     from .search.selection import Selection
 
 __all__ = [
@@ -105,7 +106,7 @@ _HOMES = {
     "Studio": ".measuring.studio",
     "alike": ".measuring.failures",
     "cache_usage": ".measuring.caches",
-    "choose": ".search.searcher",
+    "choose": ".search.retrieval",
     "clear_cache": ".measuring.caches",
     "copy_bundled_database": ".database.published",
     "create_database": ".database.database",
@@ -119,7 +120,7 @@ _HOMES = {
     "load_prompt_set": ".prompts.prompt_set",
     "most_pictures": ".measuring.strength_curve",
     "refresh_metadata": ".civitai.refresh",
-    "retrieve": ".search.searcher",
+    "retrieve": ".search.retrieval",
 }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io, ui
 
+from ..carlos_core.counting import counted
 from ..carlos_core.errors import CivitaiNotFound, LoraError
 from ..carlos_core.loras.family import FAMILIES
 from ..carlos_core.prompts.prompt_set import default_signature_prompts
@@ -122,7 +123,7 @@ class CarlosAutoLora(io.ComfyNode):
         if choice.strip():
             loras, unlike = read_choice(choice, database)
             applied = apply.applied(model, clip, loras)
-            lines = [f"A choice made before is applied as it is ({len(loras)} LoRAs); the query is not looked at."]
+            lines = [f"A choice made before is applied as it is ({counted(len(loras), 'LoRA')}); the query is not looked at."]
             reason, notes, left_out, preference = "chosen before", [*unlike, *applied.warnings], {}, {}
             understanding, filters, filtered = None, [], []
         else:
@@ -133,14 +134,14 @@ class CarlosAutoLora(io.ComfyNode):
             chosen = [pick.match for pick in selection.picks]
             made_for = preferred.notes_of(allowed.preference, chosen, database)
             preference = preferred.facts_of(allowed.preference, chosen)
-            of_query = [*selection.notes, *names.notes_of(query, database, is_lost=not selection.picks)]
+            of_query = [*selection.notes, *names.notes_of(query, database, allowed.installed, is_lost=not selection.picks)]
             notes = [*of_query, *made_for, *allowed.notes, *gone, *not_applied, *applied.warnings]
             left_out = allowed.facts
             understanding = selection.understanding
             filters = allowed.limits.filters(database, allowed.installed)
             # Where nothing was found, the reason may have them already.
-            told = allowed.limits.told(database, allowed.installed)
-            filtered = [told] if told and told not in reason else []
+            said_of_filters = limits.told(filters, len(database))
+            filtered = [said_of_filters] if said_of_filters and said_of_filters not in reason else []
         facts = [facts_of(lora) for lora in applied.loras]
         choice_in_pictures.keep(cls.hidden, query, facts)
         said = {
@@ -154,7 +155,8 @@ class CarlosAutoLora(io.ComfyNode):
             "filters": [each._asdict() for each in filters],
             "database": database_facts(database),
         }
-        text = report([*lines, *reading.lines(understanding), *notes, *filtered, database_line(database)], said)
+        read = reading.lines(understanding, database, lists_effects=False)
+        text = report([*lines, *read, *notes, *filtered, database_line(database)], said)
         return io.NodeOutput(*applied.outputs, text, facts_text(said), ui=ui.PreviewText(text))
 
 
@@ -216,6 +218,7 @@ def _limits(database: Any, files: dict[str, str], settings: dict[str, Any]) -> S
         installed_only=not may_download,
         max_nsfw_level=settings["max_nsfw_level"],
         exclude=out_of_reach,
+        others_are=("is installed or can be fetched", "are installed or can be fetched"),
     )
 
 

@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     from .common.model_fit import ForModel
 
 BY_ID = "by lora_id"
-_AMONG_INSTALLED = "Auto LoRA chooses among installed LoRAs alone and may be surer of one: switch installed_only on."
+_AMONG_INSTALLED = (
+    "Switch installed_only on to compare installed LoRAs alone, as Auto LoRA does unless allow_download is on: the list then "
+    "holds no other, and one may be sure enough."
+)
+_OTHERS = ("is another LoRA", "are other LoRAs")
 
 
 class CarlosLoraRetriever(io.ComfyNode):
@@ -116,8 +120,9 @@ class CarlosLoraRetriever(io.ComfyNode):
             is_lost = not understanding.effects and not _fits(found.matches)
         else:
             understanding, is_lost = chosen.understanding, not chosen.picks
-        further = names.notes_of(query, database, is_lost=is_lost)
-        if found.matches.doubt and len(found.allowed.installed) < len(database) and not settings["installed_only"]:
+        further = names.notes_of(query, database, found.allowed.installed, is_lost=is_lost)
+        is_blocked = bool(found.matches.items) and not found.matches.installed
+        if is_blocked and not settings["installed_only"] and 0 < len(found.allowed.installed) < len(database):
             further.append(_AMONG_INSTALLED)
         return matches.output_of(database, found, understanding=understanding, further=further)
 
@@ -161,7 +166,8 @@ class CarlosSimilarLoras(io.ComfyNode):
         row = database.row(lora_id)
         name = row.name if row is not None else lora_id
         # The LoRA itself is not an answer.
-        return matches.found(database, f"like {name}", signature, hidden=cls.hidden, exclude=frozenset({lora_id}), **settings)
+        others: dict[str, Any] = {"exclude": frozenset({lora_id}), "others_are": _OTHERS}
+        return matches.found(database, f"like {name}", signature, hidden=cls.hidden, **others, **settings)
 
 
 class CarlosLorasLikeImage(io.ComfyNode):
@@ -255,8 +261,7 @@ class CarlosLorasByName(io.ComfyNode):
 
 def _fits(found: Matches) -> bool:
     """Whether something fits, as far as it is known: without confidences the best is taken for fitting."""
-    best = found.items[0].confidence if found.items else None
-    return bool(found.items) and (best is None or best.fits)
+    return bool(found.items) and (found.surest is None or found.surest.fits)
 
 
 def _id_of(database: Any, lora_name: str) -> str:

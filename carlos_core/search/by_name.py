@@ -5,23 +5,30 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from ..errors import RetrievalError
 from .limits import PUBLISHED_LIMITS, SearchLimits
 from .matches import Matches, matches_at
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from ..database.database import MetricsDatabase
 
-_COLUMNS = ("model_name", "file_name", "trigger_words", "folder_name")
+_NAMES = ("model_name", "file_name", "folder_name")
+_COLUMNS = (*_NAMES, "trigger_words")
 _ENDINGS = (".safetensors", ".ckpt", ".pt")
 _TAG = re.compile(r"<\s*(?:lora|lyco)\s*:([^<>:]+)[^<>]*>", re.IGNORECASE)
 _PARTS = re.compile(r"[,;\n]")
-_WRITTEN_AS_FILES = re.compile(r"[_\d/\\]")
+_WRITTEN_AS_FILES = re.compile(r"[_/\\]|[^\W\d]\d")
+"""An underscore, a folder, or a digit after a letter: "3d" and "80s" are effects."""
 _OF_CONTENT = "sha256:"
-_SHORTEST_HASH = 4
-"""Fewer digits begin the hashes of unrelated LoRAs too often."""
+_SAYS_CONTENT = re.compile(re.escape(_OF_CONTENT), re.IGNORECASE)
+_SHORTEST_HASH, _SHORTEST_ID = 4, 3
+"""Fewer digits begin the hashes, and the ids on CivitAI, of unrelated LoRAs too often."""
 
 
 def find_named(
@@ -29,10 +36,10 @@ def find_named(
 ) -> Matches:
     """LoRAs whose model name, file name, id, folder or trigger words contain every word of `name`, in any order.
 
-    Case, accents and the characters between words do not matter, and a word may be part of a longer one; of an id, only its
-    beginning, and of a hash at least four digits of it. The score is the
-    largest part of a single name that was asked for: 1 for all of it. Equal scores are ordered by id. The signature is the mean
-    of the unit directions found, so that a name can be combined with other searches.
+    Case, accents, a file's ending and the characters between words do not matter, and a word may be part of a longer one; of an
+    id, only its beginning, at least three digits of it and four of a hash, or all of it. The score is the largest part of a
+    single name that was asked for: 1 for all of it. Equal scores are ordered by id. The signature is the mean of the unit
+    directions found, so that a name can be combined with other searches.
 
     Args:
         db: the database.
@@ -43,7 +50,8 @@ def find_named(
 
     Raises RetrievalError for a name without letters or digits, or top_k < 1.
     """
-    words = plain_words(name.replace(_OF_CONTENT, " "))
+    asked = _SAYS_CONTENT.sub(" ", name).strip()
+    words, without_ending = plain_words(asked), plain_words(_without_ending(asked))
     if not words:
         raise RetrievalError("The name is empty.", "Type a part of a LoRA's name, file name, id or trigger words.")
     if top_k < 1:
@@ -55,7 +63,11 @@ def find_named(
     found = []
     for index, row in enumerate(arrays.rows.tolist()):
         if chosen[index]:
-            score = _score(words, [text for column in columns for text in _texts(column[row])], ids[row])
+            names = [text for column in columns for text in _texts(column[row])]
+            score = _score(words, names, ids[row])
+            # A row that does not know its file has the name without the ending.
+            if without_ending != words and without_ending:
+                score = max(score, _score(without_ending, names, ids[row]))
             if score > 0:
                 found.append((-score, index))
     found = sorted(found)[:top_k]
@@ -75,8 +87,8 @@ def find_named(
 def _score(words: list[str], names: list[str], lora_id: str) -> float:
     """Largest part of one name that the words cover, in [0, 1]; 0 unless each word is in one of the names or begins the id."""
     its_id = "".join(plain_words(lora_id.removeprefix(_OF_CONTENT)))
-    fewest = _SHORTEST_HASH if lora_id.startswith(_OF_CONTENT) else 1
-    of_id = [word for word in words if len(word) >= fewest and its_id.startswith(word)]
+    fewest = _SHORTEST_HASH if lora_id.startswith(_OF_CONTENT) else _SHORTEST_ID
+    of_id = [word for word in words if word == its_id or (len(word) >= fewest and its_id.startswith(word))]
     if not all(word in of_id or any(word in name for name in names) for word in words):
         return 0.0
     covered = [(name, [word for word in words if word in name]) for name in names]
@@ -88,33 +100,88 @@ def _texts(value: Any) -> list[str]:
     return ["".join(plain_words(str(each))) for each in (value if isinstance(value, list) else [value]) if each is not None]
 
 
-def named_in(query: str, names: Iterable[str], *, is_lost: bool) -> list[str]:
-    """What in a query of effects is rather a LoRA's name, as it was written.
+class Place(Enum):
+    """Where a LoRA of a name is."""
 
-    That is: a file's name with its ending, `<lora:name:1>`, and a name of `names` that is written as files are ("mystery_12").
-    Plain words that are also a name ("pencil sketch") count only if `is_lost`.
+    DATABASE = "database"
+    """Where `find_named` finds it."""
+
+    FILES = "files"
+    """Among the files, and not measured."""
+
+    NOWHERE = "nowhere"
+
+
+class Named(NamedTuple):
+    """A LoRA's name in a query of effects."""
+
+    name: str
+    """As it was written, without folder and ending; for a file that the database knows by another name, that name."""
+
+    place: Place
+
+
+def named_in(
+    query: str, db: MetricsDatabase, files: Iterable[str], installed: Mapping[str, str], *, is_lost: bool
+) -> list[Named]:
+    """What in a query of effects is rather a LoRA's name.
+
+    That is: a file's name with its ending, and a known name that is written as files are ("mystery_12", "sketch2"). If nothing
+    was found for the query, also `<lora:name:1>`, which otherwise is for another node, and plain words that are a name.
 
     Args:
         query: what was asked for.
-        names: of LoRAs and their files.
+        db: the database that was searched.
+        files: names of the LoRA files on this machine.
+        installed: lora_id -> file, of those that are LoRAs of the database.
         is_lost: whether nothing was found for the query.
     """
-    known = {_plain_name(name) for name in names}
     parts = [part.strip() for part in _PARTS.split(_TAG.sub(",", query))]
-    found = [tag.strip() for tag in _TAG.findall(query)]
-    for part in parts:
-        is_name = _plain_name(part) in known and (is_lost or bool(_WRITTEN_AS_FILES.search(part)))
-        if part and (is_name or part.casefold().endswith(_ENDINGS)):
-            found.append(part)
+    tags = [tag.strip() for tag in _TAG.findall(query)] if is_lost else []
+    sure = [part for part in (*tags, *parts) if part and (part in tags or part.casefold().endswith(_ENDINGS))]
+    perhaps = [part for part in parts if part and part not in sure and (is_lost or _WRITTEN_AS_FILES.search(part))]
+    if not sure and not perhaps:
+        return []
+    known, at_hand = _names_in(db), {_plain_name(file): file for file in files}
+    ids = {file: lora_id for lora_id, file in installed.items()}
+    found = []
+    for part in (*sure, *perhaps):
+        plain, name = _plain_name(part), _short_name(part)
+        if plain in known:
+            found.append(Named(name, Place.DATABASE))
+        elif plain in at_hand:
+            row = db.row(ids[at_hand[plain]]) if at_hand[plain] in ids else None
+            found.append(Named(name, Place.FILES) if row is None else Named(_short_name(row.name), Place.DATABASE))
+        elif part in sure and plain:
+            found.append(Named(name, Place.NOWHERE))
     return list(dict.fromkeys(found))
+
+
+def _names_in(db: MetricsDatabase) -> frozenset[str]:
+    """The names of a database's rows, with letters and digits only; gathered once for each state of it."""
+    known = _known_names.get(db)
+    if known is None or known[0] is not db.table:
+        columns = [db.column(column) for column in _NAMES if column in db.table.column_names]
+        known = _known_names[db] = db.table, frozenset(_plain_name(name) for column in columns for name in column if name)
+    return known[1]
+
+
+_known_names: WeakKeyDictionary[MetricsDatabase, tuple[pa.Table, frozenset[str]]] = WeakKeyDictionary()
+
+
+def _short_name(name: str) -> str:
+    """A name without folder and ending."""
+    last = name.replace("\\", "/").rsplit("/", 1)[-1].strip()
+    return _without_ending(last)
+
+
+def _without_ending(name: str) -> str:
+    return next((name[: -len(ending)] for ending in _ENDINGS if name.casefold().endswith(ending)), name)
 
 
 def _plain_name(name: str) -> str:
     """A name without folder and ending, with letters and digits only."""
-    last = name.replace("\\", "/").rsplit("/", 1)[-1].strip()
-    for ending in _ENDINGS:
-        last = last[: -len(ending)] if last.casefold().endswith(ending) else last
-    return "".join(plain_words(last))
+    return "".join(plain_words(_short_name(name)))
 
 
 def plain_words(text: str) -> list[str]:

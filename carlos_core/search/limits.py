@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..counting import counted
 from ..loras.family import family_of_name, fits
 from .matches import CONFIDENCE_WORDS
 
@@ -46,6 +47,9 @@ _ANY_CONSISTENCY = -1.0
 _FAMILIES_NAMED = 3
 
 
+MAY_BE_TAKEN = ("may be taken", "may be taken")
+
+
 class Filter(NamedTuple):
     """One limit, and what it leaves."""
 
@@ -57,6 +61,17 @@ class Filter(NamedTuple):
 
     left: int
     """How many rows pass this limit and all before it."""
+
+
+class _Step(NamedTuple):
+    """One limit."""
+
+    name: str
+    said: tuple[str, str]
+    """What is said of one row and of several that it keeps."""
+
+    keeps: Tensor
+    """Which rows, in ranking order. [R] bool."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +139,9 @@ class SearchLimits:
     exclude: Collection[str] = ()
     """Ids that are not to be found."""
 
+    others_are: tuple[str, str] = MAY_BE_TAKEN
+    """What is said of one row and of several that are not excluded."""
+
     fitting: Collection[str] = ()
     """Ids of rows whose file is known to fit the model: `base_model` does not limit them."""
 
@@ -133,11 +151,15 @@ class SearchLimits:
     model: str = ""
     """What kind of model the limits were narrowed to, for the words; empty if there is none."""
 
+    def without(self, lora_ids: Collection[str]) -> SearchLimits:
+        """These limits without some LoRAs."""
+        return replace(self, exclude={*self.exclude, *lora_ids}, others_are=MAY_BE_TAKEN) if lora_ids else self
+
     def mask(self, db: MetricsDatabase, installed: Collection[str]) -> Tensor:
         """The rows within all limits, in ranking order. [R] bool. installed: ids of the LoRAs on this machine."""
         arrays = db.ranking_arrays
         mask = self.chosen(db, installed) & self.within(arrays.strength, arrays.consistency)
-        return mask & torch.tensor(self._aligned(db), dtype=torch.bool) if self.min_alignment > 0 else mask
+        return mask & self._aligned(db) if self.min_alignment > 0 else mask
 
     def within(self, strength: Tensor, consistency: Tensor) -> Tensor:
         """Which values are within the limits. strength, consistency: [R], NaN where the consistency is undefined. [R] bool."""
@@ -169,11 +191,10 @@ class SearchLimits:
 
     def chosen(self, db: MetricsDatabase, installed: Collection[str]) -> Tensor:
         """The rows within the limits on files and CivitAI's facts, whatever was measured, in ranking order. [R] bool."""
-        rows = torch.from_numpy(db.ranking_arrays.rows)
-        chosen = torch.ones(len(rows), dtype=torch.bool)
-        for _name, _said, keeps in self._choosing(db, installed):
-            chosen &= torch.tensor(keeps, dtype=torch.bool)
-        return chosen[rows]
+        chosen = torch.ones(len(db), dtype=torch.bool)
+        for step in self._choosing(db, installed):
+            chosen &= step.keeps
+        return chosen
 
     def filters(self, db: MetricsDatabase, installed: Collection[str], *, by_effect: bool = True) -> list[Filter]:
         """What is left after each limit, one by one. A limit that leaves out nothing is named only if it is installed_only or a
@@ -181,84 +202,98 @@ class SearchLimits:
 
         installed: ids of the LoRAs on this machine. by_effect: whether the limits on what was measured count.
         """
-        arrays, families = db.ranking_arrays, db.column("base_model")
-        rows = arrays.rows.tolist()
-        steps: list[tuple[str, str, Sequence[bool] | Tensor]] = [
-            (name, said, [keeps[row] for row in rows]) for name, said, keeps in self._choosing(db, installed)
-        ]
-        measured: list[tuple[str, str, Sequence[bool] | Tensor]] = [
-            ("max_strength", f"have strength <= {self.max_strength:g}", self._within_strength(arrays.strength)),
-            ("min_consistency", f"have consistency >= {self.min_consistency:g}", self._within_consistency(arrays.consistency)),
-            ("min_alignment", f"have alignment >= {self.min_alignment:g}", self._aligned(db)),
-            ("effect", "have an effect", arrays.norms > 0),
-        ]
-        left, found = list(range(len(rows))), []
-        for name, said, keeps in [*steps, *(measured if by_effect else [])]:
-            kept = [place for place in left if bool(keeps[place])]
-            is_chosen = name == "installed" or (name == "base_model" and isinstance(self.base_model, str))
-            if len(kept) < len(left) or is_chosen:
-                by_family = name in ("model", "base_model")
-                others = _families(families[rows[place]] for place in left if not keeps[place]) if by_family else ""
-                found.append(Filter(name, f"{len(kept)} {said}{others}", len(kept)))
+        left, found = torch.ones(len(db), dtype=torch.bool), list[Filter]()
+        for step in [*self._choosing(db, installed), *(self._measured(db) if by_effect else [])]:
+            kept = left & step.keeps
+            n_left, n_kept = int(left.sum()), int(kept.sum())
+            is_chosen = step.name == "installed" or (step.name == "base_model" and isinstance(self.base_model, str))
+            if n_kept < n_left or is_chosen:
+                others = _families(db, left & ~step.keeps) if step.name in ("model", "base_model") and n_kept < n_left else ""
+                found.append(Filter(step.name, counted(n_kept, *step.said) + others, n_kept))
             left = kept
-            if not left:
+            if not n_kept:
                 break
         return found
-
-    def told(self, db: MetricsDatabase, installed: Collection[str], *, by_effect: bool = True) -> str:
-        """The filters as a sentence; empty if none leaves out anything. Arguments as of `filters`."""
-        found = self.filters(db, installed, by_effect=by_effect)
-        if not found or found[-1].left == len(db):
-            return ""
-        return f"Of {len(db)} LoRAs in the database {'; of these '.join(each.said for each in found)}."
 
     def why_nothing(self, db: MetricsDatabase, installed: Collection[str]) -> str:
         """Why no row was found, and what to do about it."""
         n_rows = len(db)
         if n_rows == 0:
             return "The database is empty: index some LoRAs first."
-        left = int(self.chosen(db, installed).sum())
+        left, filtered = int(self.chosen(db, installed).sum()), told(self.filters(db, installed), n_rows)
         if left == 0:
             filters = "installed, of the chosen base model and within the other filters"
-            return f"None of the {n_rows} LoRAs in the database is {filters}. {self.told(db, installed)}"
+            if n_rows == 1:
+                return f"The only LoRA in the database is not {filters}. {filtered}"
+            return f"None of the {n_rows} LoRAs in the database is {filters}. {filtered}"
         limits = f"strength <= {self.max_strength:g}, consistency >= {self.min_consistency:g}"
         if self.min_alignment > 0:
             limits += f", alignment >= {self.min_alignment:g}"
-        return f"None of the {left} LoRAs has {limits} and an effect: loosen the limits. {self.told(db, installed)}"
+        none = "The only LoRA that is left does not have" if left == 1 else f"None of the {left} LoRAs has"
+        return f"{none} {limits} and an effect: loosen the limits. {filtered}"
 
-    def _choosing(self, db: MetricsDatabase, installed: Collection[str]) -> list[tuple[str, str, Sequence[bool]]]:
-        """The limits on files and CivitAI's facts: name, words, and which rows of the table each keeps."""
-        ids, steps = db.column("lora_id"), list[tuple[str, str, Sequence[bool]]]()
+    def _choosing(self, db: MetricsDatabase, installed: Collection[str]) -> list[_Step]:
+        """The limits on files and CivitAI's facts."""
+        ids, order, steps = db.column("lora_id"), torch.from_numpy(db.ranking_arrays.rows), list[_Step]()
+
+        def add(name: str, said: tuple[str, str], keeps: Iterable[bool]) -> None:
+            """keeps: for each row of the table."""
+            steps.append(_Step(name, said, torch.tensor(list(keeps), dtype=torch.bool)[order]))
+
         if self.installed_only:
-            steps.append(("installed", "are installed", [lora_id in installed for lora_id in ids]))
+            add("installed", ("is installed", "are installed"), (lora_id in installed for lora_id in ids))
         if self.exclude:
-            steps.append(("exclude", "are left to take", [lora_id not in self.exclude for lora_id in ids]))
+            add("exclude", self.others_are, (lora_id not in self.exclude for lora_id in ids))
         if self.unfit:
-            said = f"have layers that fit this {self.model} model".replace("  ", " ")
-            steps.append(("model", said, [lora_id not in self.unfit for lora_id in ids]))
+            fit = f"layers that fit this {self.model} model".replace("  ", " ")
+            add("model", (f"has {fit}", f"have {fit}"), (lora_id not in self.unfit for lora_id in ids))
         if self.base_model is not None:
-            labels = zip(ids, db.column("base_model"), strict=True)
-            keeps = [lora_id in self.fitting or fits(label, self.base_model) for lora_id, label in labels]
-            steps.append(("base_model", self._said_of_base_model, keeps))
+            labels = db.column("base_model")
+            fitting = {label for label in set(labels) if fits(label, self.base_model)}
+            keeps = (lora_id in self.fitting or label in fitting for lora_id, label in zip(ids, labels, strict=True))
+            add("base_model", self._said_of_base_model, keeps)
         if self.max_nsfw_level < NO_NSFW_LIMIT:
-            levels = [_highest_level(level or 0) <= self.max_nsfw_level for level in db.column("nsfw_level")]
-            steps.append(("max_nsfw_level", f"have max_nsfw_level <= {self.max_nsfw_level}", levels))
+            said = f"max_nsfw_level <= {self.max_nsfw_level}"
+            levels = db.column("nsfw_level")
+            add(
+                "max_nsfw_level",
+                (f"has {said}", f"have {said}"),
+                (_highest_level(level or 0) <= self.max_nsfw_level for level in levels),
+            )
         if self.min_downloads > 0:
-            counts = [count is None or count >= self.min_downloads for count in db.column("download_count")]
-            steps.append(("min_downloads", f"have at least {self.min_downloads} downloads", counts))
+            said = f"at least {counted(self.min_downloads, 'download')}"
+            counts = db.column("download_count")
+            add(
+                "min_downloads",
+                (f"has {said}", f"have {said}"),
+                (count is None or count >= self.min_downloads for count in counts),
+            )
         return steps
 
-    @property
-    def _said_of_base_model(self) -> str:
-        if isinstance(self.base_model, str):
-            return f"are for {self.base_model} or do not say for what"
-        return f"are for this {self.model} model, by their layers or labels".replace("  ", " ")
+    def _measured(self, db: MetricsDatabase) -> list[_Step]:
+        """The limits on what was measured."""
+        arrays = db.ranking_arrays
+        steps = [
+            ("max_strength", f"strength <= {self.max_strength:g}", self._within_strength(arrays.strength)),
+            ("min_consistency", f"consistency >= {self.min_consistency:g}", self._within_consistency(arrays.consistency)),
+        ]
+        if self.min_alignment > 0:
+            steps.append(("min_alignment", f"alignment >= {self.min_alignment:g}", self._aligned(db)))
+        steps.append(("effect", "an effect", arrays.norms > 0))
+        return [_Step(name, (f"has {said}", f"have {said}"), keeps) for name, said, keeps in steps]
 
-    def _aligned(self, db: MetricsDatabase) -> list[bool]:
-        """Which rows are within `min_alignment`, in ranking order."""
-        columns = db.column("alignment"), db.column("n_images")
-        places = db.ranking_arrays.rows.tolist()
-        return [self.min_alignment <= 0 or self._is_aligned(columns[0][row], columns[1][row]) for row in places]
+    @property
+    def _said_of_base_model(self) -> tuple[str, str]:
+        if isinstance(self.base_model, str):
+            return f"is for {self.base_model} or does not say for what", f"are for {self.base_model} or do not say for what"
+        model = f"this {self.model} model".replace("  ", " ")
+        return f"is for {model}, by its layers or label", f"are for {model}, by their layers or labels"
+
+    def _aligned(self, db: MetricsDatabase) -> Tensor:
+        """Which rows are within `min_alignment`, in ranking order. [R] bool."""
+        columns = zip(db.column("alignment"), db.column("n_images"), strict=True)
+        keeps = [self._is_aligned(alignment, n_images) for alignment, n_images in columns]
+        return torch.tensor(keeps, dtype=torch.bool)[torch.from_numpy(db.ranking_arrays.rows)]
 
     def _is_aligned(self, alignment: float | None, n_images: int | None) -> bool:
         if alignment is None:
@@ -270,11 +305,21 @@ PUBLISHED_LIMITS = SearchLimits()
 DEFAULT_RULES = ChoiceRules()
 
 
-def _families(labels: Iterable[str | None]) -> str:
-    """How many rows of other families there are: " (22 for SD 3)"."""
-    count = Counter(family_of_name(label) for label in labels)
-    named = [f"{n} for {family}" if family else f"{n} do not say" for family, n in count.most_common(_FAMILIES_NAMED)]
-    return f" ({', '.join(named)})" if named else ""
+def told(filters: Sequence[Filter], n_rows: int) -> str:
+    """Filters as a sentence; empty if none leaves out anything. n_rows: how many rows the database has."""
+    if not filters or filters[-1].left == n_rows:
+        return ""
+    return f"Of {counted(n_rows, 'LoRA')} in the database {'; of these '.join(each.said for each in filters)}."
+
+
+def _families(db: MetricsDatabase, left_out: Tensor) -> str:
+    """Of which families rows are: " (left out: 22 for SD 3, 5 others)". left_out: [R] bool, in ranking order, some of it true."""
+    labels, rows = db.column("base_model"), db.ranking_arrays.rows[left_out.numpy()].tolist()
+    count = Counter(family_of_name(label) for label in (labels[row] for row in rows))
+    most = count.most_common(_FAMILIES_NAMED)
+    named = [f"{n} for {family}" if family else counted(n, "does not say", "do not say") for family, n in most]
+    rest = len(rows) - sum(n for _, n in most)
+    return f" (left out: {', '.join([*named, *([counted(rest, 'other')] if rest else [])])})"
 
 
 def _highest_level(levels: int) -> int:

@@ -121,10 +121,19 @@ class Matches:
     """[D], what was looked for in the encoder's space, of any length. None for a search by name that found no direction."""
 
     doubt: str = ""
-    """Why none of the matches that are installed is sure enough to be applied; empty if one is, or if that was not asked."""
+    """Why none of the matches is applied: none is sure enough, or none that is installed; empty if one is, or if that was not
+    asked."""
+
+    is_judged: bool = False
+    """Whether it was asked how sure each must be (`sure.mark_sure`)."""
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @property
+    def surest(self) -> Confidence | None:
+        """The confidence of the surest match, wherever it is in the list; None if there is none."""
+        return min((match.confidence for match in self.items if match.confidence), key=lambda each: each.p_value, default=None)
 
     @property
     def installed(self) -> tuple[Match, ...]:

@@ -15,10 +15,10 @@ from ..progress import OnProgress
 from .calibration import LIKELY, WEAK, Background, confidences
 from .content import ContentTails
 from .language import knows_other_languages, other_language
-from .limits import ANY, CALIBRATED, COMPOSED, ChoiceRules, SearchLimits
+from .limits import ANY, CALIBRATED, ChoiceRules, SearchLimits
 from .matches import Confidence, Match, Matches
 from .queries import but_not
-from .reading import Reading, read
+from .reading import Reading
 from .selection import CANDIDATES, Pick, Selection, parts_of, select
 from .understanding import Understanding, Verdict, understand
 from .weights import MAX_OVERDRIVE
@@ -67,6 +67,9 @@ class Question:
     on_progress: OnProgress | None = None
     candidates: int = CANDIDATES
     """How many matches of each search are considered."""
+
+    minds_installed: bool = False
+    """Whether the surest installed LoRA of each search is considered, too, however many come before it."""
 
     def selection(self) -> Selection:
         """The LoRAs for the query; none if nothing fits. Raises what `Searcher.choose` does."""
@@ -135,10 +138,25 @@ class Question:
             except RetrievalError as error:
                 return Matches(text, str(self.searcher.db.encoder_id), (), error.what, signature)
         barred_ids = {self._ids[row] for row in torch.nonzero(barred).flatten().tolist()}
-        limits = replace(self.limits, exclude={*self.limits.exclude, *barred_ids}) if barred_ids else self.limits
-        return self.searcher.find(
+        limits = self.limits.without(barred_ids)
+        found = self.searcher.find(
             signature, limits, self.candidates, query=text, ranking=self.ranking, background=self._background
         )
+        return self._with_installed(found, signature, limits) if self.minds_installed else found
+
+    def _with_installed(self, matches: Matches, signature: Tensor, limits: SearchLimits) -> Matches:
+        """Matches and, if it is not among them, the surest one that is installed: by cosine, others may come before it."""
+        if not self.searcher.installed:
+            return matches
+        here, background = replace(limits, installed_only=True), self._background
+        ranking = self.ranking if background is None else CALIBRATED
+        surest = self.searcher.find(signature, here, 1, ranking=ranking, background=background).items
+        ids = {match.lora_id for match in surest} - {match.lora_id for match in matches.items}
+        if not ids:
+            return matches
+        # Its confidence is that among all.
+        further = self.searcher.placed(ids, signature, limits, ranking=self.ranking, background=background)
+        return replace(matches, items=(*matches.items, *further))
 
     def looks(self, texts: Sequence[str]) -> list[float | None]:
         """See `understanding.Judge`."""
@@ -299,74 +317,9 @@ class Question:
         return Selection(self.reading.query.strip(), (), reason, understanding=understanding)
 
 
-def mark_sure(
-    searcher: Searcher,
-    matches: Matches,
-    min_confidence: str,
-    limits: SearchLimits,
-    ranking: str,
-    on_progress: OnProgress | None = None,
-) -> tuple[Matches, Selection]:
-    """The matches of a query, each marked by whether `Searcher.choose` would hold it for sure enough, and what it would choose.
-
-    What fits the query or one of its effects best is among them: if it was not, it takes the place of one that is not sure.
-
-    Args:
-        searcher: what found them.
-        matches: what was found for the query as a whole.
-        min_confidence: one of CONFIDENCES.
-        limits: which LoRAs might be found.
-        ranking: as that of the search.
-        on_progress: called while banks are encoded.
-
-    Raises what `Searcher.choose` does.
-    """
-    n = max(CANDIDATES, len(matches))
-    # More than one LoRA, so that each effect is looked for.
-    rules = ChoiceRules(COMPOSED, max_loras=2, min_confidence=min_confidence)
-    selection = Question(searcher, read(matches.query), "", rules, limits, ranking, on_progress, n).selection()
-    items = _with_leaders(searcher, matches, selection, limits, ranking)
-    marked = replace(matches, items=tuple(replace(match, is_sure=match.lora_id in selection.fitting) for match in items))
-    is_doubted = any(match.file is not None for match in marked.items) and not marked.installed
-    return replace(marked, doubt=_why_doubted(selection, min_confidence) if is_doubted else ""), selection
-
-
-def _with_leaders(
-    searcher: Searcher, matches: Matches, selection: Selection, limits: SearchLimits, ranking: str
-) -> tuple[Match, ...]:
-    """Matches with those that fit the query or an effect of it best, in the order of the ranking, and no more than before."""
-    effects = selection.understanding.effects if selection.understanding is not None else ()
-    leaders = {pick.match.lora_id for pick in selection.picks}
-    leaders |= {effect.lora_id for effect in effects if effect.lora_id in selection.fitting}
-    missing = leaders - {match.lora_id for match in matches.items}
-    if not missing or matches.signature is None:
-        return matches.items
-    background = searcher.background()
-    ranked = searcher.find(
-        matches.signature, limits, max(1, len(searcher.db)), query=matches.query, ranking=ranking, background=background
-    ).items
-    found = [match for match in ranked if match.lora_id in missing]
-    unsure = [match for match in matches.items if match.lora_id not in selection.fitting]
-    n_going = len(found[: len(unsure)])
-    going = {match.lora_id for match in unsure[len(unsure) - n_going :]}
-    return (*(match for match in matches.items if match.lora_id not in going), *found[:n_going])
-
-
-def _why_doubted(selection: Selection, min_confidence: str) -> str:
-    """Why none of the matches that are installed is applied."""
-    if not selection.picks:
-        return selection.reason
-    pick = selection.picks[0]
-    return (
-        f"What fits {pick.part!r} surely enough, {pick.match.name}, is not installed, and no LoRA that is installed fits as well "
-        f"as min_confidence ({min_confidence}) asks."
-    )
-
-
 def _why_not_all(understanding: Understanding) -> str:
     """Which parts of a query nothing fits, where it names so few things that each is to be told."""
-    alone = {effect.text for effect in understanding.alone}
-    left = [text for text in understanding.content if text not in alone]
+    left = understanding.unfit
     if not left or len(left) + len(understanding.effects) > _FEW:
         return ""
     return f"Nothing fits {' nor '.join(map(repr, left))}."

@@ -63,6 +63,38 @@ def rank(
     return candidates[order], exact[order].float()
 
 
+def places(
+    directions: Tensor, signature: Tensor, rows: Tensor, *, norms: Tensor, allowed: Tensor, z: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Where `rank` would put some rows if it returned all, without ordering the others.
+
+    Args:
+        directions: [R, D] float32.
+        signature: [D], of any length.
+        rows: [K] long, rows that are allowed.
+        norms: [R], the lengths of the directions.
+        allowed: [R] bool, as in `rank`.
+        z: [R], as in `rank`.
+
+    Returns places [K] long, 0 for the best, and scores [K] float32. Raises RetrievalError for a zero signature.
+    """
+    aim, before = unit(signature), list[int]()
+    allowed, scores = allowed & (norms > 0), _cosines(directions[rows], aim)
+    index, rough = torch.arange(len(directions)), torch.zeros(0)
+    if z is None:
+        rough = (directions @ aim.to(directions.dtype)) / norms
+    for row, score in zip(rows.tolist(), scores, strict=True):
+        if z is not None:
+            is_better = (z > z[row]) | ((z == z[row]) & (index < row))
+        else:
+            is_better = rough > score + _FLOAT32_SLACK
+            near = torch.nonzero(allowed & ((rough - score).abs() <= _FLOAT32_SLACK)).squeeze(1)
+            exact = _cosines(directions[near], aim)
+            is_better[near] = (exact > score) | ((exact == score) & (near < row))
+        before.append(int((is_better & allowed).sum()))
+    return torch.tensor(before, dtype=torch.long), scores.float()
+
+
 def _cosines(directions: Tensor, aim: Tensor) -> Tensor:
     """The published score in float64. directions: [K, D], none zero; aim: [D], of length 1. [K]."""
     rows = directions.double()

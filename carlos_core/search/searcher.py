@@ -7,8 +7,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, TypedDict
-from weakref import WeakKeyDictionary
+from typing import NamedTuple
 
 import pyarrow as pa
 import torch
@@ -35,16 +34,13 @@ from .content import ContentTails, content_scores, content_tails, content_words,
 from .limits import CALIBRATED, DEFAULT_RULES, PUBLISHED, PUBLISHED_LIMITS, RANKINGS, ChoiceRules, SearchLimits
 from .matches import Match, Matches, matches_at
 from .preference import Preference
-from .question import Question, mark_sure
-from .ranking import rank
+from .question import Question
+from .ranking import places, rank
 from .reading import read
 from .selection import Selection
 from .spelling import Spelling, spelling_of
+from .sure import mark_sure
 from .understanding import Understanding
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 
 _LOOK_PROMPTS, _CLOSER_PROMPTS = 16, 64
 """So many prompts show whether a phrase may ask for an effect, at first and where that leaves it open. The whole set shows it."""
@@ -190,25 +186,57 @@ class Searcher:
 
         Raises RetrievalError for top_k < 1, another ranking, a zero signature or one of another encoder's length, EncoderError.
         """
+        order = self._order(signature, limits, ranking, background)
+        arrays = self.db.ranking_arrays
+        rows, scores = rank(arrays.directions, signature, top_k, norms=arrays.norms, allowed=order.allowed, z=order.values)
+        items = self._matches_at(order, rows, scores)
+        reason = "" if items else limits.why_nothing(self.db, self.installed)
+        return Matches(query.strip(), str(self.db.encoder_id), items, reason, signature)
+
+    def placed(
+        self,
+        lora_ids: Collection[str],
+        signature: Tensor,
+        limits: SearchLimits = PUBLISHED_LIMITS,
+        *,
+        ranking: str = PUBLISHED,
+        background: Background | None = None,
+    ) -> tuple[Match, ...]:
+        """What `find` would say of some LoRAs if it found all: each with its rank, best first, without those beyond the limits.
+
+        Arguments and errors as of `find`.
+        """
+        order = self._order(signature, limits, ranking, background)
+        arrays, ids = self.db.ranking_arrays, self.db.column("lora_id")
+        wanted = [index for index, row in enumerate(arrays.rows.tolist()) if ids[row] in lora_ids and bool(order.allowed[index])]
+        rows = torch.tensor(wanted, dtype=torch.long)
+        ranks, scores = places(arrays.directions, signature, rows, norms=arrays.norms, allowed=order.allowed, z=order.values)
+        found = self._matches_at(order, rows, scores)
+        placed = [replace(match, rank=place + 1) for match, place in zip(found, ranks.tolist(), strict=True)]
+        return tuple(sorted(placed, key=lambda match: match.rank))
+
+    def _order(self, signature: Tensor, limits: SearchLimits, ranking: str, background: Background | None) -> _Order:
+        """How the rows are ordered for a signature. Arguments and errors as of `find`."""
         check_ranking(ranking)
         if ranking == CALIBRATED and background is None:
             background = self.background()
-        arrays, installed = self.db.ranking_arrays, self.installed
-        allowed = limits.mask(self.db, installed) & (arrays.norms > 0)
+        arrays = self.db.ranking_arrays
+        allowed = limits.mask(self.db, self.installed) & (arrays.norms > 0)
         z = None if background is None else self._rows_before(background).z_scores(signature)
-        n_rows = int(allowed.sum())
-        order = z if ranking == CALIBRATED else None
-        behind: dict[str, tuple[str, ...]] = {}
-        if order is not None and self.preference is not None:
+        values = z if ranking == CALIBRATED else None
+        behind: Mapping[str, tuple[str, ...]] = {}
+        if values is not None and self.preference is not None:
             ids = self.db.column("lora_id")
-            order, behind = self.preference.order([ids[row] for row in arrays.rows.tolist()], order, allowed)
-        indices, scores = rank(arrays.directions, signature, top_k, norms=arrays.norms, allowed=allowed, z=order)
-        sure = None if z is None else confidences(z[indices], n_rows)
-        items = matches_at(self.db, indices.tolist(), scores.tolist(), installed, sure)
-        if behind:
-            items = tuple(replace(match, preferred_to=behind.get(match.lora_id, ())) for match in items)
-        reason = "" if items else limits.why_nothing(self.db, installed)
-        return Matches(query.strip(), str(self.db.encoder_id), items, reason, signature)
+            values, behind = self.preference.order([ids[row] for row in arrays.rows.tolist()], values, allowed)
+        return _Order(allowed, z, values, behind)
+
+    def _matches_at(self, order: _Order, rows: Tensor, scores: Tensor) -> tuple[Match, ...]:
+        """Matches for rows, as places in `ranking_arrays`. rows, scores: [K]."""
+        sure = None if order.z is None else confidences(order.z[rows], int(order.allowed.sum()))
+        items = matches_at(self.db, rows.tolist(), scores.tolist(), self.installed, sure)
+        if not order.behind:
+            return items
+        return tuple(replace(match, preferred_to=order.behind.get(match.lora_id, ())) for match in items)
 
     def choose(
         self,
@@ -236,8 +264,7 @@ class Searcher:
         question = Question(self, read(query), negative, rules, limits, ranking, on_progress)
 
         def without(lora_ids: Collection[str]) -> Selection:
-            fewer = replace(limits, exclude={*limits.exclude, *lora_ids})
-            return self.choose(query, negative=negative, rules=rules, limits=fewer, ranking=ranking)
+            return self.choose(query, negative=negative, rules=rules, limits=limits.without(lora_ids), ranking=ranking)
 
         return replace(question.selection(), alternative=without)
 
@@ -250,7 +277,7 @@ class Searcher:
         ranking: str = CALIBRATED,
         on_progress: OnProgress | None = None,
     ) -> tuple[Matches, Selection]:
-        """The matches of a query, each marked by whether `choose` would hold it for sure enough: see `question.mark_sure`."""
+        """The matches of a query, each marked by whether `choose` would hold it for sure enough: see `sure.mark_sure`."""
         return mark_sure(self, matches, min_confidence, limits, ranking, on_progress)
 
     def understand(
@@ -340,6 +367,22 @@ class Searcher:
         return rows
 
 
+class _Order(NamedTuple):
+    """How the rows are ordered for a signature. All tensors are [R], in ranking order."""
+
+    allowed: Tensor
+    """bool, what may be found."""
+
+    z: Tensor | None
+    """None if there is no background to compare with."""
+
+    values: Tensor | None
+    """What they are ordered by, highest first; None: by cosine."""
+
+    behind: Mapping[str, tuple[str, ...]]
+    """lora_id -> ids of better ones behind it (`Preference.order`)."""
+
+
 @dataclass
 class _Known:
     """What a searcher and those made from it have computed. rows: those of the database in the state of `arrays`."""
@@ -357,91 +400,3 @@ def check_ranking(ranking: str) -> None:
     """Raises RetrievalError for a ranking that does not exist."""
     if ranking not in RANKINGS:
         raise RetrievalError(f"There is no ranking {ranking!r}.", f"Choose {' or '.join(RANKINGS)}.")
-
-
-class Limits(TypedDict, total=False):
-    """The fields of `SearchLimits`, as keywords."""
-
-    max_strength: float
-    min_consistency: float
-    min_alignment: float
-    base_model: str | Collection[str] | None
-    installed_only: bool
-    max_nsfw_level: int
-    min_downloads: int
-    exclude: Collection[str]
-
-
-def retrieve(
-    db: MetricsDatabase,
-    query: str,
-    *,
-    top_k: int = 5,
-    ranking: str = PUBLISHED,
-    prompts: PromptSet | None = None,
-    encoder: Encoder | None = None,
-    installed: Mapping[str, str] | None = None,
-    **limits: Unpack[Limits],
-) -> list[Match]:
-    """The LoRAs of `db` whose measured effect fits `query` best.
-
-    Args:
-        db: the database.
-        query: what the LoRAs should do.
-        top_k: how many LoRAs at most, at least 1.
-        ranking: "published" by cosine, "calibrated" by z-score, where every match also says how sure it is.
-        prompts: prompt set of the signature (default: the built-in one).
-        encoder: default is the one that the rows were measured with; it stays loaded as long as `db` is there.
-        installed: lora_id -> file name of the LoRAs on this machine.
-        limits: see `SearchLimits`.
-
-    Raises RetrievalError for an empty query, top_k < 1 or another ranking, EncoderError when the encoder is missing or is not the
-    rows' own.
-    """
-    searcher = searcher_of(db, encoder, prompts).among(installed or {})
-    check_ranking(ranking)
-    found = searcher.find(searcher.signature(query), SearchLimits(**limits), top_k, query=query, ranking=ranking)
-    return list(found.items)
-
-
-def choose(
-    db: MetricsDatabase,
-    query: str,
-    *,
-    negative: str = "",
-    rules: ChoiceRules = DEFAULT_RULES,
-    prompts: PromptSet | None = None,
-    encoder: Encoder | None = None,
-    installed: Mapping[str, str] | None = None,
-    **limits: Unpack[Limits],
-) -> Selection:
-    """The LoRAs to apply for a sentence, with their weights: what the node Auto LoRA does. Nothing if nothing fits.
-
-    If a LoRA does not load, `Selection.without` gives the next best choice.
-
-    Args:
-        db: the database.
-        query: one effect or several, e.g. "pixel art, burning flames".
-        negative: what the LoRAs should not do.
-        rules: how many LoRAs, how they are weighed, and how sure a match must be.
-        prompts: prompt set of the signatures (default: the built-in one).
-        encoder: default is the one that the rows were measured with; it stays loaded as long as `db` is there.
-        installed: lora_id -> file name of the LoRAs on this machine.
-        limits: see `SearchLimits`.
-
-    Raises RetrievalError for values that make no sense, EncoderError as `retrieve`.
-    """
-    searcher = searcher_of(db, encoder, prompts).among(installed or {})
-    return searcher.choose(query, negative=negative, rules=rules, limits=SearchLimits(**limits))
-
-
-def searcher_of(db: MetricsDatabase, encoder: Encoder | None = None, prompts: PromptSet | None = None) -> Searcher:
-    """The searcher of a database, which lives as long as the database does, so that its encoder is loaded once."""
-    searchers = _searchers.setdefault(db, {})
-    key = (id(encoder) if encoder is not None else None, prompts.content_hash if prompts is not None else "")
-    if key not in searchers:
-        searchers[key] = Searcher(db, encoder=encoder, prompts=prompts)
-    return searchers[key]
-
-
-_searchers: WeakKeyDictionary[MetricsDatabase, dict[tuple[int | None, str], Searcher]] = WeakKeyDictionary()

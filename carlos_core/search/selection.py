@@ -229,8 +229,8 @@ def _why_not(whole: Matches, lacking: Sequence[str], min_confidence: str) -> str
     least = f"Nothing fits {whole.query!r}: the best, {best.name}, is not {min_confidence}"
     if best.confidence is None:
         return f"{least}."
-    chance = f"{_p_value(best):.0%} of unrelated queries find one that looks as good"
-    return f"{least} ({chance}); it is {best.confidence.said}."
+    share = "fewer than 1%" if _p_value(best) < 0.01 else f"{_p_value(best):.0%}"
+    return f"{least} ({share} of unrelated queries find one that looks as good); it is {best.confidence.said}."
 
 
 def _why(best: Match, lacking: Sequence[str]) -> str:

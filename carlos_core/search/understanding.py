@@ -123,6 +123,12 @@ class Understanding:
     """Why the effects could not be looked for; empty if they could, or if there was no need."""
 
     @property
+    def unfit(self) -> tuple[str, ...]:
+        """The content that would not fit alone either."""
+        alone = {effect.text for effect in self.alone}
+        return tuple(text for text in self.content if text not in alone)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What was read as what, for reports."""
         alone = [{"text": effect.text, "lora_id": effect.lora_id} for effect in self.alone]
@@ -130,7 +136,7 @@ class Understanding:
             "effects": [{"text": effect.text, "lora_id": effect.lora_id, "emphasis": effect.weight} for effect in self.effects],
             **({"alone": alone} if alone else {}),
             "forbidden": [phrase.text for phrase in self.reading.forbidden],
-            "content": list(self.content),
+            "content": list(self.unfit),
             "ignored": list(self.reading.ignored),
             "did_you_mean": [{"word": each.word, "meant": each.meant} for each in self.did_you_mean],
         }

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from comfy_api.latest import io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
+from ...carlos_core.counting import counted
 from ...carlos_core.loras.matching import Resolved
+from ...carlos_core.search.limits import told
 from ...carlos_core.search.matches import Match, Matches
 from ..host import lora_folder, runtime
-from . import descriptions, preferred, reading
+from . import descriptions, doubt, preferred, reading
 from .model_fit import ForModel, for_model
 from .report import database_facts, database_line, facts_text, number, report, table
 from .search_widgets import limits_of
@@ -19,8 +21,6 @@ from .sockets import CarlosMatches, facts_output
 
 if TYPE_CHECKING:
     from ...carlos_core.search.understanding import Understanding
-
-_DOUBT = "Probably nothing fits: for an effect that none of these LoRAs has, the best would look this good {:.0%} of the time."
 
 
 def outputs() -> list[io.Output]:
@@ -45,7 +45,6 @@ def found(
     *notes: str,
     hidden: Any,
     top_k: int,
-    exclude: frozenset[str] = frozenset(),
     **limits: Any,
 ) -> io.NodeOutput:
     """The outputs of a search for a signature.
@@ -57,14 +56,13 @@ def found(
         notes: lines that the report begins with.
         hidden: of the node, whose prompt names the checkpoint.
         top_k: how many LoRAs at most.
-        exclude: ids that are not to be found.
-        limits: the values of `search_widgets.optional_limits`, by widget.
+        limits: the values of `search_widgets.optional_limits`, by widget, the model, and what else `SearchLimits` knows.
     """
 
     def find(installed: dict[str, str], allowed: ForModel) -> Matches:
         return runtime.searcher(database).among(installed, allowed.preference).find(signature, allowed.limits, top_k, query=query)
 
-    return output_of(database, searched(database, find, hidden, exclude=exclude, **limits), *notes)
+    return output_of(database, searched(database, find, hidden, **limits), *notes)
 
 
 class Searched(NamedTuple):
@@ -81,8 +79,6 @@ def searched(
     database: Any,
     find: Callable[[dict[str, str], ForModel], Matches],
     hidden: Any,
-    *,
-    exclude: frozenset[str] = frozenset(),
     **limits: Any,
 ) -> Searched:
     """A search among the installed LoRAs, once more if the file of a match is found to be something else when it is read.
@@ -91,14 +87,13 @@ def searched(
         database: the database to search.
         find: (lora_id -> file of what is installed, what is allowed) -> matches.
         hidden: of the node, whose prompt names the checkpoint.
-        exclude: ids that are not to be found.
-        limits: the values of `search_widgets.optional_limits`, by widget, and the model.
+        limits: the values of `search_widgets.optional_limits`, by widget, the model, and what else `SearchLimits` knows.
     """
     model = limits.pop("model", None)
 
     def search(files: dict[str, Resolved]) -> tuple[Searched, list[str]]:
         installed = lora_folder.installed(files)
-        allowed = for_model(limits_of(exclude=exclude, **limits), database, model, None, installed, hidden)
+        allowed = for_model(limits_of(**limits), database, model, None, installed, hidden)
         matches = find(installed, allowed)
         return Searched(files, allowed, matches), [match.lora_id for match in matches.items if match.file is not None]
 
@@ -133,9 +128,9 @@ def output_of(
     filters = allowed.limits.filters(database, allowed.installed, by_effect=by_effect)
     facts |= {"filters": [each._asdict() for each in filters]}
     read = reading.lines(understanding, database)
-    told = allowed.limits.told(database, allowed.installed, by_effect=by_effect)
+    said_of_filters = told(filters, len(database))
     # Where nothing was found, the reason may have them already.
-    filtered = [] if told in matches.reason else [told]
+    filtered = [] if said_of_filters in matches.reason else [said_of_filters]
     listed = _table(matches, words, understanding)
     notices = [*made_for, *_notes(matches, files), *allowed.notes, *filtered, database_line(database)]
     text, said = report([*notes, *listed, *read, *further, *notices], facts), facts_text(facts)
@@ -159,27 +154,11 @@ def file_of(match: Match) -> str | None:
 def _table(matches: Matches, words: Mapping[str, str], understanding: Understanding | None) -> list[str]:
     if not matches.items:
         return [f"Nothing fits {matches.query!r}. {matches.reason}"]
-    best = matches.items[0].confidence
-    doubt = [] if best is None or best.fits else [_doubt(best.p_value, understanding)]
-    doubt = [f"No LoRA is passed on. {matches.doubt}"] if matches.doubt else doubt or _by_parts(matches)
-    confidence = () if best is None else ("confidence",)
+    confidence = () if matches.surest is None else ("confidence",)
     header = ("rank", "LoRA", "score", *confidence, "strength", "consistency", "installed", "base model")
     cells = [(*_cells(match), *descriptions.cell(words, match.lora_id)) for match in matches.items]
-    return [f"LoRAs for {matches.query!r}:", *doubt, *table((*header, *descriptions.column(words)), cells)]
-
-
-def _by_parts(matches: Matches) -> list[str]:
-    """What a low confidence says beside a LoRA that is sure enough for a part of the query."""
-    was_asked = not all(match.is_sure for match in matches.items)
-    is_of_part = any(match.is_sure and match.confidence is not None and not match.confidence.fits for match in matches.items)
-    said = "The confidence is that of the whole query. A LoRA that fits one of its effects surely enough is passed on, too."
-    return [said] if was_asked and is_of_part else []
-
-
-def _doubt(p_value: float, understanding: Understanding | None) -> str:
-    if understanding is not None and understanding.effects:
-        return "No LoRA fits the query as a whole surely, but some fit parts of it: see Effects. Auto LoRA takes one for each."
-    return _DOUBT.format(p_value)
+    doubts = doubt.lines(matches, understanding)
+    return [f"LoRAs for {matches.query!r}:", *doubts, *table((*header, *descriptions.column(words)), cells)]
 
 
 def _cells(match: Match) -> tuple[str, ...]:
@@ -211,7 +190,8 @@ def _notes(matches: Matches, files: Mapping[str, Resolved]) -> list[str]:
     ]
     unclear = [where.note for lora_id, where in files.items() if where.name is None and lora_id not in listed]
     if unclear:
-        notes.append(f"not counted as installed: {len(unclear)} more LoRAs of the database, e.g. because {unclear[0]}")
+        more = counted(len(unclear), "more LoRA", "more LoRAs")
+        notes.append(f"not counted as installed: {more} of the database, e.g. because {unclear[0]}")
     return notes
 
 

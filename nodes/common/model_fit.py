@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ...carlos_core.comfy.families import class_of_model, model_family
+from ...carlos_core.counting import counted
 from ...carlos_core.loras.family import families_alike
 from ...carlos_core.loras.family import fits as is_labelled_for
 from ...carlos_core.records import LayerFit
@@ -30,8 +31,8 @@ class ForModel:
     model: str = ""
     """ComfyUI's class of the model; empty if there is none."""
 
-    installed: Collection[str] = ()
-    """Ids of the LoRAs on this machine."""
+    installed: Mapping[str, str] = field(default_factory=dict)
+    """lora_id -> name in ComfyUI's list, of the LoRAs on this machine."""
 
     preference: Preference | None = None
     """None if nothing is known of the checkpoint."""
@@ -41,9 +42,9 @@ class ForModel:
         """Of what was left out, for the report."""
         if not self.n_unfit:
             return []
-        of_database = "LoRA of the database is" if self.n_unfit == 1 else "LoRAs of the database are"
+        unfit = counted(self.n_unfit, "LoRA of the database is", "LoRAs of the database are")
         its = "its" if self.n_unfit == 1 else "their"
-        return [f"{self.n_unfit} {of_database} left out: {its} layers do not fit this {self.model} model."]
+        return [f"{unfit} left out: {its} layers do not fit this {self.model} model."]
 
     @property
     def facts(self) -> dict[str, int]:
@@ -75,7 +76,7 @@ def for_model(
         by_label: whether labels count.
     """
     if model is None:
-        return ForModel(limits, installed=installed.keys())
+        return ForModel(limits, installed=installed)
     chosen = limits.base_model if isinstance(limits.base_model, str) else None
     preference = preference_for(database, installed, hidden, chosen)
     family = model_family(model) if by_label and limits.base_model is None else None
@@ -88,7 +89,7 @@ def for_model(
     if alike is not None:
         limits = replace(limits, base_model=alike, fitting=fitting)
     kind = class_of_model(model)
-    return ForModel(replace(limits, model=kind, unfit=unfit), len(unfit), kind, installed.keys(), preference)
+    return ForModel(replace(limits, model=kind, unfit=unfit), len(unfit), kind, installed, preference)
 
 
 def _is_for(fit: LayerFit, label: str | None, alike: frozenset[str] | None) -> bool:

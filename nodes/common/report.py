@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...carlos_core.counting import counted
 from ...carlos_core.foreign import printable
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def database_line(database: MetricsDatabase) -> str:
     of = database_facts(database)
     name = f"database {of['file']}" if of["file"] else "a database without a file"
     read_only = " (bundled, read-only)" if database.read_only else ""
-    return f"{name}{read_only}: {of['rows']} LoRA{'' if of['rows'] == 1 else 's'}, encoder {of['encoder_id'] or 'unknown'}"
+    return f"{name}{read_only}: {counted(of['rows'], 'LoRA')}, encoder {of['encoder_id'] or 'unknown'}"
 
 
 def database_facts(database: MetricsDatabase) -> dict[str, Any]:

@@ -220,7 +220,7 @@ def test_what_fits_and_is_left_out_is_named_with_the_reason(host: Host, rows: Me
 def test_a_name_in_a_query_is_no_effect_and_the_report_says_where_names_are_found(host: Host, rows: MetricsDatabase) -> None:
     facts = asked(host, "mystery_12.safetensors")
     assert facts["choice"] == []
-    assert facts["notes"][0] == "Names are not searched here: LoRAs by Name finds 'mystery_12.safetensors'."
+    assert facts["notes"][0] == "Names are not searched here: LoRAs by Name finds 'mystery_12'."
     assert not any("Names are" in note for note in asked(host, "pencil sketch")["notes"])
 
 

@@ -132,12 +132,22 @@ def test_each_limit_is_counted_and_a_name_is_sent_where_names_are_found(host: Ho
     labelled.save_parquet(base / "models" / "carlos" / "labelled.parquet")
     outputs = host.run(workflows.retrieve("drawn in pencil", "labelled.parquet", base_model="SDXL", installed_only=True))
     n = len(labelled)
-    assert f"{n} are installed; of these 0 are for SDXL or do not say for what ({n} for SD 3)." in outputs["report"]["text"][0]
+    told = f"{n} are installed; of these 0 are for SDXL or do not say for what (left out: {n} for SD 3)."
+    assert told in outputs["report"]["text"][0]
     filters = facts_of(outputs, "report")["filters"]
     assert [(each["name"], each["left"]) for each in filters] == [("installed", n), ("base_model", 0)]
     outputs = host.run(workflows.retrieve("mystery_12", DATABASE))
     assert "Names are not searched here: LoRAs by Name finds 'mystery_12'." in outputs["report"]["text"][0].splitlines()
     assert "Names are not" not in host.run(workflows.retrieve("pencil sketch", DATABASE))["report"]["text"][0]
+    shutil.copy(base / "models" / "loras" / PAIR[0], base / "models" / "loras" / "not_measured.safetensors")
+    few = MetricsDatabase(rows.table.filter([name != PAIR[0] for name in rows.column("file_name")]), encoder_id=rows.encoder_id)
+    few.save_parquet(base / "models" / "carlos" / "few.parquet")
+    try:
+        text = host.run(workflows.retrieve("not_measured, never_heard_of.safetensors", "few.parquet"))["report"]["text"][0]
+    finally:
+        (base / "models" / "loras" / "not_measured.safetensors").unlink()
+    assert "Names are not searched here, and 'not_measured' is not measured: index it first." in text.splitlines()
+    assert "Names are not searched here; no LoRA is called 'never_heard_of'." in text.splitlines()
 
 
 def test_names_and_ids_are_found(host: Host, rows: MetricsDatabase) -> None:
@@ -196,5 +206,14 @@ def test_an_uninstalled_match_blocks_the_name_only(host: Host, base: Path, rows:
         found = asked(host, "CarlosLorasByName", name="pencil sketch")
         assert [(match["file"], match["installed"]) for match in found] == [(PAIR[0], False)]
         assert asked(host, "CarlosLorasByName", name="pencil sketch", installed_only=True) == []
+        outputs = host.run(workflows.retrieve("drawn in pencil", DATABASE, min_confidence="likely"))
+        lines = outputs["report"]["text"][0].splitlines()
+        reason = f"What fits surely enough is not installed: {PAIR[0]}. Put it into models/loras."
+        assert lines[1].startswith(f"No LoRA is passed on. {reason}")
+        assert any(line.startswith("Switch installed_only on") for line in lines)
+        # Of two effects, the one whose LoRA is installed is passed on, though the list has room for one.
+        outputs = host.run(workflows.retrieve("drawn in pencil, snow falling", DATABASE, min_confidence="likely", top_k=1))
+        (match,) = facts_of(outputs, "report")["matches"]
+        assert (match["file"], match["installed"], "sure_enough" in match) == (PAIR[1], True, False)
     finally:
         shutil.move(base / PAIR[0], file)

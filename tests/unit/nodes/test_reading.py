@@ -53,6 +53,24 @@ def test_all_else_that_was_read_is_said(reading: Any, database: MetricsDatabase)
     ]
 
 
+def test_what_would_fit_alone_is_said_with_its_lora_and_is_not_content_too(reading: Any, database: MetricsDatabase) -> None:
+    understanding = Understanding(read("snow, a boat"), (), ("snow", "a boat"), alone=(Effect("snow", 1.0, "1"),))
+    lines = [
+        "Effects: none.",
+        "Content, or nothing fits it: a boat.",
+        "snow (best: Winter) would fit if it were asked for alone.",
+    ]
+    assert reading.lines(understanding, database) == reading.lines(understanding, database, lists_effects=False) == lines
+    assert reading.facts_of(understanding)["content"] == ["a boat"]
+    assert reading.facts_of(understanding)["alone"] == [{"text": "snow", "lora_id": "1"}]
+    only = Understanding(read("snow"), (), ("snow",), alone=(Effect("snow", 1.0, "1"),))
+    assert "Content" not in " ".join(reading.lines(only, database))
+
+
+def test_effects_are_not_listed_where_a_table_has_them(reading: Any, database: MetricsDatabase) -> None:
+    assert reading.lines(Understanding(read("snow falling"), EFFECTS), database, lists_effects=False) == []
+
+
 def test_effects_that_were_not_looked_for_are_not_said_to_be_none(reading: Any, database: MetricsDatabase) -> None:
     by_words = Understanding(read("snow falling, no rain"))
     assert reading.lines(by_words, database) == ["Not wanted: rain."]

@@ -11,8 +11,8 @@ import pytest
 from carlos_core.database.database import MetricsDatabase
 from carlos_core.database.published import load_bundled_database
 from carlos_core.errors import RetrievalError
+from carlos_core.search.by_name import Place, named_in
 from carlos_core.search.by_name import find_named as find_named_among
-from carlos_core.search.by_name import named_in
 from carlos_core.search.limits import SearchLimits
 from carlos_core.search.matches import Matches
 from tests.support.rows import a_row
@@ -83,7 +83,7 @@ def test_an_id_is_found_by_its_beginning_and_no_part_of_it_is_a_name() -> None:
     )
     assert found(database, "04") == ["5"]
     assert found(database, "cc0") == []
-    for hash_of_it in ("cc04", "CC04D9E1", "sha256:cc04", "sha256:cc04d9e177aa0b04"):
+    for hash_of_it in ("cc04", "CC04D9E1", "sha256:cc04", "SHA256:CC04", "sha256:cc04d9e177aa0b04"):
         assert found(database, hash_of_it) == ["sha256:cc04d9e177aa0b04"]
     assert found(database, "d9e177aa") == []
     assert found(database, "sha256") == []
@@ -92,29 +92,88 @@ def test_an_id_is_found_by_its_beginning_and_no_part_of_it_is_a_name() -> None:
     assert found(database, "ink cc04") == ["sha256:cc04d9e177aa0b04"]
 
 
-NAMES = ["styles/mystery_12.safetensors", "pencil_sketch.safetensors", "Oil Paint XL"]
+NAMED = library(
+    ("1", {"file_name": "styles/mystery_12.safetensors"}),
+    ("2", {"file_name": "pencil_sketch.safetensors"}),
+    ("3", {"model_name": "Oil Paint XL"}),
+    ("4", {"model_name": "sketch2", "file_name": None}),
+    ("5", {"model_name": "Old Film 35", "file_name": "film.safetensors"}),
+    ("6", {"model_name": "3D"}),
+    ("7", {"model_name": "80s"}),
+)
+FILES = ["mystery_12.safetensors", "new/foggy_night.safetensors", "My Rain.safetensors", "renamed_film.safetensors"]
+INSTALLED = {"1": "mystery_12.safetensors", "5": "renamed_film.safetensors"}
 
 
 @pytest.mark.parametrize(
     ("query", "named", "named_if_lost"),
     [
         ("mystery_12", ["mystery_12"], ["mystery_12"]),
-        ("snow, MYSTERY_12.safetensors", ["MYSTERY_12.safetensors"], ["MYSTERY_12.safetensors"]),
-        ("styles/mystery_12", ["styles/mystery_12"], ["styles/mystery_12"]),
-        ("unknown thing.safetensors", ["unknown thing.safetensors"], ["unknown thing.safetensors"]),
-        ("<lora:anything:0.8>, snow", ["anything"], ["anything"]),
+        ("snow, MYSTERY_12.safetensors", ["MYSTERY_12"], ["MYSTERY_12"]),
+        ("styles/mystery_12", ["mystery_12"], ["mystery_12"]),
+        ("sketch2", ["sketch2"], ["sketch2"]),
+        ("Oil Paint XL.safetensors", ["Oil Paint XL"], ["Oil Paint XL"]),
+        # By another name than its file's.
+        ("renamed_film", ["Old Film 35"], ["Old Film 35"]),
+        ("foggy_night", ["foggy_night (files)"], ["foggy_night (files)"]),
+        ("my rain", [], ["my rain (files)"]),
+        ("unknown thing.safetensors", ["unknown thing (nowhere)"], ["unknown thing (nowhere)"]),
+        # Tags are for other nodes.
+        ("<lora:anything:0.8>, snow", [], ["anything (nowhere)"]),
+        ("<lora:mystery_12:0.8>, snow", [], ["mystery_12"]),
         # Words that are an effect, too: a name only where they found nothing.
         ("pencil sketch", [], ["pencil sketch"]),
         ("oil paint xl", [], ["oil paint xl"]),
+        ("3d", [], ["3d"]),
+        ("80s", [], ["80s"]),
         ("pencil_sketch", ["pencil_sketch"], ["pencil_sketch"]),
         ("a pencil sketch of a cat", [], []),
-        ("mystery_13, 8k", [], []),
+        ("mystery_13, 8k, sketch3, .safetensors", [], []),
         ("", [], []),
     ],
 )
-def test_a_name_in_a_query_of_effects_is_seen(query: str, named: list[str], named_if_lost: list[str]) -> None:
-    assert named_in(query, NAMES, is_lost=False) == named
-    assert named_in(query, NAMES, is_lost=True) == named_if_lost
+def test_a_name_in_a_query_of_effects_is_seen_and_where_it_is(query: str, named: list[str], named_if_lost: list[str]) -> None:
+    def seen(is_lost: bool) -> list[str]:
+        found = named_in(query, NAMED, FILES, INSTALLED, is_lost=is_lost)
+        assert all(find_named(NAMED, each.name, top_k=1).items for each in found if each.place is Place.DATABASE)
+        return [each.name if each.place is Place.DATABASE else f"{each.name} ({each.place.value})" for each in found]
+
+    assert seen(False) == named
+    assert seen(True) == named_if_lost
+
+
+def test_names_are_gathered_when_one_may_be_asked_for_and_again_when_rows_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    database = library(("1", {"file_name": "fog_1.safetensors"}))
+    read = []
+    column = MetricsDatabase.column
+
+    def listening(self: MetricsDatabase, name: str) -> list[Any]:
+        read.append(name)
+        return column(self, name)
+
+    monkeypatch.setattr(MetricsDatabase, "column", listening)
+    assert named_in("snow falling, 3d", database, [], {}, is_lost=False) == []
+    assert read == []
+    for _ in range(2):
+        assert [each.name for each in named_in("fog_1", database, [], {}, is_lost=False)] == ["fog_1"]
+    assert read.count("file_name") == 1
+    database.upsert(a_row("2", file_name="rain_2.safetensors"))
+    assert [each.name for each in named_in("rain_2", database, [], {}, is_lost=False)] == ["rain_2"]
+
+
+def test_the_ending_of_a_file_finds_the_row_whether_it_knows_the_file_or_not() -> None:
+    assert found(LIBRARY, "Pixel Art.safetensors") == ["2", "3", "1"]
+    assert found(LIBRARY, "styles/PixelArt_v2.safetensors") == ["1"]
+    assert find_named(LIBRARY, "styles/PixelArt_v2.safetensors", top_k=1).items[0].score == 1.0
+    assert found(LIBRARY, "pixel oil.safetensors") == []
+
+
+def test_few_digits_begin_no_id() -> None:
+    database = library(("123456", {"model_name": "pixel"}), ("12", {"model_name": "fog"}), ("7", {"model_name": "pixel 1"}))
+    assert found(database, "pixel 1") == ["7"]
+    assert found(database, "pixel 12") == []
+    assert found(database, "pixel 123") == ["123456"]
+    assert found(database, "12") == ["12"]
 
 
 def test_families_and_installed_files_can_be_asked_for_alone() -> None:

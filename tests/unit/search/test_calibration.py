@@ -22,7 +22,8 @@ from carlos_core.progress import OnProgress, Progress
 from carlos_core.prompts.prompt_set import PromptSet, default_effect_bank, load_prompt_set
 from carlos_core.search.calibration import Background, calibrated_rows, confidences, fit_background, word_for
 from carlos_core.search.matches import CONFIDENCE_WORDS, Confidence
-from carlos_core.search.searcher import Searcher, retrieve
+from carlos_core.search.retrieval import retrieve
+from carlos_core.search.searcher import Searcher
 from tests.support import miniworld
 from tests.support.rows import a_row
 from tests.support.searches import find, signature_of

@@ -22,9 +22,10 @@ from carlos_core.clip.weights import local_encoders
 from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.errors import EncoderError, RetrievalError
 from carlos_core.prompts.prompt_set import PromptSet
-from carlos_core.search.limits import ChoiceRules, SearchLimits
+from carlos_core.search.limits import ChoiceRules, SearchLimits, told
 from carlos_core.search.matches import Match
-from carlos_core.search.searcher import Searcher, retrieve
+from carlos_core.search.retrieval import retrieve
+from carlos_core.search.searcher import Searcher
 from tests.support import miniworld
 from tests.support.rows import a_row
 from tests.support.searches import find, retrieved, signature_of
@@ -224,7 +225,7 @@ def test_nothing_found_says_why() -> None:
     assert "None of the 2 LoRAs" in reason(database)
     assert "strength <= 9.8, consistency >= 0.041" in reason(database)
     assert "loosen the limits" in reason(database)
-    assert "None of the 1 LoRAs has strength" in reason(database, base_model="SDXL")
+    assert "The only LoRA that is left does not have strength" in reason(database, base_model="SDXL")
     assert "installed" in reason(database, installed_only=True)
     assert find(database, X, top_k=3, **ANY).reason == ""
 
@@ -254,7 +255,7 @@ def test_the_limit_on_alignment_adds_to_the_others_and_is_named_when_nothing_is_
     )
     matches = find(database, X, top_k=3, min_alignment=0.95, base_model="SDXL", **LIMITS)
     assert len(matches) == 0
-    assert "None of the 1 LoRAs has strength <= 9.8, consistency >= 0.041, alignment >= 0.95" in matches.reason
+    assert "The only LoRA that is left does not have strength <= 9.8, consistency >= 0.041, alignment >= 0.95" in matches.reason
     installed = find(database, X, top_k=3, min_alignment=0.95, installed={"b": "b"}, installed_only=True, **LIMITS)
     assert ids(installed.items) == ["b"]
 
@@ -296,22 +297,74 @@ def test_what_each_limit_leaves_is_counted_one_by_one() -> None:
         return [(each.name, each.left) for each in SearchLimits(**choice).filters(database, here)]
 
     assert counted(**ANY) == []
-    assert SearchLimits(**ANY).told(database, here) == ""
+    assert told(SearchLimits(**ANY).filters(database, here), len(database)) == ""
     assert counted() == [("max_strength", 5), ("min_consistency", 4)]
     limits = SearchLimits(base_model="SDXL", installed_only=True)
-    assert limits.told(database, here) == (
-        "Of 6 LoRAs in the database 5 are installed; of these 2 are for SDXL or do not say for what (2 for SD 3, 1 for Pony); "
-        "of these 1 have strength <= 9.8; of these 0 have consistency >= 0.041."
+    assert told(limits.filters(database, here), len(database)) == (
+        "Of 6 LoRAs in the database 5 are installed; of these 2 are for SDXL or do not say for what "
+        "(left out: 2 for SD 3, 1 for Pony); of these 1 has strength <= 9.8; of these 0 have consistency >= 0.041."
     )
     assert limits.filters(database, here)[-1].left == int(limits.mask(database, here).sum()) == 0
-    assert limits.told(database, here) in find(database, X, installed=here, base_model="SDXL", installed_only=True).reason
+    nothing = find(database, X, installed=here, base_model="SDXL", installed_only=True)
+    assert told(limits.filters(database, here), len(database)) in nothing.reason
     nothing = find(database, X, installed={"a": "a"}, base_model="SDXL", installed_only=True)
-    assert "1 are installed; of these 0 are for SDXL or do not say for what (1 for SD 3)." in nothing.reason
+    assert "1 is installed; of these 0 are for SDXL or do not say for what (left out: 1 for SD 3)." in nothing.reason
     fitting = SearchLimits(model="SD3", unfit={"c", "d", "e"}, base_model=frozenset({"SD 3"}), **ANY)
-    left = "3 have layers that fit this SD3 model (2 for SDXL, 1 for Pony)"
-    assert fitting.told(database, here) == f"Of 6 LoRAs in the database {left}."
+    left = "3 have layers that fit this SD3 model (left out: 2 for SDXL, 1 for Pony)"
+    assert told(fitting.filters(database, here), len(database)) == f"Of 6 LoRAs in the database {left}."
     assert fitting.mask(database, here).tolist() == [True, True, False, False, False, True]
     assert SearchLimits().filters(database, here, by_effect=False) == []
+
+
+def test_of_many_families_left_out_the_rest_is_counted() -> None:
+    families = {"SD 3": 3, "Flux.1 D": 2, "Pony": 2, "SD 1.5": 1, "SD 2.1": 1, "SDXL": 2}
+    database = made_up_database(
+        *((f"{name} {n}", {"base_model": name}) for name, count in families.items() for n in range(count))
+    )
+    (only,) = SearchLimits(base_model="SDXL", **ANY).filters(database, {})
+    assert only.said.startswith("2 are for SDXL or do not say for what (left out: 3 for SD 3, 2 for ")
+    assert only.said.endswith(", 2 others)")
+    (unfit,) = SearchLimits(unfit={"SDXL 0"}, model="SD3", **ANY).filters(made_up_database(("SDXL 0", {}), ("a", {})), {})
+    assert unfit.said == "1 has layers that fit this SD3 model (left out: 1 does not say)"
+
+
+def test_one_lora_is_spoken_of_as_one() -> None:
+    database = made_up_database(("a", {"strength": 11.0, "nsfw_level": 32, "download_count": 3}))
+    assert told(SearchLimits().filters(database, {}), 1) == "Of 1 LoRA in the database 0 have strength <= 9.8."
+    reason = find(database, X, installed_only=True).reason
+    assert reason.startswith(
+        "The only LoRA in the database is not installed, of the chosen base model and within the other filters."
+    )
+    two = made_up_database(("a", {"base_model": "SDXL"}), ("b", {"base_model": "Pony"}))
+    assert SearchLimits(base_model="SDXL").filters(two, {})[0].said.startswith("1 is for SDXL or does not say for what (")
+    limits = SearchLimits(base_model=frozenset({"SDXL"}), model="SDXL")
+    assert limits.filters(two, {})[0].said.startswith("1 is for this SDXL model, by its layers or label (left out: 1 for Pony")
+
+
+def test_what_is_left_beside_excluded_rows_is_said_in_the_words_of_the_caller() -> None:
+    database = made_up_database(("a", {}), ("b", {}), ("c", {}))
+    limits = SearchLimits(exclude={"a"}, others_are=("is another LoRA", "are other LoRAs"))
+    assert told(limits.filters(database, {}), 3) == "Of 3 LoRAs in the database 2 are other LoRAs."
+    assert limits.without(()) is limits
+    fewer = limits.without({"b"})
+    assert set(fewer.exclude) == {"a", "b"}
+    assert told(fewer.filters(database, {}), 3) == "Of 3 LoRAs in the database 1 may be taken."
+
+
+def test_no_row_is_asked_one_by_one_for_limits_that_are_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    database = made_up_database(("a", {}), ("b", {"strength": 11.0}))
+    read = []
+    column = MetricsDatabase.column
+
+    def listening(self: MetricsDatabase, name: str) -> list[Any]:
+        read.append(name)
+        return column(self, name)
+
+    monkeypatch.setattr(MetricsDatabase, "column", listening)
+    limits = SearchLimits()
+    assert limits.mask(database, {}).tolist() == [True, False]
+    assert [each.left for each in limits.filters(database, {})] == [1]
+    assert not {"alignment", "n_images"} & set(read)
 
 
 def test_excluded_rows_are_not_found() -> None:

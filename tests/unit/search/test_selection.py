@@ -339,3 +339,10 @@ def test_a_query_has_the_parts_that_its_words_say_however_they_are_spaced(pieces
 def test_a_query_of_a_million_blanks_is_taken_apart_in_no_time() -> None:
     # A pattern that looks for a separator behind each of them would take days.
     assert parts_of("snow" + " " * 500_000 + "rain\t" + "\t" * 500_000 + "and hail") == ("snow rain", "hail")
+
+
+@pytest.mark.parametrize(("p_value", "said"), [(0.0012, "fewer than 1%"), (0.009, "fewer than 1%"), (0.03, "3%")])
+def test_few_are_not_said_to_be_none(p_value: float, said: str) -> None:
+    search = searcher(library(), lambda _match: Confidence(3.0, p_value, "likely"))
+    reason = select("snow", search, ChoiceRules(min_confidence="clear")).reason
+    assert f"is not clear ({said} of unrelated queries find one that looks as good)" in reason

@@ -20,8 +20,7 @@ from carlos_core.errors import EncoderError
 from carlos_core.progress import Progress
 from carlos_core.prompts.prompt_set import PromptSet
 from carlos_core.search.content import ContentTail, content_tails, corrected, own_words
-from carlos_core.search.limits import CALIBRATED, COMPOSED, PUBLISHED_LIMITS, ChoiceRules, SearchLimits
-from carlos_core.search.matches import Matches
+from carlos_core.search.limits import COMPOSED, PUBLISHED_LIMITS, ChoiceRules, SearchLimits
 from carlos_core.search.reading import read
 from carlos_core.search.searcher import Searcher
 from carlos_core.search.selection import Selection
@@ -388,50 +387,3 @@ def test_what_would_fit_alone_is_told_where_it_is_not_sure_enough_next_to_other_
     other = understand(read("sepia, fog, elephants"), judge, 0.05, ())
     assert ([effect.text for effect in other.effects], [effect.text for effect in other.alone]) == (["fog"], ["sepia"])
     assert "alone" not in alone.facts
-
-
-def marked(searcher: Searcher, query: str, min_confidence: str = "likely", **choice: Any) -> Matches:
-    """The list of a query with what is sure enough."""
-    found = searcher.find(searcher.signature(query), top_k=5, query=query, ranking=CALIBRATED)
-    return searcher.mark_sure(found, min_confidence, **choice)[0]
-
-
-@pytest.fixture(scope="module")
-def at_hand(searcher: Searcher) -> Searcher:
-    """With all files installed."""
-    ids, names = (searcher.db.column(column) for column in ("lora_id", "file_name"))
-    return searcher.among(dict(zip(ids, names, strict=True)))
-
-
-@pytest.mark.parametrize(
-    "query",
-    ["drawn in pencil", "snow falling, drawn in pencil", "drawn in pencil, a herd of elephants", "drawn in pencil, no snow"],
-)
-def test_a_list_with_a_least_confidence_passes_on_what_would_be_chosen(at_hand: Searcher, query: str) -> None:
-    chosen = {pick.match.lora_id for pick in at_hand.choose(query, rules=RULES).picks}
-    matches = marked(at_hand, query)
-    passed_on = {match.lora_id for match in matches.installed}
-    assert chosen
-    assert chosen <= passed_on
-    assert (len(matches), matches.doubt) == (5, "")
-    assert [match.rank for match in matches.items] == sorted(match.rank for match in matches.items)
-    # Only duplicates do the same.
-    assert len(passed_on) == len(chosen)
-
-
-@pytest.mark.parametrize(
-    "query", ["a herd of elephants", "photo of a cat", "no snow falling", "ein Haus im Schnee und viele Menschen"]
-)
-def test_a_list_for_which_nothing_would_be_chosen_passes_on_nothing_and_says_why(at_hand: Searcher, query: str) -> None:
-    matches = marked(at_hand, query)
-    assert (matches.installed, len(matches)) == ((), 5)
-    assert matches.doubt == at_hand.choose(query, rules=RULES).reason != ""
-
-
-def test_what_is_sure_and_not_installed_is_the_reason_why_nothing_is_passed_on(searcher: Searcher) -> None:
-    ids = {str(name): str(lora_id) for name, lora_id in zip(*map(searcher.db.column, ("file_name", "lora_id")), strict=True)}
-    matches = marked(searcher.among({ids[SNOW]: SNOW}), "drawn in pencil")
-    assert matches.installed == ()
-    assert (PENCIL in matches.doubt, "is not installed" in matches.doubt) == (
-        SNOW in {match.file for match in matches.items},
-    ) * 2

@@ -1,0 +1,14 @@
+"""Numbers of things in sentences."""
+
+from __future__ import annotations
+
+from carlos_core.counting import counted
+
+
+def test_one_is_one_and_all_else_are_several() -> None:
+    assert [counted(n, "LoRA") for n in (0, 1, 2)] == ["0 LoRAs", "1 LoRA", "2 LoRAs"]
+    assert [counted(n, "is installed", "are installed") for n in (0, 1, 2)] == [
+        "0 are installed",
+        "1 is installed",
+        "2 are installed",
+    ]
