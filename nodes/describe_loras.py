@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io, ui
 
 from .. import carlos_core as carlos
+from ..carlos_core.counting import counted
 from ..carlos_core.errors import RetrievalError
 from ..carlos_core.search.describing import FITS, KINDS, PERHAPS, UNNAMED
 from .common import matches
@@ -166,7 +167,7 @@ def _lines(database: MetricsDatabase, describer: Describer, facts: list[dict[str
         for fact in facts[:_SHOWN]
     ]
     return [
-        f"{len(facts)} LoRA{'' if len(facts) == 1 else 's'} of {database.name} ({database.encoder_id}): {counts}.",
+        f"{counted(len(facts), 'LoRA')} of {database.name} ({database.encoder_id}): {counts}.",
         f"What each does: {told_by(describer)}. {kept}".rstrip(),
         *table(("LoRA", "what it does", "confidence", "strength", "consistency", "installed"), cells),
         *([f"and {len(facts) - _SHOWN} more, in the outputs csv and facts"] if len(facts) > _SHOWN else []),

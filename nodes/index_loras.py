@@ -12,6 +12,7 @@ from comfy_api.latest import io, ui
 
 from .. import carlos_core as carlos
 from ..carlos_core.comfy.families import class_of_model
+from ..carlos_core.counting import counted
 from ..carlos_core.errors import CarlosError, IndexingError
 from ..carlos_core.foreign import printable
 from ..carlos_core.loras.library import survey
@@ -201,7 +202,7 @@ def _index_all(
     except CarlosError as error:
         if not n_new:
             raise
-        saved = f"The rows of {n_new} LoRAs are saved; run again to go on." if n_new > 1 else "The row of 1 LoRA is saved."
+        saved = f"Saved so far: {counted(n_new, 'row')}; run again to go on."
         raise type(error)(error.what, f"{error.hint} {saved}".strip()) from error
     return indexer, results
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import comfy.utils
 
+from ...carlos_core.counting import counted
 from ...carlos_core.foreign import printable
 from ...carlos_core.measuring.contact_sheet import picture_of
 from ...carlos_core.progress import OnProgress, Progress
@@ -34,9 +35,8 @@ class Tally:
     def __str__(self) -> str:
         if not self.pictures and not self.loras:
             return "cancelled: no picture was finished yet"
-        pictures = f"{self.pictures} picture{'' if self.pictures == 1 else 's'} kept"
-        loras = "" if self.loras is None else f"{self.loras} LoRA{'' if self.loras == 1 else 's'} indexed, "
-        return f"cancelled: {loras}{pictures}, run again to go on"
+        loras = "" if self.loras is None else f"{counted(self.loras, 'LoRA')} indexed, "
+        return f"cancelled: {loras}{counted(self.pictures, 'picture')} kept, run again to go on"
 
 
 class NodeProgress:
