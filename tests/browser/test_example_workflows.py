@@ -24,40 +24,37 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 FILES = {"sd_xl_base_1.0.safetensors": "miniworld.safetensors", "your_lora.safetensors": "pencil_sketch.safetensors"}
 """The files that the examples name, and the mini-world's in their place."""
 
+FEW_PICTURES: dict[str, Any] = {
+    "preset": "custom",
+    "prompts": "miniworld-short",
+    "max_prompts": 2,
+    "steps": 4,
+    "cfg": 3.0,
+    "scheduler": "simple",
+    "width": 128,
+    "height": 128,
+    "overwrite": True,
+}
+"""What both nodes that measure are set to. A LoRA is measured again in the second renderer."""
+
 MINIWORLD: dict[str, dict[str, Any]] = {
     "CheckpointLoaderSimple": {"ckpt_name": "miniworld.safetensors"},
     "CarlosMetricsDBLoader": {"database": "empty", "encoder": "mini_clip"},
     "CarlosLoraRetriever": {"query": "painted in oil on canvas", "base_model": "any", "prompts": "miniworld-signature"},
     "CarlosIndexLibrary": {
         "name_filter": "pencil",
-        "preset": "custom",
-        "prompts": "miniworld-short",
-        "max_prompts": 2,
-        "steps": 4,
-        "cfg": 3.0,
-        "scheduler": "simple",
-        "width": 128,
-        "height": 128,
-        "overwrite": True,
+        **FEW_PICTURES,
     },
     "CarlosSimilarLoras": {"lora_name": "red_balloons.safetensors", "min_consistency": -1.0},
     "CarlosAutoLora": {"query": "painted in oil on canvas", "prompts": "miniworld-signature"},
     "CarlosLoraIndexer": {
-        "preset": "custom",
         "lora_name": "pencil_sketch.safetensors",
-        "prompts": "miniworld-short",
-        "max_prompts": 2,
-        "steps": 4,
-        "cfg": 3.0,
-        "scheduler": "simple",
-        "width": 128,
-        "height": 128,
-        "overwrite": True,
+        **FEW_PICTURES,
     },
     "EmptyLatentImage": {"width": 128, "height": 128},
     "KSampler": {"steps": 4, "cfg": 3.0, "scheduler": "simple"},
 }
-"""What a user of the mini-world changes, by node type. A LoRA is measured again in the second renderer."""
+"""What a user of the mini-world changes, by node type."""
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["canvas", "Nodes 2.0"])
