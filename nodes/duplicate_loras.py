@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io, ui
 
+from ..carlos_core.counting import counted
 from ..carlos_core.search import duplicates
 from ..carlos_core.search.matches import Match, matches_at
 from .common import matches
@@ -61,9 +62,8 @@ class CarlosDuplicateLoras(io.ComfyNode):
             matches_at(database, [places[row] for row in cluster.rows], cluster.cosines, at_hand)
             for cluster in duplicates.clusters(arrays.directions[places], min_cosine, ids=compared)
         ]
-        lines = [
-            f"{len(groups)} groups of LoRAs that do the same (cosine of at least {min_cosine:g} with the first of the group)."
-        ]
+        first = f"cosine of at least {min_cosine:g} with the first of the group"
+        lines = [f"{counted(len(groups), 'group')} of LoRAs that do the same ({first})."]
         for number_of_group, group in enumerate(groups, start=1):
             header = ("cosine", f"group {number_of_group}", "strength", "installed")
             lines += ["", *table(header, [_cells(match) for match in group])]

@@ -33,6 +33,8 @@ _AMONG_INSTALLED = (
     "holds no other, and one may be sure enough."
 )
 _OTHERS = ("is another LoRA", "are other LoRAs")
+_MUCH_ALIKE = 0.5
+"""Cosine with a LoRA from which on another one is not said to do something else."""
 
 
 class CarlosLoraRetriever(io.ComfyNode):
@@ -166,8 +168,16 @@ class CarlosSimilarLoras(io.ComfyNode):
         row = database.row(lora_id)
         name = row.name if row is not None else lora_id
         # The LoRA itself is not an answer.
-        others: dict[str, Any] = {"exclude": frozenset({lora_id}), "others_are": _OTHERS}
+        others: dict[str, Any] = {"exclude": frozenset({lora_id}), "others_are": _OTHERS, "about": _how_alike}
         return matches.found(database, f"like {name}", signature, hidden=cls.hidden, **others, **settings)
+
+
+def _how_alike(found: Matches) -> list[str]:
+    """That no LoRA is much like the one that was asked for, where that is so."""
+    nearest = found.items[0].score if found.items else 1.0
+    if nearest >= _MUCH_ALIKE:
+        return []
+    return [f"No LoRA is much like it: the nearest has a cosine of {nearest:.2f} (1: it does the same, 0: nothing in common)."]
 
 
 class CarlosLorasLikeImage(io.ComfyNode):

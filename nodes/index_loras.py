@@ -104,6 +104,7 @@ class CarlosLoraIndexer(io.ComfyNode):
             "database": database_facts(database),
         }
         does = [f"what it does: {said}"] if said is not None else []
+        NodeProgress(cls.hidden.unique_id).say(f"done: {outcome.status}")
         lines = [*index_report.lora_lines(outcome), *does, *remarks, *indexing.plan_lines(indexer), database_line(database)]
         text = report(lines, facts)
         return io.NodeOutput(database, text, outcome.contact_sheet, facts_text(facts), ui=ui.PreviewText(text))
@@ -182,6 +183,8 @@ class CarlosIndexLibrary(io.ComfyNode):
         }
         told = index_report.library_lines(outcomes, failures, noted, words)
         lines = [*told, *remarks, *indexing.plan_lines(indexer), database_line(database)]
+        known = len(outcomes) - len(new)
+        NodeProgress(cls.hidden.unique_id).say(f"done: {len(new)} measured, {known} known already, {len(failures)} failed")
         text, sheet = report(lines, facts), _stacked([outcome.contact_sheet for outcome in new])
         return io.NodeOutput(database, text, sheet, facts_text(facts), ui=ui.PreviewText(text))
 

@@ -23,7 +23,7 @@ def like_lora(db: MetricsDatabase, lora_id: str) -> Tensor:
         raise RetrievalError(f"{db.name} has no LoRA {lora_id.strip()!r}.", "Take the id from a report, or index the LoRA first.")
     direction = torch.tensor(row.direction)
     if not bool(direction.any()):
-        raise RetrievalError(f"{lora_id.strip()} has no measurable effect.", "Nothing is like it: choose another LoRA.")
+        raise RetrievalError(f"{row.name} has no measurable effect.", "Nothing is like it: choose another LoRA.")
     return direction
 
 

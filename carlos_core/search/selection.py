@@ -226,11 +226,14 @@ def _why_not(whole: Matches, lacking: Sequence[str], min_confidence: str) -> str
     best = whole.items[0]
     if lacking:
         return f"Nothing fits {' nor '.join(lacking)} of {whole.query!r}: ask for the rest alone, or lower min_confidence."
-    least = f"Nothing fits {whole.query!r}: the best, {best.name}, is not {min_confidence}"
     if best.confidence is None:
-        return f"{least}."
+        return f"Nothing fits {whole.query!r}: the best, {best.name}, is not {min_confidence}."
     share = "fewer than 1%" if _p_value(best) < 0.01 else f"{_p_value(best):.0%}"
-    return f"{least} ({share} of unrelated queries find one that looks as good); it is {best.confidence.said}."
+    looks = f"{share} of unrelated queries find one that looks as good"
+    nearest = f"the nearest, {best.name}, is {best.confidence.said} ({looks})"
+    if best.confidence.word == "none":
+        return f"Nothing fits {whole.query!r}: {nearest}."
+    return f"Nothing fits {whole.query!r} surely enough: {nearest}, and min_confidence asks for {min_confidence!r}."
 
 
 def _why(best: Match, lacking: Sequence[str]) -> str:

@@ -56,7 +56,7 @@ def told_by(describer: Describer) -> str:
     """By what a database's LoRAs are described, in words."""
     n_loras = describer.n_loras
     among = f"among {n_loras} LoRAs with an effect" if n_loras > 1 else "with no other LoRA to compare with"
-    return f"told by {describer.n_phrases} phrases, {among}"
+    return f"told by {describer.n_phrases} phrases (yours: phrases.txt in models/carlos), {among}"
 
 
 def not_kept(target: Target, database: MetricsDatabase, told: Sequence[Description], describer: Describer) -> str:

@@ -45,6 +45,7 @@ def found(
     *notes: str,
     hidden: Any,
     top_k: int,
+    about: Callable[[Matches], Sequence[str]] = lambda _matches: (),
     **limits: Any,
 ) -> io.NodeOutput:
     """The outputs of a search for a signature.
@@ -56,13 +57,15 @@ def found(
         notes: lines that the report begins with.
         hidden: of the node, whose prompt names the checkpoint.
         top_k: how many LoRAs at most.
+        about: what to say of the matches as a whole, in lines.
         limits: the values of `search_widgets.optional_limits`, by widget, the model, and what else `SearchLimits` knows.
     """
 
     def find(installed: dict[str, str], allowed: ForModel) -> Matches:
         return runtime.searcher(database).among(installed, allowed.preference).find(signature, allowed.limits, top_k, query=query)
 
-    return output_of(database, searched(database, find, hidden, **limits), *notes)
+    done = searched(database, find, hidden, **limits)
+    return output_of(database, done, *notes, *about(done.matches))
 
 
 class Searched(NamedTuple):

@@ -46,9 +46,9 @@ def test_rows_of_an_unknown_encoder_can_be_searched_by_a_lora() -> None:
 def test_a_lora_that_is_not_there_or_does_nothing_is_named(database: MetricsDatabase) -> None:
     with pytest.raises(RetrievalError, match="has no LoRA 'nobody'"):
         like_lora(database, "nobody")
-    noop = next(match["lora_id"] for match in database.table.to_pylist() if match["kind"] == "noop")
-    with pytest.raises(RetrievalError, match=f"{noop} has no measurable effect"):
-        like_lora(database, noop)
+    noop = next(match for match in database.table.to_pylist() if match["kind"] == "noop")
+    with pytest.raises(RetrievalError, match=f"{noop['file_name']} has no measurable effect"):
+        like_lora(database, noop["lora_id"])
 
 
 def test_pictures_are_compared_by_their_mean(encoder: OpenClipEncoder) -> None:

@@ -120,9 +120,11 @@ def test_a_part_that_nothing_fits_is_named_and_nothing_is_chosen() -> None:
 def test_a_query_that_nothing_fits_gets_nothing_and_the_best_is_named(mode: str) -> None:
     selection = chosen("elephants", mode=mode)
     assert selection.picks == ()
-    assert selection.reason.startswith("Nothing fits 'elephants': the best, ")
-    assert "is not likely (100% of unrelated queries find one that looks as good)" in selection.reason
-    assert "the best, snow, is not clear (11% of" in chosen("wet snow", mode=mode, min_confidence="clear").reason
+    assert selection.reason.startswith("Nothing fits 'elephants': the nearest, ")
+    assert "is no better than chance (100% of unrelated queries find one that looks as good)." in selection.reason
+    unsure = chosen("wet snow", mode=mode, min_confidence="clear").reason
+    assert unsure.startswith("Nothing fits 'wet snow' surely enough: the nearest, snow, is likely to be right (11% of")
+    assert unsure.endswith("), and min_confidence asks for 'clear'.")
 
 
 def test_what_fits_and_is_not_applied_is_named_with_the_reason() -> None:
@@ -156,7 +158,8 @@ def test_every_confidence_reads_as_a_sentence(word: str, said: str) -> None:
     search = searcher(library(), lambda match: Confidence(0.0, 0.0, word))
     assert chosen("snow", search, min_confidence="any").reason == said
     if word != "clear":
-        assert f"; it is {said.removeprefix('The best match is ')}" in chosen("snow", search, min_confidence="clear").reason
+        end = said.removeprefix("The best match is ").removesuffix(".")
+        assert f"the nearest, snow, is {end} (" in chosen("snow", search, min_confidence="clear").reason
 
 
 def test_a_query_that_fits_as_a_whole_needs_no_parts_that_do() -> None:
@@ -345,4 +348,4 @@ def test_a_query_of_a_million_blanks_is_taken_apart_in_no_time() -> None:
 def test_few_are_not_said_to_be_none(p_value: float, said: str) -> None:
     search = searcher(library(), lambda _match: Confidence(3.0, p_value, "likely"))
     reason = select("snow", search, ChoiceRules(min_confidence="clear")).reason
-    assert f"is not clear ({said} of unrelated queries find one that looks as good)" in reason
+    assert f"is likely to be right ({said} of unrelated queries find one that looks as good), and min_confidence" in reason
