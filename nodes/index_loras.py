@@ -17,6 +17,7 @@ from ..carlos_core.errors import CarlosError, IndexingError
 from ..carlos_core.foreign import printable
 from ..carlos_core.loras.library import survey
 from ..carlos_core.loras.same_file import by_file, listed_shortly
+from ..carlos_core.measuring.failures import log_failures
 from .common import descriptions, index_report, indexing
 from .common.choice import posix
 from .common.index_progress import LibraryProgress, told_when_cancelled
@@ -156,7 +157,7 @@ class CarlosIndexLibrary(io.ComfyNode):
         same = {first.name: others for first, *others in by_file(survey(places.items()))}
         fits = _fits_of(settings["model"], settings["clip"])
         left_out = _gone(names, places) | _unfit(list(same), fits, class_of_model(settings["model"]))
-        index_report.log_failures(left_out.values())
+        log_failures(left_out.values())
         files = [(name, places[name]) for name in same if name not in left_out]
         tally = Tally(loras=0)
         with told_when_cancelled(cls.hidden.unique_id, tally):

@@ -106,11 +106,13 @@ def _created(database: str, encoder: str, target: Path) -> MetricsDatabase:
 def _file_or_copy(database: str, target: Path) -> MetricsDatabase:
     """The chosen file, which counts more than a name in create_as; unless that is the copy that was once made of it."""
     path = folders.database_path(database)
+    copy = _loaded_or_none(target) if path != target else None
+    if copy is not None and copy.made_from == database:
+        return copy
     chosen = carlos.load_database(path)
+    if copy is not None and _is_unmarked_copy(copy, chosen):
+        return copy
     if path != target:
-        copy = _loaded_or_none(target)
-        if copy is not None and _is_copy(copy, chosen, database):
-            return copy
         logger.warning("carlos: %s is opened, because it is chosen in database; %s is not", database, target.name)
     return chosen
 
@@ -123,10 +125,10 @@ def _loaded_or_none(path: Path) -> MetricsDatabase | None:
         return None
 
 
-def _is_copy(copy: MetricsDatabase, chosen: MetricsDatabase, name: str) -> bool:
-    """Whether a database was once made from the chosen one. Copies of earlier versions do not say so, but they have its rows."""
+def _is_unmarked_copy(copy: MetricsDatabase, chosen: MetricsDatabase) -> bool:
+    """Whether an earlier version made a database from the chosen one: such a copy does not say so, but it has all its rows."""
     rows = set(chosen.column("lora_id"))
-    return copy.made_from == name or (not copy.made_from and bool(rows) and rows <= set(copy.column("lora_id")))
+    return not copy.made_from and bool(rows) and rows <= set(copy.column("lora_id"))
 
 
 def _check_is_chosen(there: MetricsDatabase, database: str, encoder: str) -> None:

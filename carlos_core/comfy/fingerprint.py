@@ -44,11 +44,6 @@ class Fingerprint:
         return self._hash.hexdigest()[:16]
 
 
-def model_fingerprint(model: Any, clip: Any, vae: Any, sigmas: Tensor) -> str:
-    """16 hex digits for MODEL, CLIP and VAE with everything attached to them, and the noise levels; see `model_fingerprints`."""
-    return model_fingerprints(model, clip, vae, sigmas)[1]
-
-
 def model_fingerprints(model: Any, clip: Any, vae: Any, sigmas: Tensor) -> tuple[str, str]:
     """16 hex digits for MODEL, CLIP and VAE with everything attached to them: for all schedules alike, and for this one.
 

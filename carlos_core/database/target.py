@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..errors import DatabaseError
-from ..records import LoraRecord
 from .database import MetricsDatabase, change_database, load_database
 from .parquet import check_writable
 
@@ -73,11 +72,3 @@ class InMemory:
     def change(self, change: Callable[[MetricsDatabase], None]) -> MetricsDatabase:
         change(self.database)
         return self.database
-
-
-def upsert(target: Target, record: LoraRecord, protocol: Mapping[str, Any]) -> LoraRecord:
-    """Add or replace a row. Returns it as it is in the database, with the columns of other programs that were there."""
-    changed = target.change(lambda database: database.upsert(record, protocol))
-    row = changed.row(changed.id_of(record.lora_id, record.sha256))
-    assert row is not None, "the row was just written"
-    return row

@@ -61,6 +61,14 @@ class FailureLog:
                 logger.warning("carlos: %d LoRAs could not be indexed: %s They are: %s", len(failures), reason, files)
 
 
+def log_failures(failures: Iterable[Failure]) -> None:
+    """Log what failed before anything was measured, as a run does."""
+    log = FailureLog()
+    for failure in failures:
+        log.add(failure)
+    log.close()
+
+
 def _group(groups: dict[str, list[Failure]], failure: Failure) -> list[Failure]:
     """Put a failure to those alike, and return them."""
     alike = groups.setdefault(_without_name(failure), [])

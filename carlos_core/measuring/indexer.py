@@ -187,7 +187,8 @@ class Indexer:
         kept: list[_Kept] = []
 
         def put(database: MetricsDatabase) -> None:
-            there = database.row(database.id_of(record.lora_id, record.sha256))
+            lora_id = database.id_of(record.lora_id, record.sha256)
+            there = database.row(lora_id)
             is_other = there is not None and (before is None or _when(there) != _when(before))
             better = None
             if there is not None and is_other and not self.overwrite:
@@ -197,7 +198,7 @@ class Indexer:
                 return
             change = None if there is None else self._replaced(database, there)
             database.upsert(record, self.protocol.described())
-            row = database.row(database.id_of(record.lora_id, record.sha256))
+            row = database.row(lora_id)
             assert row is not None, "the row was just put there"
             kept.append(_Kept(row, change))
 
@@ -268,7 +269,7 @@ class Indexer:
         likely = 0
         if self.plan.rule is not None:
             own = self.protocol.protocol_id
-            numbers = [row.n_images for row in database.measured if row.protocol_id == own and row.n_images]
+            numbers = [each.n_images for each in database.measured if each.protocol_id == own and each.n_images]
             likely = round(median(numbers)) if numbers else self.plan.expected
         return min(max(likely or self._most, self._at_least(database, row)), self._most)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..loras.trigger_words import used
@@ -52,7 +53,7 @@ class Protocol:
             **({"sampling": self.sampling} if self.sampling else {}),
         }
 
-    @property
+    @cached_property
     def protocol_id(self) -> str:
         """First 12 hex digits of the sha256 of the canonical JSON."""
         canonical = json.dumps(self.described(), sort_keys=True, separators=(",", ":"))

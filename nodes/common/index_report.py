@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from ...carlos_core.measuring.failures import Failure
     from ...carlos_core.measuring.indexer import Outcome
     from ...carlos_core.records import LayerFit
-
-logger = logging.getLogger(__name__)
 
 _YES = "yes"
 
@@ -95,12 +92,6 @@ def _not_found(outcomes: Iterable[Outcome]) -> Iterator[str]:
             files.append(f"{outcome.lora.name} ({number(miss.value)})")
     for (why, limit, bound), files in by_limit.items():
         yield f"not found by searches with the usual limits: {why} ({limit} is {bound:g}): {', '.join(files)}"
-
-
-def log_failures(failures: Iterable[Failure]) -> None:
-    """Log what fails before anything is measured."""
-    for line in _said_once("could not be indexed", list(failures)):
-        logger.warning("carlos: %s", line.strip())
 
 
 def _said_once(word: str, said: Sequence[Failure]) -> Iterator[str]:

@@ -56,6 +56,14 @@ def test_a_lora_of_the_list_is_most_like_its_duplicate(host: Host, rows: Metrics
         asked(host, "CarlosSimilarLoras", lora_id="", lora_name="../x.safetensors")
 
 
+def test_where_no_lora_is_like_the_one_that_is_asked_for_the_report_says_so(host: Host, rows: MetricsDatabase) -> None:
+    def report(name: str) -> str:
+        return host.run(workflow_of("CarlosSimilarLoras", lora_id="", lora_name=name))["report"]["text"][0]
+
+    assert "No LoRA is much like it: the nearest has a cosine of 0." in report("mystery_12.safetensors")
+    assert "No LoRA is much like it" not in report("pixel_art.safetensors")
+
+
 def test_a_sentence_is_ranked_as_a_whole_and_the_report_says_what_was_read_in_it(host: Host, rows: MetricsDatabase) -> None:
     query = "masterpiece, a wooden boat on a lake, snow falling, drawn in pencl, drawn in pencil, no hearts"
     outputs = host.run(workflows.retrieve(query, DATABASE))

@@ -8,7 +8,6 @@ import pytest
 
 from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.database.published import load_bundled_database
-from carlos_core.database.target import InMemory, upsert
 from carlos_core.records import CurvePoint, LoraRecord
 from tests.support.rows import a_row
 
@@ -20,20 +19,28 @@ def of_version(sha256: str | None, version_id: int = 123, strength: float = 5.0)
     return a_row(str(version_id), [strength, 1, 0, 0], version_id=version_id, sha256=sha256, strength=strength)
 
 
+def put(database: MetricsDatabase, record: LoraRecord) -> LoraRecord:
+    """Add or replace a row. Returns it as it is in the database."""
+    database.upsert(record, {})
+    row = database.row(database.id_of(record.lora_id, record.sha256))
+    assert row is not None
+    return row
+
+
 @pytest.fixture
 def database() -> MetricsDatabase:
     return MetricsDatabase.empty("some encoder", dimension=4)
 
 
 def test_two_contents_that_claim_one_version_both_have_a_row(database: MetricsDatabase) -> None:
-    first = upsert(InMemory(database), of_version(ONE, strength=1.0), {})
-    second = upsert(InMemory(database), of_version(TWO, strength=2.0), {})
+    first = put(database, of_version(ONE, strength=1.0))
+    second = put(database, of_version(TWO, strength=2.0))
     assert (first.lora_id, second.lora_id) == ("123", f"sha256:{TWO[:16]}")
     assert database.column("strength") == [1.0, 2.0]
     assert database.column("version_id") == [123, 123]
     # Each finds its own row again, and measuring it again replaces that.
     assert [database.id_of("123", sha256) for sha256 in (ONE, TWO, THREE)] == ["123", second.lora_id, f"sha256:{THREE[:16]}"]
-    upsert(InMemory(database), of_version(TWO, strength=3.0), {})
+    put(database, of_version(TWO, strength=3.0))
     assert database.column("strength") == [1.0, 3.0]
 
 
@@ -68,7 +75,7 @@ def test_a_published_row_is_reached_by_its_version_whatever_the_file_holds() -> 
     assert record is not None
     assert record.sha256 is None
     changed = a_row(lora_id, record.direction, version_id=int(lora_id), sha256=ONE, encoder_id=own.encoder_id)
-    assert upsert(InMemory(own), changed, {}).lora_id == lora_id
+    assert put(own, changed).lora_id == lora_id
     # From now on the row knows its content, and another one is another LoRA.
     assert own.id_of(lora_id, TWO) == f"sha256:{TWO[:16]}"
     assert len(own) == len(bundled)
