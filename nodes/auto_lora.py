@@ -15,10 +15,10 @@ from ..carlos_core.records import AppliedLora
 from ..carlos_core.search import limits
 from ..carlos_core.search.limits import ChoiceRules, SearchLimits
 from . import apply_loras as apply
-from .common import choice_in_pictures, descriptions, matches, names, preferred, reading, search_widgets
+from .common import choice_in_pictures, descriptions, matches, names, preferred, reading, search_widgets, weak_loras
 from .common.choice import facts_of, posix, read_choice
 from .common.model_fit import ForModel, for_model
-from .common.report import database_facts, database_line, facts_text, number, report, table
+from .common.report import database_facts, database_line, number, report, table
 from .common.schema import advanced, keeps_report, search_aliases
 from .common.sockets import CarlosDb, facts_output
 from .host import civitai, folders, lora_folder, runtime
@@ -135,7 +135,8 @@ class CarlosAutoLora(io.ComfyNode):
             made_for = preferred.notes_of(allowed.preference, chosen, database)
             preference = preferred.facts_of(allowed.preference, chosen)
             of_query = [*selection.notes, *names.notes_of(query, database, allowed.installed, is_lost=not selection.picks)]
-            notes = [*of_query, *made_for, *allowed.notes, *gone, *not_applied, *applied.warnings]
+            weak = weak_loras.notes_of(database, [(pick.match, pick.weight) for pick in selection.picks])
+            notes = [*of_query, *weak, *made_for, *allowed.notes, *gone, *not_applied, *applied.warnings]
             left_out = allowed.facts
             understanding = selection.understanding
             filters = allowed.limits.filters(database, allowed.installed)
@@ -156,8 +157,8 @@ class CarlosAutoLora(io.ComfyNode):
             "database": database_facts(database),
         }
         read = reading.lines(understanding, database, lists_effects=False)
-        text = report([*lines, *read, *notes, *filtered, database_line(database)], said)
-        return io.NodeOutput(*applied.outputs, text, facts_text(said), ui=ui.PreviewText(text))
+        text, facts_said = report([*lines, *read, *notes, *filtered, database_line(database)], said)
+        return io.NodeOutput(*applied.outputs, text, facts_said, ui=ui.PreviewText(text))
 
 
 def _selection(

@@ -12,7 +12,7 @@ from .. import carlos_core as carlos
 from ..carlos_core.foreign import printable
 from ..carlos_core.measuring.caches import CLEARABLE, FACTS, SIGNATURES, THUMBNAILS
 from ..carlos_core.measuring.picture_cache import BASE, LORAS, TRIALS, VARIABLE
-from .common.report import facts_text, report, table
+from .common.report import report, table
 from .common.schema import search_aliases
 from .common.sockets import facts_output
 from .host import folders
@@ -66,8 +66,8 @@ class CarlosCaches(io.ComfyNode):
         cleared = carlos.clear_cache(clear, folder) if clear != NOTHING else ()
         usage = carlos.cache_usage(folder)
         facts = _facts(usage, cleared, clear)
-        text = report(_lines(usage, cleared, clear), facts)
-        return io.NodeOutput(text, facts_text(facts), ui=ui.PreviewText(text))
+        text, said = report(_lines(usage, cleared, clear), facts)
+        return io.NodeOutput(text, said, ui=ui.PreviewText(text))
 
 
 def _lines(usage: CacheUsage, cleared: tuple[CachePart, ...], what: str) -> list[str]:

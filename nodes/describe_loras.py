@@ -102,7 +102,7 @@ class CarlosDescribeLoras(io.ComfyNode):
             "kept": is_kept,
         }
         how = "Kept with the rows." if is_kept else f"Not kept with the rows: {reason}" if reason else ""
-        text = report(_lines(database, describer, facts, how), {**about, "loras": facts[:_SHOWN]})
+        text = report(_lines(database, describer, facts, how), {**about, "loras": facts[:_SHOWN]}).text
         return io.NodeOutput(text, csv_text(_cells(facts)), facts_text({**about, "loras": facts}), ui=ui.PreviewText(text))
 
 

@@ -11,7 +11,7 @@ from ..carlos_core.search import duplicates
 from ..carlos_core.search.matches import Match, matches_at
 from .common import matches
 from .common.choice import posix
-from .common.report import database_facts, database_line, facts_text, number, report, table
+from .common.report import database_facts, database_line, number, report, table
 from .common.schema import search_aliases
 from .common.sockets import CarlosDb, facts_output
 from .host import lora_folder
@@ -86,8 +86,8 @@ class CarlosDuplicateLoras(io.ComfyNode):
             ],
             "database": database_facts(database),
         }
-        text = report([*lines, "", database_line(database)], facts)
-        return io.NodeOutput(text, facts_text(facts), ui=ui.PreviewText(text))
+        text, said = report([*lines, "", database_line(database)], facts)
+        return io.NodeOutput(text, said, ui=ui.PreviewText(text))
 
 
 def _cells(match: Match) -> tuple[str, ...]:

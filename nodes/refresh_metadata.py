@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from .. import carlos_core as carlos
 from ..carlos_core.civitai.versions import FAILED, NOT_FOUND, REFRESHED, STATUSES, UNCHANGED
 from .common.own_database import own_database
-from .common.report import database_facts, database_line, facts_text, report, table
+from .common.report import database_facts, database_line, report, table
 from .common.schema import search_aliases
 from .common.sockets import CarlosDb, facts_output
 from .host import civitai
@@ -59,8 +59,8 @@ class CarlosRefreshMetadata(io.ComfyNode):
             "rows": [{**vars(row), "columns": list(row.columns)} for row in rows],
             "database": database_facts(refreshed),
         }
-        text = report([*_lines(rows), database_line(refreshed)], facts)
-        return io.NodeOutput(refreshed, text, facts_text(facts), ui=ui.PreviewText(text))
+        text, said = report([*_lines(rows), database_line(refreshed)], facts)
+        return io.NodeOutput(refreshed, text, said, ui=ui.PreviewText(text))
 
 
 def _lines(rows: list[RefreshedRow]) -> list[str]:

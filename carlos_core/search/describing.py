@@ -26,7 +26,7 @@ from ..records import NO_EFFECT
 from ..storage import short_hash
 from ..vectors import units_of
 from .calibration import CalibratedRows, p_values, probes_of, word_for
-from .limits import MIN_CONSISTENCY
+from .limits import MIN_CONSISTENCY, NO_CHANGE, NO_ONE_EFFECT, changes_pictures
 
 if TYPE_CHECKING:
     from ..database.database import MetricsDatabase
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from ..progress import OnProgress
     from .searcher import Searcher
 
-FITS, PERHAPS, UNNAMED, NO_ONE_EFFECT, NOTHING = KINDS = ("fits", "perhaps", "unnamed", "no one effect", "changes nothing")
+FITS, PERHAPS, UNNAMED = "fits", "perhaps", "unnamed"
+KINDS = (FITS, PERHAPS, UNNAMED, NO_ONE_EFFECT, NO_CHANGE)
 """Phrases fit; one may fit; none does, though there is an effect; pictures change, each in its own way; nothing changes."""
 
 MOST_PHRASES = 3
@@ -43,9 +44,6 @@ _SAME = 0.8
 
 _LOOKED_AT = 24
 """So many of the best phrases of a LoRA are looked at for some that differ."""
-
-_UNSEEN_STRENGTH = 0.005
-"""A strength that reports show as 0.00: rounding, not an effect."""
 
 _ROWS_AT_ONCE = 4096
 _GROWTH = 0.1
@@ -237,11 +235,11 @@ class _Phrases:
 
 
 def _kinds(database: MetricsDatabase) -> list[str]:
-    """What measurements alone say of each row, in table order: NOTHING, NO_ONE_EFFECT, or "" where phrases are to say it."""
+    """What measurements alone say of each row, in table order: NO_CHANGE, NO_ONE_EFFECT, or "" where phrases are to say it."""
 
     def kind(strength: float, consistency: float | None, noise: float | None, notes: Sequence[str] | None) -> str:
-        if strength < _UNSEEN_STRENGTH or (noise is not None and strength <= noise):
-            return NOTHING
+        if not changes_pictures(strength, noise):
+            return NO_CHANGE
         # The note is given where pictures change, too, if they do so in no direction that can be told from chance.
         is_one = consistency is not None and consistency >= MIN_CONSISTENCY and NO_EFFECT not in (notes or ())
         return "" if is_one else NO_ONE_EFFECT
@@ -252,8 +250,8 @@ def _kinds(database: MetricsDatabase) -> list[str]:
 
 def _description(lora_id: str, kind: str, fits: tuple[PhraseFit, ...]) -> Description:
     is_sure = bool(fits) and fits[0].word != "weak"
-    if kind == NOTHING:
-        return Description(lora_id, NOTHING)
+    if kind == NO_CHANGE:
+        return Description(lora_id, NO_CHANGE)
     if kind == NO_ONE_EFFECT:
         return Description(lora_id, kind, fits if is_sure else ())
     return Description(lora_id, (FITS if is_sure else PERHAPS) if fits else UNNAMED, fits)

@@ -16,6 +16,7 @@ from .matches import CONFIDENCE_WORDS
 
 if TYPE_CHECKING:
     from ..database.database import MetricsDatabase
+    from ..records import LoraRecord
 
 MAX_STRENGTH = 9.8
 MIN_CONSISTENCY = 0.041
@@ -38,6 +39,9 @@ NO_NSFW_LIMIT = 32
 
 TOO_STRONG, NO_ONE_EFFECT, NO_CHANGE = "too strong", "no one effect", "changes nothing"
 """Why limits miss a LoRA, whatever is asked for."""
+
+_UNSEEN_STRENGTH = 0.005
+"""A strength that reports show as 0.00: rounding, not an effect."""
 
 _PUBLISHED_IMAGES = 4480
 """Pictures behind a published row: the full protocol (arXiv 2512.08826)."""
@@ -171,6 +175,10 @@ class SearchLimits:
     def _within_consistency(self, consistency: Tensor) -> Tensor:
         return torch.nan_to_num(consistency, nan=_ANY_CONSISTENCY) >= self.min_consistency
 
+    def misses_of(self, row: LoraRecord) -> tuple[Miss, ...]:
+        """Why no search within these limits will ever find the LoRA of a row; empty if one may."""
+        return self.misses(row.strength, row.consistency, has_effect=changes_pictures(row.strength, row.noise_floor))
+
     def misses(self, strength: float, consistency: float | None, *, has_effect: bool = True) -> tuple[Miss, ...]:
         """Why no search within these limits will ever find a LoRA; empty if one may.
 
@@ -299,6 +307,16 @@ class SearchLimits:
         if alignment is None:
             return (n_images or _PUBLISHED_IMAGES) >= _PUBLISHED_IMAGES
         return alignment >= self.min_alignment
+
+
+def changes_pictures(strength: float, noise_floor: float | None) -> bool:
+    """Whether a LoRA changes pictures at all, in whatever direction: decides between NO_CHANGE and NO_ONE_EFFECT for all reports.
+
+    Args:
+        strength: as measured, raw CLIP units.
+        noise_floor: the strength that the host's own noise looks like, in the same units; None if it is not known.
+    """
+    return strength >= _UNSEEN_STRENGTH and (noise_floor is None or strength > noise_floor)
 
 
 PUBLISHED_LIMITS = SearchLimits()

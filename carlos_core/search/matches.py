@@ -45,6 +45,11 @@ class Confidence:
         """The word for a sentence: "The best match is ..."."""
         return _SAID[self.word]
 
+    @property
+    def in_short(self) -> str:
+        """The word beside a name: "snow, weak"."""
+        return _SAID["none"] if self.word == "none" else self.word
+
     def reaches(self, word: str) -> bool:
         """Whether this is at least as sure as `word`."""
         return CONFIDENCE_WORDS.index(self.word) >= CONFIDENCE_WORDS.index(word)

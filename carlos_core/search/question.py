@@ -12,15 +12,15 @@ from torch import Tensor
 
 from ..errors import RetrievalError
 from ..progress import OnProgress
-from .calibration import LIKELY, WEAK, Background, confidences
-from .content import ContentTails
+from .calibration import LIKELY, WEAK, Background, confidences, word_for
+from .content import ContentTails, corrected
 from .language import knows_other_languages, other_language
 from .limits import ANY, CALIBRATED, ChoiceRules, SearchLimits
-from .matches import Confidence, Match, Matches
+from .matches import Confidence, Match, Matches, matches_at
 from .queries import but_not
-from .reading import Reading
-from .selection import CANDIDATES, Pick, Selection, parts_of, select
-from .understanding import Understanding, Verdict, understand
+from .reading import Reading, plain_word
+from .selection import CANDIDATES, Pick, Selection, parts_of, select, with_nearest
+from .understanding import MIXED_SHARE, Understanding, Verdict, judged, understand
 from .weights import MAX_OVERDRIVE
 
 if TYPE_CHECKING:
@@ -73,6 +73,10 @@ class Question:
 
     def selection(self) -> Selection:
         """The LoRAs for the query; none if nothing fits. Raises what `Searcher.choose` does."""
+        selection = self._chosen()
+        return replace(selection, reason=f"{selection.reason} {self._what_is_in_the_way(selection)}".strip())
+
+    def _chosen(self) -> Selection:
         reading = self.reading
         if not reading.query.strip():
             self.searcher.signature(reading.query)
@@ -89,8 +93,24 @@ class Question:
         if understanding.effects:
             texts = [effect.text for effect in understanding.effects]
             selection = self._selected(", ".join(texts), texts, understanding)
-            return replace(selection, reason=f"{selection.reason} {_why_not_all(understanding)}".strip())
+            return replace(selection, reason=f"{selection.reason} {self._why_not_all(understanding)}".strip())
         return self._without_effects(understanding)
+
+    def _what_is_in_the_way(self, selection: Selection) -> str:
+        """What would fit if nothing were unwanted, for a query of which something gets no LoRA; empty if that is nothing."""
+        negative, forbidden = self.negative.strip(), self.reading.forbidden
+        unfit = () if selection.understanding is None else selection.understanding.unfit
+        is_complete = bool(selection.picks) and not unfit
+        if is_complete or not (negative or forbidden) or not self._n_allowed or self._why_not_asked:
+            return ""
+        unwanted = [f"negative_query ({negative!r})"] if negative else []
+        unwanted += [f"what the query does not want ({_quoted([phrase.text for phrase in forbidden])})"] if forbidden else []
+        free = replace(self, negative="", reading=replace(self.reading, forbidden=()))._chosen()
+        effects = free.understanding.effects if free.understanding is not None else ()
+        pushed_out = [effect.text for effect in effects if effect.text in unfit]
+        if not selection.picks and free.picks:
+            return f"What is in the way is {' and '.join(unwanted)}: otherwise {free.picks[0].match.name} would fit."
+        return f"In the way of {_quoted(pushed_out)} is {' and '.join(unwanted)}." if pushed_out else ""
 
     @property
     def _why_not_asked(self) -> str:
@@ -199,7 +219,14 @@ class Question:
 
     def _without_negative(self, signature: Tensor) -> Tensor:
         """A signature without the negative query. Raises RetrievalError if nothing is left of it."""
-        return signature if self._negative is None else but_not(signature, self._negative)
+        if self._negative is None:
+            return signature
+        try:
+            return but_not(signature, self._negative)
+        except RetrievalError as error:
+            raise RetrievalError(
+                f"What is to be avoided, by negative_query ({self.negative.strip()!r}), is all that was looked for.", error.hint
+            ) from error
 
     def _without_forbidden(self, signature: Tensor) -> tuple[Tensor, Tensor]:
         """A signature without what no LoRA does, and the rows, [R] bool, that do what is forbidden rather than what it asks for.
@@ -295,12 +322,38 @@ class Question:
 
     def _without_effects(self, understanding: Understanding) -> Selection:
         """Nothing, for content alone; the reason says why."""
-        if len(understanding.content) > 1 or len(self.reading.text.split()) > _LONG:
-            return self._nothing(self._what_is_nearest(), understanding)
+        is_long = len(self.reading.text.split()) > _LONG
+        if len(understanding.content) > 1 or is_long:
+            of_parts = "" if is_long else self._why_not_all(understanding)
+            return self._nothing(f"{self._what_is_nearest()} {of_parts}".strip(), understanding)
         selection = self._selected(self.reading.text, None, understanding)
         if not selection.picks:
             return selection
         return self._nothing(_why_content(self.reading, selection.picks[0].match), understanding)
+
+    def _why_not_all(self, understanding: Understanding) -> str:
+        """Which parts of a query nothing fits, where it names so few things that each is to be told."""
+        left = understanding.unfit
+        n = len(left) + len(understanding.effects)
+        if not left or n > _FEW:
+            return ""
+        signatures = zip(left, self.searcher.signatures(left), strict=True)
+        nearest = (with_nearest(text, self._nearest(text, towards, n)) for text, towards in signatures)
+        return f"Nothing fits {' nor '.join(nearest)}."
+
+    def _nearest(self, text: str, signature: Tensor, n: int) -> Match | None:
+        """The LoRA that comes nearest to one of `n` things, as sure as `understand` holds it there; None if there is none."""
+        best = self._best(signature)
+        if best is None:
+            return None
+        row, z = best
+        words = self.searcher.content_words
+        alone = judged(self, z, is_content=all(plain_word(word) in words for word in text.split()))
+        p_value = min(1.0, corrected(alone, n) / MIXED_SHARE)
+        sure = Confidence(z, p_value, word_for(p_value))
+        (match,) = matches_at(self.searcher.db, [row], [0.0], self.searcher.installed, [sure])
+        # One that is as sure as this, and content all the same: another part explains it.
+        return replace(match, confidence=None) if sure.reaches(self.rules.min_confidence) else match
 
     def _what_is_nearest(self) -> str:
         """Why a prompt gets nothing."""
@@ -317,12 +370,8 @@ class Question:
         return Selection(self.reading.query.strip(), (), reason, understanding=understanding)
 
 
-def _why_not_all(understanding: Understanding) -> str:
-    """Which parts of a query nothing fits, where it names so few things that each is to be told."""
-    left = understanding.unfit
-    if not left or len(left) + len(understanding.effects) > _FEW:
-        return ""
-    return f"Nothing fits {' nor '.join(map(repr, left))}."
+def _quoted(texts: Sequence[str]) -> str:
+    return ", ".join(map(repr, texts))
 
 
 def _why_empty(reading: Reading) -> str:

@@ -197,9 +197,17 @@ def _unlike(matches: Sequence[Match], n: int) -> list[Match]:
 
 
 def _lacking(parts: Sequence[Matches], leaders: Sequence[tuple[Matches, Match]]) -> list[str]:
-    """The parts that nothing fits, in quotes."""
+    """The parts that nothing fits, each with what comes nearest to it."""
     led = {part.query for part, _ in leaders}
-    return [repr(part.query) for part in parts if part.query not in led]
+    return [with_nearest(part.query, part.items[0] if part.items else None) for part in parts if part.query not in led]
+
+
+def with_nearest(text: str, nearest: Match | None) -> str:
+    """A text that nothing fits in quotes, and what comes nearest to it: "'fog' (nearest: snow, weak)"."""
+    if nearest is None:
+        return repr(text)
+    sure = "" if nearest.confidence is None else f", {nearest.confidence.in_short}"
+    return f"{text!r} (nearest: {nearest.name}{sure})"
 
 
 def _left_out(leaders: Sequence[tuple[Matches, Match]], chosen: Sequence[Match], rules: ChoiceRules) -> tuple[str, ...]:
@@ -222,7 +230,7 @@ def _left_out(leaders: Sequence[tuple[Matches, Match]], chosen: Sequence[Match],
 
 
 def _why_not(whole: Matches, lacking: Sequence[str], min_confidence: str) -> str:
-    """Why nothing fits. lacking: the query's parts that nothing fits; empty if that is all of them, or if it has only one."""
+    """Why nothing fits. lacking: as of `_lacking`; empty if nothing fits any part, or if the query has only one."""
     best = whole.items[0]
     if lacking:
         return f"Nothing fits {' nor '.join(lacking)} of {whole.query!r}: ask for the rest alone, or lower min_confidence."
@@ -237,7 +245,7 @@ def _why_not(whole: Matches, lacking: Sequence[str], min_confidence: str) -> str
 
 
 def _why(best: Match, lacking: Sequence[str]) -> str:
-    """The reason for a query that fits as a whole. lacking: its parts that nothing fits alone."""
+    """The reason for a query that fits as a whole. lacking: its parts that nothing fits alone, as of `_lacking`."""
     known = "" if best.confidence is None else f"The best match is {best.confidence.said}. "
     return f"{known}Nothing fits {' nor '.join(lacking)} alone.".strip() if lacking else known.strip()
 

@@ -322,7 +322,7 @@ class _Search:
         return _Finding(verdict, self._p_value(verdict.z, is_content))
 
     def _p_value(self, z: float, is_content: bool) -> float:
-        return min(1.0, (CONTENT_ODDS if is_content else 1.0) * self.judge.p_value(z, is_content=is_content))
+        return judged(self.judge, z, is_content=is_content)
 
     def _is_content(self, run: _Run) -> bool:
         return self._are_known(run.words)
@@ -340,6 +340,12 @@ class _Search:
             look is None or self.judge.p_value(look, is_content=self._are_known(text.split())) > self.limit
             for text, look in looks_of_left
         )
+
+
+def judged(judge: Judge, z: float, *, is_content: bool) -> float:
+    """How often other words would find a LoRA with this z-score. is_content: whether all words are known from the bank of content
+    or ordinary."""
+    return min(1.0, (CONTENT_ODDS if is_content else 1.0) * judge.p_value(z, is_content=is_content))
 
 
 def _surest(fitting: Mapping[_Run, _Finding]) -> dict[_Run, _Finding]:

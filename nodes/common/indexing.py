@@ -327,7 +327,7 @@ def curve_lines(row: LoraRecord) -> list[str]:
 
 def misses_of(outcome: Outcome) -> tuple[Miss, ...]:
     """Why searches with the usual limits will never find a LoRA; empty if they may."""
-    return PUBLISHED_LIMITS.misses(outcome.row.strength, outcome.row.consistency, has_effect=outcome.has_effect)
+    return PUBLISHED_LIMITS.misses_of(outcome.row)
 
 
 def facts_of(outcome: Outcome, fit: LayerFit | None) -> dict[str, Any]:

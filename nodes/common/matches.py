@@ -13,9 +13,9 @@ from ...carlos_core.loras.matching import Resolved
 from ...carlos_core.search.limits import told
 from ...carlos_core.search.matches import Match, Matches
 from ..host import lora_folder, runtime
-from . import descriptions, doubt, preferred, reading
+from . import descriptions, doubt, preferred, reading, weak_loras
 from .model_fit import ForModel, for_model
-from .report import database_facts, database_line, facts_text, number, report, table
+from .report import database_facts, database_line, number, report, table
 from .search_widgets import limits_of
 from .sockets import CarlosMatches, facts_output
 
@@ -135,8 +135,10 @@ def output_of(
     # Where nothing was found, the reason may have them already.
     filtered = [] if said_of_filters in matches.reason else [said_of_filters]
     listed = _table(matches, words, understanding)
-    notices = [*made_for, *_notes(matches, files), *allowed.notes, *filtered, database_line(database)]
-    text, said = report([*notes, *listed, *read, *further, *notices], facts), facts_text(facts)
+    # Its weight is chosen where it is applied.
+    weak = weak_loras.notes_of(database, ((match, 1.0) for match in matches.installed))
+    notices = [*made_for, *weak, *_notes(matches, files), *allowed.notes, *filtered, database_line(database)]
+    text, said = report([*notes, *listed, *read, *further, *notices], facts)
     if not matches.installed:
         reason = matches.doubt or matches.reason or "None of the matches is installed: put one of them into models/loras."
         return io.NodeOutput(matches, ExecutionBlocker(reason), 0.0, text, said, ui=ui.PreviewText(text))
@@ -158,29 +160,29 @@ def _table(matches: Matches, words: Mapping[str, str], understanding: Understand
     if not matches.items:
         return [f"Nothing fits {matches.query!r}. {matches.reason}"]
     confidence = () if matches.surest is None else ("confidence",)
-    header = ("rank", "LoRA", "score", *confidence, "strength", "consistency", "installed", "base model")
-    cells = [(*_cells(match), *descriptions.cell(words, match.lora_id)) for match in matches.items]
+    sure = ("sure enough",) if matches.is_judged else ()
+    header = ("rank", "LoRA", "score", *confidence, *sure, "strength", "consistency", "installed", "base model")
+    cells = [(*_cells(match, is_judged=matches.is_judged), *descriptions.cell(words, match.lora_id)) for match in matches.items]
     doubts = doubt.lines(matches, understanding)
     return [f"LoRAs for {matches.query!r}:", *doubts, *table((*header, *descriptions.column(words)), cells)]
 
 
-def _cells(match: Match) -> tuple[str, ...]:
+def _cells(match: Match, *, is_judged: bool) -> tuple[str, ...]:
     return (
         str(match.rank),
         name_of(match),
         number(match.score),
         *(() if match.confidence is None else (match.confidence.word,)),
+        *((_yes(match.is_sure),) if is_judged else ()),
         number(match.vector.strength, 2),
         number(match.vector.consistency),
-        _installed(match),
+        _yes(match.file is not None),
         match.record.metadata.base_model or "unknown",
     )
 
 
-def _installed(match: Match) -> str:
-    if match.file is None:
-        return "no"
-    return "yes" if match.is_sure else "yes, not sure enough"
+def _yes(is_so: bool) -> str:
+    return "yes" if is_so else "no"
 
 
 def _notes(matches: Matches, files: Mapping[str, Resolved]) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...carlos_core.counting import counted
 from ...carlos_core.foreign import printable
@@ -18,12 +18,23 @@ _UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """What JSON may hold as it is, and other readers take for the end of a line, or cannot write."""
 
 
-def report(lines: Sequence[str], facts: Mapping[str, Any]) -> str:
+class Report(NamedTuple):
+    """What a node says."""
+
+    text: str
+    """For people, with the facts as its last line."""
+
+    facts: str
+    """The last line alone: one JSON object."""
+
+
+def report(lines: Sequence[str], facts: Mapping[str, Any]) -> Report:
     """Text for people, then one JSON object on the last line. Numbers that are undefined are null there.
 
     Whatever names hold, each line stays one, and the text can be written as UTF-8.
     """
-    return "\n".join([*map(printable, lines), facts_text(facts)])
+    said = facts_text(facts)
+    return Report("\n".join([*map(printable, lines), said]), said)
 
 
 def facts_text(facts: Mapping[str, Any]) -> str:

@@ -196,7 +196,8 @@ def test_what_nothing_fits_is_named_and_not_held_against_the_rest(host: Host, ro
     outputs = host.run(workflows.auto_lora("a herd of elephants, pencil sketch", DATABASE))
     assert weights(facts_of(outputs, "report")) == {PENCIL: 1.0}
     assert facts_of(outputs, "report")["reading"]["content"] == ["a herd of elephants"]
-    assert "Nothing fits 'a herd of elephants'." in facts_of(outputs, "report")["reason"]
+    nearest = "pale_pastel_colours.safetensors, no better than chance"
+    assert f"Nothing fits 'a herd of elephants' (nearest: {nearest})." in facts_of(outputs, "report")["reason"]
     assert "Content, or nothing fits it: a herd of elephants." in outputs["report"]["text"][0].splitlines()
 
 
@@ -235,8 +236,28 @@ def test_what_is_not_wanted_is_not_chosen(host: Host, rows: MetricsDatabase) -> 
     query = {"query": "pencil sketch in falling snow", "min_confidence": "weak"}
     assert set(weights(asked(host, **query))) == {PENCIL, SNOW}
     assert set(weights(asked(host, **query, negative_query="snow falling"))) == {PENCIL}
-    with pytest.raises(Failed, match="is all that was looked for"):
+    with pytest.raises(Failed, match=r"negative_query \('snow falling'\), is all that was looked for"):
         asked(host, "snow falling", negative_query="snow falling")
+    assert (
+        "What is in the way is negative_query ('snow falling')"
+        in asked(host, "snowstorm", negative_query="snow falling")["reason"]
+    )
+
+
+def test_a_lora_that_will_hardly_be_seen_is_applied_with_a_word_about_it(host: Host, rows: MetricsDatabase) -> None:
+    outputs = host.run(workflows.auto_lora("warm golden tint", DATABASE))
+    facts = facts_of(outputs, "report")
+    assert weights(facts) == {"mystery_11.safetensors": 1.0}
+    (note,) = [note for note in facts["notes"] if "hardly be seen" in note]
+    assert note == (
+        "mystery_11.safetensors may hardly be seen: its strength is 0.58, and the median of this database is 5.22. "
+        "Raise its weight, or take another LoRA."
+    )
+    assert note in outputs["report"]["text"][0].splitlines()
+    listed = workflows.retrieve("warm golden tint")
+    listed["db"] = workflows.loader(DATABASE)
+    assert note in host.run(listed)["report"]["text"][0].splitlines()
+    assert not any("hardly be seen" in note for note in asked(host, "pencil sketch")["notes"])
 
 
 def test_each_mode_and_limit_does_what_it_says(host: Host, rows: MetricsDatabase) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -116,11 +118,14 @@ def test_what_is_not_sure_enough_is_listed_and_not_passed_on(host: Host, rows: M
     assert [match["installed"] for match in facts["matches"]] == [True] * 5
     assert [match["sure_enough"] for match in facts["matches"]] == [False] * 5
     assert "No LoRA is passed on. Nothing fits 'a herd of elephants'" in text
+    assert _columns(text, "sure enough", "installed") == [["no", "yes"]] * 5
     # Without it, and in workflows that were saved before, the best is taken as ever.
     text, facts, (stack, score) = run("a herd of elephants", **unsure)
     assert facts["matches"][0]["file"] in stack
     assert float(score) == pytest.approx(facts["matches"][0]["score"])
     assert not any("sure_enough" in match for match in facts["matches"])
+    assert _columns(text, "installed") == [["yes"]] * 5
+    assert "sure enough" not in text
     # Of a query of two effects, the LoRAs that Auto LoRA would take, and no other.
     query = "pixel art, burning flames"
     text, facts, (stack, _) = run(query, **likely)
@@ -128,9 +133,21 @@ def test_what_is_not_sure_enough_is_listed_and_not_passed_on(host: Host, rows: M
     sure = [match["file"] for match in facts["matches"] if "sure_enough" not in match]
     assert set(chosen) <= set(sure) <= {*chosen, "pixel_art.safetensors", "mystery_01.safetensors"}
     assert len(chosen) == 2
+    said = _columns(text, "LoRA", "sure enough")
+    assert [row[0] for row in said if row[1] == "yes"] == sure
     assert text.splitlines()[2].split()[:3] == ["rank", "LoRA", "score"]
     with pytest.raises(Failed, match="not in (the )?list|confidence"):
         run("drawn in pencil", min_confidence="very")
+
+
+def _columns(text: str, *names: str) -> list[list[str]]:
+    """The cells of some columns of a report's table, line by line."""
+    lines = text.splitlines()
+    (top,) = [place for place, line in enumerate(lines) if line.startswith("rank")]
+    n_rows = len(json.loads(lines[-1])["matches"])
+    header, *rows = (re.split(r"\s{2,}", line.strip()) for line in lines[top : top + 1 + n_rows])
+    places = [header.index(name) for name in names]
+    return [[row[place] for place in places] for row in rows]
 
 
 def test_each_limit_is_counted_and_a_name_is_sent_where_names_are_found(host: Host, base: Path, rows: MetricsDatabase) -> None:

@@ -29,9 +29,9 @@ def report() -> Any:
     "name", ["new\nline", "no text \udcff", "end\u2028of\u0085line", 'quo"te\\', "tab\t", "שלג 🧜🏽‍♀️", "\ud83d"]
 )
 def test_names_break_neither_lines_nor_json_nor_utf_8(report: Any, name: str) -> None:
-    text = report.report([f"failed: {name}", "end"], {"file": name, "nan": math.nan})
+    text, facts = report.report([f"failed: {name}", "end"], {"file": name, "nan": math.nan})
     assert text.encode("utf-8")
     lines = text.splitlines()
     assert (len(lines), lines[1]) == (3, "end")
     assert json.loads(lines[-1]) == {"file": name, "nan": None}
-    assert report.facts_text({"file": name, "nan": math.nan}) == lines[-1]
+    assert facts == lines[-1] == report.facts_text({"file": name, "nan": math.nan})

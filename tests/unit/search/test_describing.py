@@ -21,6 +21,7 @@ from carlos_core.prompts.prompt_set import PromptSet
 from carlos_core.records import NO_EFFECT, LoraRecord
 from carlos_core.search import describing
 from carlos_core.search.describing import Describer, Description, keep_with_rows
+from carlos_core.search.limits import PUBLISHED_LIMITS
 from carlos_core.search.searcher import Searcher
 from tests.support import miniworld
 from tests.support.rows import lora_id_of
@@ -98,6 +99,8 @@ def test_what_changes_nothing_and_what_has_no_one_effect_are_told_so(searcher: S
         ({"consistency": 0.03}, "no one effect, most like burning flames"),
         ({"consistency": None}, "no one effect, most like burning flames"),
         ({"notes": (NO_EFFECT,)}, "no one effect, most like burning flames"),
+        ({"notes": (NO_EFFECT,), "consistency": 0.03}, "no one effect, most like burning flames"),
+        ({"consistency": 0.03, "strength": 0.3, "noise_floor": 0.4}, "changes nothing"),
     ],
 )
 def test_a_row_within_the_noise_or_without_one_direction_is_not_called_an_effect(
@@ -106,6 +109,8 @@ def test_a_row_within_the_noise_or_without_one_direction_is_not_called_an_effect
     row = made_up(row_of(searcher, "burning_flames.safetensors"), "x", **facts)
     rows = [searcher.db.row_at(place) for place in range(len(searcher.db))]
     assert said(only(searcher, *rows, row), *OWN)["x"].text.startswith(text)
+    # Reports of indexing, which say that searches will not find it, use the same words.
+    assert all(text.startswith(miss.why) for miss in PUBLISHED_LIMITS.misses_of(row))
 
 
 def test_directions_of_nothing_are_seldom_named(searcher: Searcher, snow: LoraRecord) -> None:

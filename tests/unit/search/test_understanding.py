@@ -16,7 +16,7 @@ from carlos_core.clip.lazy_encoder import LazyEncoder
 from carlos_core.clip.loading import load_encoder_parts
 from carlos_core.clip.signatures import SignatureCache
 from carlos_core.database.database import MetricsDatabase, load_database
-from carlos_core.errors import EncoderError
+from carlos_core.errors import EncoderError, RetrievalError
 from carlos_core.progress import Progress
 from carlos_core.prompts.prompt_set import PromptSet
 from carlos_core.search.content import ContentTail, content_tails, corrected, own_words
@@ -348,14 +348,54 @@ def test_a_prompt_without_an_effect_is_not_told_to_ask_for_the_rest(searcher: Se
     assert "asks surely enough for what a LoRA" in selection.reason
 
 
-def test_what_nothing_fits_hides_nothing_and_is_named(searcher: Searcher) -> None:
+def test_what_nothing_fits_hides_nothing_and_is_named_with_what_comes_nearest(searcher: Searcher) -> None:
+    elephants = "'a herd of elephants' (nearest: pale_pastel_colours.safetensors, no better than chance)"
+    wool = "'knitted wool' (nearest: mystery_10.safetensors, no better than chance)"
     for query in ("a herd of elephants, drawn in pencil", "drawn in pencil and a herd of elephants"):
         selection = searcher.choose(query, rules=RULES)
         assert files(selection) == [PENCIL]
-        assert selection.reason.endswith("Nothing fits 'a herd of elephants'.")
+        assert selection.reason.endswith(f"Nothing fits {elephants}.")
     both = searcher.choose("snow falling, a herd of elephants, drawn in pencil, knitted wool", rules=RULES)
     assert files(both) == [SNOW, PENCIL]
-    assert both.reason.endswith("Nothing fits 'a herd of elephants' nor 'knitted wool'.")
+    assert both.reason.endswith(f"Nothing fits {elephants} nor {wool}.")
+    neither = searcher.choose("knitted wool, a herd of elephants", rules=RULES)
+    assert files(neither) == []
+    assert neither.reason.endswith(f"Nothing fits {wool} nor {elephants}.")
+    # The word is the one that min_confidence can be lowered to.
+    query = "orange pyramid in the desert, teal sky"
+    assert (
+        "'orange pyramid in the desert' (nearest: burning_flames.safetensors, weak)" in searcher.choose(query, rules=RULES).reason
+    )
+    assert files(searcher.choose(query, rules=replace(RULES, min_confidence="weak"))) == ["burning_flames.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("query", "negative", "said"),
+    [
+        ("snowstorm", "snow falling", f"negative_query ('snow falling'): otherwise {SNOW} would fit."),
+        ("snow, no snow", "", f"what the query does not want ('snow'): otherwise {SNOW} would fit."),
+    ],
+)
+def test_what_is_not_wanted_is_named_where_it_is_why_nothing_fits(
+    searcher: Searcher, query: str, negative: str, said: str
+) -> None:
+    selection = searcher.choose(query, negative=negative, rules=RULES)
+    assert files(selection) == []
+    assert selection.reason.endswith(f"What is in the way is {said}")
+    # It is not blamed for what nothing would fit anyway.
+    assert "in the way" not in searcher.choose("a herd of elephants", negative="snow", rules=RULES).reason
+    assert "in the way" not in searcher.choose("drawn in pencil", negative="snow falling", rules=RULES).reason
+
+
+def test_what_is_not_wanted_is_named_where_it_takes_a_part_of_the_query(searcher: Searcher) -> None:
+    selection = searcher.choose("pencil sketch and snow falling", negative="graphite pencil drawing", rules=RULES)
+    assert files(selection) == [SNOW]
+    assert selection.reason.endswith("In the way of 'pencil sketch' is negative_query ('graphite pencil drawing').")
+
+
+def test_a_query_that_asks_for_what_it_avoids_is_refused_by_the_name_of_the_input(searcher: Searcher) -> None:
+    with pytest.raises(RetrievalError, match=r"negative_query \('snow falling'\), is all that was looked for"):
+        searcher.choose("snow falling", negative="snow falling", rules=RULES)
 
 
 class JudgeOfScores:
