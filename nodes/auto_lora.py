@@ -134,7 +134,7 @@ class CarlosAutoLora(io.ComfyNode):
             chosen = [pick.match for pick in selection.picks]
             made_for = preferred.notes_of(allowed.preference, chosen, database)
             preference = preferred.facts_of(allowed.preference, chosen)
-            of_query = [*selection.notes, *names.notes_of(query, database, allowed.installed, is_lost=not selection.picks)]
+            of_query = [*selection.notes, *names.notes_of(query, database, allowed, is_lost=not selection.picks)]
             weak = weak_loras.notes_of(database, [(pick.match, pick.weight) for pick in selection.picks])
             notes = [*of_query, *weak, *made_for, *allowed.notes, *gone, *not_applied, *applied.warnings]
             left_out = allowed.facts

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io
 
+from ..carlos_core.comfy.families import class_of_model
 from ..carlos_core.errors import RetrievalError
 from ..carlos_core.measuring.feature_store import journal_sizes, mean_features
 from ..carlos_core.prompts.prompt_set import default_signature_prompts
 from ..carlos_core.search import limits, queries
 from ..carlos_core.search.by_name import find_named
 from .common import matches, names, search_widgets
+from .common.model_fit import misfit_of
 from .common.schema import advanced, keeps_report, search_aliases
 from .common.sockets import CarlosDb
 from .host import folders, lora_folder, runtime
@@ -122,7 +124,7 @@ class CarlosLoraRetriever(io.ComfyNode):
             is_lost = not understanding.effects and not _fits(found.matches)
         else:
             understanding, is_lost = chosen.understanding, not chosen.picks
-        further = names.notes_of(query, database, found.allowed.installed, is_lost=is_lost)
+        further = names.notes_of(query, database, found.allowed, is_lost=is_lost)
         is_blocked = bool(found.matches.items) and not found.matches.installed
         if is_blocked and not settings["installed_only"] and 0 < len(found.allowed.installed) < len(database):
             further.append(_AMONG_INSTALLED)
@@ -163,7 +165,7 @@ class CarlosSimilarLoras(io.ComfyNode):
 
     @classmethod
     def execute(cls, database: MetricsDatabase, lora_id: str, lora_name: str = BY_ID, **settings: Any) -> io.NodeOutput:
-        lora_id = lora_id.strip() if lora_name == BY_ID else _id_of(database, lora_name)
+        lora_id = lora_id.strip() if lora_name == BY_ID else _id_of(database, lora_name, settings.get("model"))
         signature = queries.like_lora(database, lora_id)
         row = database.row(lora_id)
         name = row.name if row is not None else lora_id
@@ -274,9 +276,12 @@ def _fits(found: Matches) -> bool:
     return bool(found.items) and (found.surest is None or found.surest.fits)
 
 
-def _id_of(database: Any, lora_name: str) -> str:
-    """Id of the row whose file is `lora_name`. Raises RetrievalError if it has none, LoraError for a name that is not listed."""
-    lora_folder.lora_path(lora_name)
+def _id_of(database: Any, lora_name: str, model: Any) -> str:
+    """Id of the row whose file is `lora_name`. Raises RetrievalError if it has none, LoraError for a name that is not listed.
+
+    model: that the node was given, None if it has none: a LoRA for another one cannot be indexed with it.
+    """
+    path = lora_folder.lora_path(lora_name)
 
     def rows_of(files: dict[str, Resolved]) -> tuple[list[str], list[str]]:
         found = [lora_id for lora_id, file in lora_folder.installed(files).items() if file == lora_name]
@@ -285,6 +290,12 @@ def _id_of(database: Any, lora_name: str) -> str:
     found = lora_folder.surely(database, rows_of)
     if found:
         return found[0]
+    fit = None if model is None else lora_folder.lora_fit(path, model, None)
+    if fit is not None and fit.of and not fit.fits:
+        raise RetrievalError(
+            f"{lora_name} is not in {database.name}. {misfit_of(lora_name, fit, class_of_model(model))}",
+            "Index it with a checkpoint that it was made for.",
+        )
     raise RetrievalError(f"{lora_name} is not in {database.name}.", "Index it with LoRA Indexer first.")
 
 

@@ -22,6 +22,7 @@ from .common import descriptions, index_report, indexing
 from .common.choice import posix
 from .common.index_progress import LibraryProgress, told_when_cancelled
 from .common.index_report import Noted
+from .common.model_fit import misfit_of
 from .common.report import database_facts, database_line, facts_text, report
 from .common.schema import advanced, search_aliases
 from .common.sockets import CarlosDb, facts_output
@@ -245,9 +246,7 @@ def _unfit(names: list[str], fits: Mapping[str, LayerFit], model: str) -> dict[s
 
 
 def _misfit(name: str, fit: LayerFit, model: str) -> Failure:
-    shapes = f"; {fit.of_other_shape} have its names and other shapes" if fit.of_other_shape else ""
-    reason = f"LoRA does not fit: {fit.layers} of {fit.of} layers match this {model} model{shapes}."
-    return carlos.Failure(printable(posix(name)), reason)
+    return carlos.Failure(printable(posix(name)), misfit_of("LoRA", fit, model))
 
 
 def _fits(name: str, name_filter: str) -> bool:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from .. import carlos_core as carlos
 from ..carlos_core.clip.encoder import DEFAULT_ENCODER_ID
+from ..carlos_core.database.names_alike import names_alike
 from ..carlos_core.errors import DatabaseError
 from .common.report import database_line
 from .common.schema import advanced, search_aliases
@@ -70,10 +72,28 @@ class CarlosMetricsDBLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, database: str, create_as: str, encoder: str) -> io.NodeOutput:
+        there = folders.database_names()
         opened = _opened(database, create_as, encoder)
         logger.info("carlos: %s", database_line(opened))
-        NodeProgress(cls.hidden.unique_id).say(database_line(opened))
-        return io.NodeOutput(opened)
+        notes = _slip(opened, there)
+        for note in notes:
+            logger.warning("carlos: %s", note)
+        NodeProgress(cls.hidden.unique_id).say("\n".join([*notes, database_line(opened)]))
+        return io.NodeOutput(opened, ui=ui.PreviewText("\n".join(notes))) if notes else io.NodeOutput(opened)
+
+
+def _slip(opened: MetricsDatabase, there: Sequence[str]) -> list[str]:
+    """That a database was just made whose name is almost that of another one. there: the names before it was made."""
+    if opened.path is None or opened.path.name in there:
+        return []
+    alike = names_alike(opened.path.stem, [name.removesuffix(opened.path.suffix) for name in there])
+    if not alike:
+        return []
+    others = ", ".join(f"{name}{opened.path.suffix}" for name in alike)
+    return [
+        f"The new database {opened.path.name} was made, and {others} is there already. "
+        "If you meant that one, correct create_as, and delete the new file from models/carlos."
+    ]
 
 
 def _opened(database: str, create_as: str, encoder: str) -> MetricsDatabase:

@@ -60,17 +60,24 @@ def find_named(
     chosen = limits.chosen(db, installed)
     columns = [db.column(column) for column in _COLUMNS if column in db.table.column_names]
     ids = db.column("lora_id")
-    found = []
+    named = []
     for index, row in enumerate(arrays.rows.tolist()):
-        if chosen[index]:
-            names = [text for column in columns for text in _texts(column[row])]
-            score = _score(words, names, ids[row])
-            # A row that does not know its file has the name without the ending.
-            if without_ending != words and without_ending:
-                score = max(score, _score(without_ending, names, ids[row]))
-            if score > 0:
-                found.append((-score, index))
-    found = sorted(found)[:top_k]
+        names = [text for column in columns for text in _texts(column[row])]
+        score = _score(words, names, ids[row])
+        # A row that does not know its file has the name without the ending.
+        if without_ending != words and without_ending:
+            score = max(score, _score(without_ending, names, ids[row]))
+        if score > 0:
+            named.append((-score, index))
+    named.sort()
+    found = [each for each in named if chosen[each[1]]][:top_k]
+    reason = ""
+    if named and not found:
+        best = named[0][1]
+        name_of_best = db.row_at(int(arrays.rows[best])).name
+        reason = f"{name_of_best} is called so and left out: {limits.why_left_out(db, installed, best)}"
+    elif not found:
+        reason = f"No LoRA's name, file, id or trigger words hold all of: {', '.join(words)}."
     indices = [index for _, index in found]
     items = matches_at(db, indices, [-score for score, _ in found], installed)
     norms = arrays.norms[indices]
@@ -79,7 +86,7 @@ def find_named(
         query=name.strip(),
         encoder_id=str(db.encoder_id),
         items=items,
-        reason="" if items else f"No LoRA's name, file, id or trigger words hold all of: {', '.join(words)}.",
+        reason=reason,
         signature=units.mean(0) if len(units) else None,
     )
 
@@ -119,6 +126,8 @@ class Named(NamedTuple):
     """As it was written, without folder and ending; for a file that the database knows by another name, that name."""
 
     place: Place
+    file: str = ""
+    """Its name in the list of files; empty if it is not there, or only under another name."""
 
 
 def named_in(
@@ -147,11 +156,12 @@ def named_in(
     found = []
     for part in (*sure, *perhaps):
         plain, name = _plain_name(part), _short_name(part)
+        file = at_hand.get(plain, "")
         if plain in known:
-            found.append(Named(name, Place.DATABASE))
-        elif plain in at_hand:
-            row = db.row(ids[at_hand[plain]]) if at_hand[plain] in ids else None
-            found.append(Named(name, Place.FILES) if row is None else Named(_short_name(row.name), Place.DATABASE))
+            found.append(Named(name, Place.DATABASE, file))
+        elif file:
+            row = db.row(ids[file]) if file in ids else None
+            found.append(Named(name, Place.FILES, file) if row is None else Named(_short_name(row.name), Place.DATABASE, file))
         elif part in sure and plain:
             found.append(Named(name, Place.NOWHERE))
     return list(dict.fromkeys(found))

@@ -204,6 +204,14 @@ class SearchLimits:
             chosen &= step.keeps
         return chosen
 
+    def why_left_out(self, db: MetricsDatabase, installed: Collection[str], place: int) -> str:
+        """Which limit on files and CivitAI's facts leaves out a row, in words; empty if none does.
+
+        installed: ids of the LoRAs on this machine. place: of the row, in ranking order.
+        """
+        said = next((step.said[0] for step in self._choosing(db, installed) if not step.keeps[place]), None)
+        return "" if said is None else f"only what {said} is listed."
+
     def filters(self, db: MetricsDatabase, installed: Collection[str], *, by_effect: bool = True) -> list[Filter]:
         """What is left after each limit, one by one. A limit that leaves out nothing is named only if it is installed_only or a
         base model that was chosen.

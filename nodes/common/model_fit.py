@@ -37,6 +37,9 @@ class ForModel:
     preference: Preference | None = None
     """None if nothing is known of the checkpoint."""
 
+    misfits: Mapping[str, LayerFit] = field(default_factory=dict)
+    """The listed files, measured or not, whose layers do not fit the model, by their names in ComfyUI's list."""
+
     @property
     def notes(self) -> list[str]:
         """Of what was left out, for the report."""
@@ -89,7 +92,14 @@ def for_model(
     if alike is not None:
         limits = replace(limits, base_model=alike, fitting=fitting)
     kind = class_of_model(model)
-    return ForModel(replace(limits, model=kind, unfit=unfit), len(unfit), kind, installed, preference)
+    misfits = {name: fit for name, fit in found.items() if fit.of and not fit.fits}
+    return ForModel(replace(limits, model=kind, unfit=unfit), len(unfit), kind, installed, preference, misfits)
+
+
+def misfit_of(name: str, fit: LayerFit, model: str) -> str:
+    """That a LoRA is for another model than the one that is loaded, and how that is known."""
+    shapes = f"; {fit.of_other_shape} have its names and other shapes" if fit.of_other_shape else ""
+    return f"{name} does not fit: {fit.layers} of {fit.of} layers match this {model} model{shapes}."
 
 
 def _is_for(fit: LayerFit, label: str | None, alike: frozenset[str] | None) -> bool:

@@ -160,6 +160,17 @@ def test_a_name_that_exists_with_another_encoder_than_the_chosen_one_is_not_open
     host.run(_asked("empty", "good"))
 
 
+def test_a_new_database_with_almost_the_name_of_another_is_made_and_said(host: Host, base: Path, good: Path) -> None:
+    outputs = host.run(_asked("empty", "Godo"))
+    (said,) = outputs["db"]["text"]
+    assert said.startswith("The new database Godo.parquet was made, and good.parquet is there already.")
+    assert "correct create_as" in said
+    assert (base / "models" / "carlos" / "Godo.parquet").exists()
+    # Once: from then on it is a database like any other.
+    assert "db" not in host.run(_asked("empty", "Godo"))
+    assert "db" not in host.run(_asked("empty", "something_else"))
+
+
 def test_a_chosen_file_is_opened_although_the_one_of_create_as_is_damaged(host: Host, base: Path, good: Path) -> None:
     folder = base / "models" / "carlos"
     (folder / "damaged.parquet").write_bytes(good.read_bytes()[:-100])

@@ -175,6 +175,40 @@ def test_each_limit_is_counted_and_a_name_is_sent_where_names_are_found(host: Ho
     assert "Names are not searched here; no LoRA is called 'never_heard_of'." in text.splitlines()
 
 
+def test_a_lora_for_another_model_is_called_that_and_nobody_is_sent_to_index_it(
+    host: Host, base: Path, rows: MetricsDatabase
+) -> None:
+    misfit, loras = "mystery_04.safetensors", base / "models" / "loras"
+    checkpoint = {"checkpoint": workflows.node("CheckpointLoaderSimple", ckpt_name=workflows.CHECKPOINT)}
+    model = {"model": ["checkpoint", 0]}
+    few = MetricsDatabase(rows.table.filter([name != misfit for name in rows.column("file_name")]), encoder_id=rows.encoder_id)
+    few.save_parquet(base / "models" / "carlos" / "without_misfit.parquet")
+    says = "does not fit: 0 of 18 layers match this SD3 model."
+    asked = workflows.retrieve("mystery_04", "without_misfit.parquet") | checkpoint
+    lines = host.run(asked)["report"]["text"][0].splitlines()
+    assert "Names are not searched here, and 'mystery_04' is not measured: index it first." in lines
+    asked["find"]["inputs"] |= model
+    lines = host.run(asked)["report"]["text"][0].splitlines()
+    assert f"'mystery_04' {says}" in lines
+    assert not any("index it first" in line for line in lines)
+    lines = host.run(workflows.auto_lora("mystery_04", "without_misfit.parquet"))["report"]["text"][0].splitlines()
+    assert f"'mystery_04' {says}" in lines
+    assert not any("index it first" in line for line in lines)
+    # By name, what is measured and does not fit is not said to be unknown.
+    by_name = workflow_of("CarlosLorasByName", extra=checkpoint, name="mystery_04", **model)
+    text = host.run(by_name)["report"]["text"][0]
+    assert f"{misfit} is called so and left out: only what has layers that fit this SD3 model is listed." in text
+    similar = workflow_of("CarlosSimilarLoras", extra=checkpoint, lora_id="", lora_name="other.safetensors", **model)
+    similar["db"] = workflows.loader("without_misfit.parquet")
+    similar["find"]["inputs"]["lora_name"] = misfit
+    assert (loras / misfit).exists()
+    with pytest.raises(Failed, match=f"{misfit} {says}"):
+        host.run(similar)
+    del similar["find"]["inputs"]["model"]
+    with pytest.raises(Failed, match="Index it with LoRA Indexer first"):
+        host.run(similar)
+
+
 def test_names_and_ids_are_found(host: Host, rows: MetricsDatabase) -> None:
     found = asked(host, "CarlosLorasByName", name="SKETCH pencil")
     assert [match["file"] for match in found] == ["pencil_sketch.safetensors"]

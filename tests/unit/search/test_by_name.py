@@ -207,3 +207,25 @@ def test_a_name_in_the_published_database_is_that_of_a_row() -> None:
 def test_what_makes_no_sense_is_refused(name: str, top_k: int, says: str) -> None:
     with pytest.raises(RetrievalError, match=says):
         find_named(LIBRARY, name, top_k=top_k)
+
+
+def test_a_lora_of_that_name_which_the_limits_leave_out_is_named_with_the_limit() -> None:
+    """Otherwise somebody would index a LoRA that is measured already, or for another model."""
+
+    def reason(limits: SearchLimits) -> str:
+        answer = find_named_among(LIBRARY, "pixelart_v2", top_k=5, limits=limits, installed={})
+        assert answer.items == ()
+        return answer.reason
+
+    name = "styles/PixelArt_v2.safetensors is called so and left out: only what"
+    assert reason(SearchLimits(unfit={"1"}, model="SDXL")) == f"{name} has layers that fit this SDXL model is listed."
+    assert reason(SearchLimits(installed_only=True)) == f"{name} is installed is listed."
+    assert find_named(LIBRARY, "pixelart_v3", top_k=5).reason.startswith("No LoRA's name")
+
+
+def test_a_name_in_a_query_says_which_file_it_is() -> None:
+    def file(query: str) -> list[str]:
+        return [each.file for each in named_in(query, NAMED, FILES, INSTALLED, is_lost=True)]
+
+    assert file("foggy_night, my rain, renamed_film") == [*FILES[1:]]
+    assert file("unknown thing.safetensors") == [""]
