@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,13 @@ from ..carlos_core.foreign import printable
 from ..carlos_core.loras.library import survey
 from ..carlos_core.loras.same_file import by_file, listed_shortly
 from ..carlos_core.measuring.failures import log_failures
+from ..carlos_core.measuring.labels import labelled, notice, stacked
 from .common import descriptions, index_report, indexing
 from .common.choice import posix
 from .common.index_progress import LibraryProgress, told_when_cancelled
-from .common.index_report import Noted
+from .common.index_report import LibraryRun, Noted
 from .common.model_fit import misfit_of
-from .common.report import database_facts, database_line, facts_text, report
+from .common.report import database_facts, database_line, report
 from .common.schema import advanced, search_aliases
 from .common.sockets import CarlosDb, facts_output
 from .host import civitai, lora_folder
@@ -37,12 +38,17 @@ if TYPE_CHECKING:
 
 CIVITAI = "CivitAI"
 
+_MOST_KNOWN = 32
+"""So many sheets of LoRAs that were measured before are shown: each is 13 MB."""
+
+_NONE_MEASURED = "No pictures to show: none of the LoRAs could be measured. The report says why."
+
 
 def _outputs() -> list[io.Output]:
     return [
         CarlosDb.Output(display_name="database"),
         io.String.Output(display_name="report"),
-        io.Image.Output(display_name="contact_sheet", tooltip="Without the LoRA above, with it below."),
+        io.Image.Output(display_name="contact_sheet", tooltip="Without the LoRA above, with it below; its name over them."),
         facts_output(),
     ]
 
@@ -105,11 +111,10 @@ class CarlosLoraIndexer(io.ComfyNode):
             "settings": indexing.settings_facts(indexer),
             "database": database_facts(database),
         }
-        does = [f"what it does: {said}"] if said is not None else []
         NodeProgress(cls.hidden.unique_id).say(f"done: {outcome.status}")
-        lines = [*index_report.lora_lines(outcome), *does, *remarks, *indexing.plan_lines(indexer), database_line(database)]
-        text = report(lines, facts)
-        return io.NodeOutput(database, text, outcome.contact_sheet, facts_text(facts), ui=ui.PreviewText(text))
+        details = [*remarks, *indexing.plan_lines(indexer), database_line(database)]
+        text, facts_said = report(index_report.lora_lines(outcome, said, details), facts)
+        return io.NodeOutput(database, text, _sheets([outcome]), facts_said, ui=ui.PreviewText(text))
 
     @classmethod
     def _indexed(
@@ -157,7 +162,8 @@ class CarlosIndexLibrary(io.ComfyNode):
         places = dict(lora_folder.paths_of(names))
         same = {first.name: others for first, *others in by_file(survey(places.items()))}
         fits = _fits_of(settings["model"], settings["clip"])
-        left_out = _gone(names, places) | _unfit(list(same), fits, class_of_model(settings["model"]))
+        gone, misfits = _gone(names, places), _unfit(list(same), fits, class_of_model(settings["model"]))
+        left_out = gone | misfits
         log_failures(left_out.values())
         files = [(name, places[name]) for name in same if name not in left_out]
         tally = Tally(loras=0)
@@ -165,30 +171,30 @@ class CarlosIndexLibrary(io.ComfyNode):
             indexer, results = _index_all(cls.hidden, files, settings, tally)
             is_any = any(isinstance(result, carlos.Outcome) for result in results)
             words, remarks = descriptions.renewed(indexer.target, NodeProgress(cls.hidden.unique_id)) if is_any else ({}, [])
-        results += left_out.values()
         outcomes = [result for result in results if isinstance(result, carlos.Outcome)]
-        failures = [result for result in results if not isinstance(result, carlos.Outcome)]
-        new = [outcome for outcome in outcomes if outcome.is_new]
+        failed = [*(result for result in results if not isinstance(result, carlos.Outcome)), *gone.values()]
         links = {posix(name): [other.name for other in others] for name, others in same.items() if others}
         noted = [*_linked(links), *index_report.noted(outcomes, fits)]
+        run = LibraryRun(outcomes, list(misfits.values()), failed, noted, words)
         database = indexer.target.read()
+        # Scripts find what is for other models among the failures, as ever.
+        failures = [*failed, *misfits.values()]
         facts = {
-            "indexed": [indexing.facts_of(outcome, fits.get(outcome.lora.name)) for outcome in new],
+            "indexed": [indexing.facts_of(outcome, fits.get(outcome.lora.name)) for outcome in run.new],
             "described_as": {outcome.lora.name: words.get(outcome.row.lora_id) for outcome in outcomes},
             "skipped": [outcome.lora.name for outcome in outcomes if not outcome.is_new],
             "failed": [vars(failure) for failure in failures],
+            "for_other_models": [failure.file for failure in run.misfits],
             "failed_alike": [vars(group) for group in carlos.alike(failures)],
             "noted": [vars(note) for note in noted],
             "not_found": index_report.not_found_facts(outcomes),
             "settings": indexing.settings_facts(indexer),
             "database": database_facts(database),
         }
-        told = index_report.library_lines(outcomes, failures, noted, words)
-        lines = [*told, *remarks, *indexing.plan_lines(indexer), database_line(database)]
-        known = len(outcomes) - len(new)
-        NodeProgress(cls.hidden.unique_id).say(f"done: {len(new)} measured, {known} known already, {len(failures)} failed")
-        text, sheet = report(lines, facts), _stacked([outcome.contact_sheet for outcome in new])
-        return io.NodeOutput(database, text, sheet, facts_text(facts), ui=ui.PreviewText(text))
+        NodeProgress(cls.hidden.unique_id).say(f"done: {run.in_short}")
+        details = [*remarks, *indexing.plan_lines(indexer), database_line(database)]
+        text, facts_said = report(index_report.library_lines(run, details), facts)
+        return io.NodeOutput(database, text, _sheets(outcomes), facts_said, ui=ui.PreviewText(text))
 
 
 def _index_all(
@@ -255,11 +261,14 @@ def _fits(name: str, name_filter: str) -> bool:
     return wanted in shown or fnmatchcase(shown, wanted)
 
 
-def _stacked(sheets: list[torch.Tensor]) -> torch.Tensor:
-    """Contact sheets of equal size as a batch; a grey square if there are none."""
-    if not sheets:
-        return torch.full((1, 64, 64, 3), 0.5)
-    return torch.cat([sheet for sheet in sheets if sheet.shape == sheets[0].shape])
+def _sheets(outcomes: Sequence[Outcome]) -> torch.Tensor:
+    """The contact sheets of what was measured just now, each below its LoRA's name. If there are none, those of what was measured
+    before; if there are none of these either, a picture that says so. [N, H, W, 3]."""
+    there = [(outcome, outcome.sheet) for outcome in outcomes if outcome.sheet is not None]
+    shown = [pair for pair in there if pair[0].is_new] or there[:_MOST_KNOWN]
+    if shown:
+        return stacked([labelled(sheet, outcome.lora.name or outcome.row.name) for outcome, sheet in shown])
+    return outcomes[0].contact_sheet if outcomes else notice(_NONE_MEASURED)
 
 
 NODES = [CarlosLoraIndexer, CarlosIndexLibrary]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 _MARKS = re.compile(r"[\W_]+")
 _DIGITS = re.compile(r"\d+")
 _SHORTEST, _LONG = 4, 8
-"""Shorter names are a letter away from other names that were meant. From so many letters on, two slips are more likely than that."""
+"""Shorter names are a letter away from other names that were meant. In so many letters, two slips are likelier."""
 
 
 def names_alike(name: str, others: Iterable[str]) -> list[str]:

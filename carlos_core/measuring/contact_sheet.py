@@ -39,11 +39,13 @@ def keep_thumbnail(store: FeatureStore, text: str, seed: int, image: Tensor) -> 
         logger.warning("carlos: a thumbnail cannot be kept: %s", error)
 
 
-def contact_sheet(base: FeatureStore, lora: FeatureStore, pairs: Sequence[tuple[tuple[str, int], tuple[str, int]]]) -> Tensor:
+def contact_sheet(
+    base: FeatureStore, lora: FeatureStore, pairs: Sequence[tuple[tuple[str, int], tuple[str, int]]]
+) -> Tensor | None:
     """Two rows of pictures, without the LoRA above and with it below: one column for each pair whose thumbnails are there.
 
     pairs: (text, seed) of the base side and of the LoRA side; only the first 8 are shown. Result: [1, H, W, 3] float in [0, 1];
-    a grey square if there is nothing to show.
+    None if there is nothing to show.
     """
     columns = []
     for (base_text, base_seed), (lora_text, lora_seed) in pairs[:PAIRS]:
@@ -51,7 +53,7 @@ def contact_sheet(base: FeatureStore, lora: FeatureStore, pairs: Sequence[tuple[
         if without is not None and with_lora is not None:
             columns.append((without, with_lora))
     if not columns:
-        return torch.full((1, 64, 64, 3), 0.5)
+        return None
     width = max(picture.width for column in columns for picture in column)
     height = max(picture.height for column in columns for picture in column)
     sheet = Image.new("RGB", (len(columns) * (width + _GAP) - _GAP, 2 * height + _GAP), "white")

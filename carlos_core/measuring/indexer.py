@@ -24,6 +24,7 @@ from ..progress import OnProgress, Progress
 from ..records import LoraMetadata, LoraRecord, MeasuredRow
 from .base_check import BaseCheck, Checked
 from .failures import Failure, FailureLog
+from .labels import sheet_or_notice
 from .measure import check_row, measure, sides_of, take_in
 from .plan import Plan
 from .presets import CUSTOM
@@ -57,8 +58,8 @@ class Outcome:
     """Forward passes that this run spent on the base side, for the measurement and the scale sweep together."""
 
     notes: tuple[str, ...]
-    contact_sheet: Tensor
-    """[1, H, W, 3] float in [0, 1]."""
+    sheet: Tensor | None
+    """Pairs of pictures, [1, H, W, 3] float in [0, 1]; None if their thumbnails are not here."""
 
     other_evaluations: int = 0
     """As in `measure.Measurement`."""
@@ -71,6 +72,11 @@ class Outcome:
 
     change: RowChange | None = None
     """What became of the row that was there before, if it was replaced, or is better and stays. It is among the notes, too."""
+
+    @property
+    def contact_sheet(self) -> Tensor:
+        """[1, H, W, 3] float in [0, 1]: pairs of pictures, or words that say that there are none."""
+        return sheet_or_notice(self.sheet)
 
     @property
     def is_new(self) -> bool:
@@ -176,7 +182,7 @@ class Indexer:
             found.model_evaluations,
             found.base_model_evaluations + checked.base_evaluations,
             new.notes if change is None else (str(change), *new.notes),
-            found.contact_sheet,
+            found.sheet,
             found.other_evaluations + checked.other_evaluations,
             change=change,
         )

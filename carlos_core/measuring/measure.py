@@ -17,6 +17,7 @@ from ..generator import Generator, LoraFit, LoraUse, OnDevice
 from ..loras.lora_file import LoraFile, check_unchanged
 from ..progress import OnProgress
 from ..records import NO_EFFECT, LoraRecord, LoraVector, TopicEffect
+from .labels import sheet_or_notice
 from .metrics import DiffAccumulator, LoraMetrics
 from .noise_floor import NoiseFloor, noise_floor
 from .plan import Plan, Shot
@@ -44,11 +45,16 @@ class Measurement:
     base_model_evaluations: int
     """Forward passes that this run spent on the base side."""
 
-    contact_sheet: Tensor
-    """[1, H, W, 3] float in [0, 1]."""
+    sheet: Tensor | None
+    """[1, H, W, 3] float in [0, 1]; None if no thumbnail could be kept."""
 
     other_evaluations: int = 0
     """Forward passes whose results were thrown away: to warm up a model that was just loaded, and to see the host's noise."""
+
+    @property
+    def contact_sheet(self) -> Tensor:
+        """[1, H, W, 3] float in [0, 1]: pairs of pictures, or words that say that there are none."""
+        return sheet_or_notice(self.sheet)
 
 
 def sides_of(studio: Studio, lora: LoraFile, protocol: Protocol) -> tuple[Side, Side]:
@@ -148,7 +154,7 @@ def measure(
         fit=fit,
         model_evaluations=sum(with_lora.entry(shot).evaluations for shot in shots),
         base_model_evaluations=shoot.evaluations[base],
-        contact_sheet=studio.contact_sheet(base, with_lora, shots),
+        sheet=studio.contact_sheet(base, with_lora, shots),
         other_evaluations=shoot.warm_up_evaluations + (noise.model_evaluations if noise is not None else 0),
     )
 

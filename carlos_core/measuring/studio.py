@@ -132,8 +132,8 @@ class Studio:
         store = self._store("loras", identity)
         return Side(store, (LoraUse(lora.path, weight),), triggers)
 
-    def contact_sheet(self, base: Side, with_lora: Side, shots: Sequence[Shot]) -> Tensor:
-        """A few pairs of pictures that were made. [1, H, W, 3] float in [0, 1]; a grey square if their thumbnails are gone."""
+    def contact_sheet(self, base: Side, with_lora: Side, shots: Sequence[Shot]) -> Tensor | None:
+        """A few pairs of pictures that were made. [1, H, W, 3] float in [0, 1]; None if their thumbnails are gone."""
         pairs = [((base.text(shot), shot.seed), (with_lora.text(shot), shot.seed)) for shot in shots[:PAIRS]]
         return contact_sheet(base.store, with_lora.store, pairs)
 

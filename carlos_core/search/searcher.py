@@ -325,8 +325,8 @@ class Searcher:
         known = self._known.spelling
         if known is None or known[0] is not self.db.table:
             right = (self._content_bank, default_index_prompts(), default_signature_prompts())
-            others = [text for prompts in right for text in prompts.texts]
-            known = self._known.spelling = self.db.table, spelling_of(self.db, self._bank.texts, others)
+            texts = [text for prompts in right for text in prompts.texts]
+            known = self._known.spelling = self.db.table, spelling_of(self.db, self._bank.texts, texts)
         return known[1]
 
     def z_scores(self, signature: Tensor, background: Background) -> Tensor:

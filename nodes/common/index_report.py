@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ... import carlos_core as carlos
+from ...carlos_core.counting import counted
+from ...carlos_core.search.limits import NO_CHANGE, TOO_STRONG
 from . import descriptions
 from .indexing import curve_lines, misses_of
 from .report import number, table
@@ -14,9 +16,14 @@ from .report import number, table
 if TYPE_CHECKING:
     from ...carlos_core.measuring.failures import Failure
     from ...carlos_core.measuring.indexer import Outcome
-    from ...carlos_core.records import LayerFit
+    from ...carlos_core.records import LayerFit, LoraRecord
+    from ...carlos_core.search.limits import Miss
 
 _YES = "yes"
+_NAMED = 3
+
+_DETAILS = "Details:"
+"""Begins the lines that say how something was measured. What it came to stands above."""
 
 
 @dataclass(frozen=True)
@@ -27,41 +34,126 @@ class Noted:
     note: str
 
 
-def lora_lines(outcome: Outcome) -> list[str]:
-    """The report of one LoRA."""
-    row = outcome.row
-    topics = sorted(row.topics, key=lambda effect: -effect.vector.strength)
-    by_topic = ", ".join(f"{effect.topic} {number(effect.vector.strength, 1)}" for effect in topics)
-    version = row.metadata.version_id
+@dataclass(frozen=True)
+class LibraryRun:
+    """What came of the LoRAs of a library run."""
+
+    outcomes: Sequence[Outcome]
+    """Of those that are in the database."""
+
+    misfits: Sequence[Failure]
+    """Those for other models than the one that is loaded."""
+
+    failures: Sequence[Failure]
+    noted: Sequence[Noted]
+    words: Mapping[str, str]
+    """What LoRAs do, by id."""
+
+    @property
+    def new(self) -> list[Outcome]:
+        """Those measured just now."""
+        return [outcome for outcome in self.outcomes if outcome.is_new]
+
+    @property
+    def in_short(self) -> str:
+        """What was done: "2 measured, 1 known already, 1 for other models, 0 failed"."""
+        others = f", {len(self.misfits)} for other models" if self.misfits else ""
+        known = len(self.outcomes) - len(self.new)
+        return f"{len(self.new)} measured, {known} known already{others}, {len(self.failures)} failed"
+
+
+def lora_lines(outcome: Outcome, does: str | None, details: Sequence[str]) -> list[str]:
+    """The report of one LoRA: what was done and what to do next; then what was measured, and how.
+
+    does: what the LoRA does, in words, if that is known. details: further lines for those who want to know.
+    """
+    row, version = outcome.row, outcome.row.metadata.version_id
     of_version = "" if version is None else f" (CivitAI version {version})"
+    change = "" if outcome.change is None else str(outcome.change)
+    misses = misses_of(outcome)
+    unfound = f"searches with the usual limits will not find it: {'; '.join(map(str, misses))}" if misses else ""
     return [
         f"{outcome.lora.name or row.name}: {outcome.status}{of_version}",
+        *([] if does is None else [f"what it does: {does}"]),
+        *filter(None, (change, unfound)),
+        _next_for(misses),
+        _DETAILS,
+        *_measured(row),
+        *(note for note in outcome.notes if note != change),
+        *outcome.file_notes,
+        *details,
+    ]
+
+
+def _measured(row: LoraRecord) -> list[str]:
+    """What was measured of one LoRA."""
+    topics = sorted(row.topics, key=lambda effect: -effect.vector.strength)
+    by_topic = ", ".join(f"{effect.topic} {number(effect.vector.strength, 1)}" for effect in topics)
+    return [
         f"strength {number(row.strength, 2)} +- {number(row.strength_se, 2)}, "
         f"consistency {number(row.consistency)} +- {number(row.consistency_se)}, "
         f"from {row.n_images} pairs of pictures of {row.n_prompts} prompts",
         *([] if row.alignment is None else [f"direction known to a cosine of about {number(row.alignment)}"]),
-        *(f"searches with the usual limits will not find it: {miss}" for miss in misses_of(outcome)),
         *([f"strength by topic: {by_topic}"] if topics else []),
         *curve_lines(row),
-        *outcome.notes,
-        *outcome.file_notes,
     ]
 
 
-def library_lines(
-    outcomes: Sequence[Outcome], failures: Sequence[Failure], notes: Sequence[Noted], words: Mapping[str, str]
-) -> list[str]:
-    """The report of a library run: a table, then what failed and what is odd. What is said of many files is said once.
+def _next_for(misses: Sequence[Miss]) -> str:
+    """What can be done with a LoRA now."""
+    whys = [miss.why for miss in misses]
+    if NO_CHANGE in whys:
+        return "Next: if it should do something, index it with the checkpoint and trigger words that it was made for."
+    if not whys:
+        return "Next: ask for what it does with Auto LoRA or LoRA Retriever, on this database."
+    limits = " and ".join(f"{'raise' if miss.why == TOO_STRONG else 'lower'} {miss.limit}" for miss in misses)
+    return f"Next: to find it all the same, {limits} in Auto LoRA or LoRA Retriever."
 
-    words: what LoRAs do, by id.
+
+def library_lines(run: LibraryRun, details: Sequence[str]) -> list[str]:
+    """The report of a library run: what was done and what to do next; a table; what failed and what is odd, where what is said of
+    many files is said once; then the details.
+
+    details: lines for those who want to know how it was measured.
     """
-    n_all = len(outcomes) + len(failures)
-    lines = [f"{len(outcomes)} of {n_all} LoRAs are in the database, {len(failures)} failed"]
-    if outcomes:
-        header = ("status", "LoRA", "found", "strength", "consistency", "images", "alignment", *descriptions.column(words))
-        lines += table(header, [(*_cells(outcome), *descriptions.cell(words, outcome.row.lora_id)) for outcome in outcomes])
-    noted = [carlos.Failure(note.file, note.note) for note in notes]
-    return [*lines, *_not_found(outcomes), *_said_once("failed", failures), *_said_once("noted", noted)]
+    n_all = len(run.outcomes) + len(run.misfits) + len(run.failures)
+    lines = [
+        f"{len(run.outcomes)} of {counted(n_all, 'LoRA is', 'LoRAs are')} in the database: {run.in_short}.",
+        *_nexts(run),
+    ]
+    if run.outcomes:
+        header = ("status", "LoRA", "found", "strength", "consistency", "images", "alignment", *descriptions.column(run.words))
+        rows = [(*_cells(outcome), *descriptions.cell(run.words, outcome.row.lora_id)) for outcome in run.outcomes]
+        lines += table(header, rows)
+    noted = [carlos.Failure(note.file, note.note) for note in run.noted]
+    said = (("failed", run.failures), ("for other models", run.misfits), ("noted", noted))
+    return [
+        *lines,
+        *_not_found(run.outcomes),
+        *(line for word, failures in said for line in _said_once(word, failures)),
+        _DETAILS,
+        *details,
+    ]
+
+
+def _nexts(run: LibraryRun) -> Iterator[str]:
+    """What can be done now: at most four lines."""
+    if run.outcomes:
+        yield "Next: ask for what they do with Auto LoRA or LoRA Retriever, on this database."
+    missed = sum(bool(misses_of(outcome)) for outcome in run.outcomes)
+    if missed:
+        yield f"{counted(missed, 'LoRA')} will not be found with the usual limits: see the column found."
+    if run.misfits:
+        yield f"To measure those for other models, load a checkpoint of their kind: {_named(run.misfits)}."
+    if run.failures:
+        yield f"What failed, and what to do about it, is listed below: {_named(run.failures)}."
+
+
+def _named(failures: Sequence[Failure]) -> str:
+    """The first names, and how many there are more."""
+    names = [failure.file for failure in failures]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
 
 
 def noted(outcomes: Iterable[Outcome], fits: Mapping[str, LayerFit]) -> Iterator[Noted]:

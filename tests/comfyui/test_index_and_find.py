@@ -206,6 +206,74 @@ def test_special_loras_come_out_as_what_they_are(host: Host) -> None:
         host.run(workflows.index("mystery_04.safetensors", "special"))
 
 
+def test_a_library_run_says_first_what_it_did_and_what_can_be_done_next(host: Host) -> None:
+    def run(**settings: Any) -> tuple[list[str], dict[str, Any], Image.Image]:
+        workflow = workflows.index_library("mystery_0[1248]*", "library", preset="custom", max_prompts=2, **settings)
+        workflow["sheets"] = workflows.node("SaveImage", images=["index", 2], filename_prefix="sheets")
+        outputs = host.run(workflow)
+        pictures = outputs["sheets"]["images"]
+        shown = Image.open(host.output_file(pictures[0])).convert("RGB")
+        lines = outputs["index"]["text"][0].splitlines()
+        # One picture for each LoRA that is in the database, all of a size.
+        assert len(pictures) == 3
+        return lines, facts_of(outputs, "index"), shown
+
+    misfit = "mystery_04.safetensors"
+    lines, facts, sheet = run()
+    place = lines.index("Details:")
+    assert lines[0] == "3 of 4 LoRAs are in the database: 3 measured, 0 known already, 1 for other models, 0 failed."
+    assert lines[1] == "Next: ask for what they do with Auto LoRA or LoRA Retriever, on this database."
+    assert lines[3] == f"To measure those for other models, load a checkpoint of their kind: {misfit}."
+    assert lines[4].startswith("status")
+    (said,) = [line for line in lines if line.startswith("for other models: ")]
+    assert said == f"for other models: {misfit}: LoRA does not fit: 0 of 6 layers match this SD3 model."
+    assert not any(line.startswith("failed:") for line in lines)
+    # Scripts find it where it was, and among those for other models.
+    assert [failure["file"] for failure in facts["failed"]] == facts["for_other_models"] == [misfit]
+    technical = [place for place, line in enumerate(lines) if line.startswith(("preset ", "128 x 128", "database library"))]
+    assert len(technical) == 3
+    assert min(technical) > place
+    # The name stands above the pictures, in dark letters on white.
+    line = np.asarray(sheet.crop((0, 0, sheet.width, 30)))
+    assert (line.min(), line[:, -20:].min()) == (0, 255)
+    assert sheet.height == 30 + 2 * 128 + 4
+    # Nothing new: the pictures that were kept are shown again.
+    again, facts, kept = run()
+    assert again[0] == "3 of 4 LoRAs are in the database: 0 measured, 3 known already, 1 for other models, 0 failed."
+    assert facts["indexed"] == []
+    assert np.array_equal(np.asarray(kept), np.asarray(sheet))
+
+
+def test_where_there_is_no_picture_to_show_one_says_so(host: Host) -> None:
+    workflow = workflows.index_library("mystery_04", "library_of_none", preset="custom", max_prompts=2)
+    workflow["sheets"] = workflows.node("SaveImage", images=["index", 2], filename_prefix="nothing")
+    outputs = host.run(workflow)
+    (picture,) = outputs["sheets"]["images"]
+    shown = np.asarray(Image.open(host.output_file(picture)).convert("L"))
+    assert shown.shape == (60, 512)
+    assert (shown.min(), shown.max()) == (0, 255)
+    said = "0 of 1 LoRA is in the database: 0 measured, 0 known already, 1 for other models"
+    assert outputs["index"]["text"][0].startswith(said)
+
+
+def test_the_report_of_one_lora_says_first_what_it_did_and_what_can_be_done_next(host: Host) -> None:
+    def lines(name: str) -> list[str]:
+        text = host.run(workflows.index(name, "one_by_one", max_prompts=2))["index"]["text"][0].splitlines()
+        top = text[: text.index("Details:")]
+        assert len(top) <= 5
+        assert any(line.startswith("strength ") for line in text[len(top) :])
+        return top
+
+    top = lines("pixel_art.safetensors")
+    assert top[0] == "pixel_art.safetensors: indexed"
+    assert top[1].startswith("what it does: ")
+    assert top[-1] == "Next: ask for what it does with Auto LoRA or LoRA Retriever, on this database."
+    assert lines("mystery_08.safetensors")[-1].startswith("Next: if it should do something, index it with the checkpoint")
+    top = lines("mystery_02.safetensors")
+    assert top[-2].startswith("searches with the usual limits will not find it: too strong: strength ")
+    assert top[-1] == "Next: to find it all the same, raise max_strength in Auto LoRA or LoRA Retriever."
+
+
 def test_a_sidecar_gives_the_id_and_trigger_words_whose_brackets_are_literal(host: Host, base: Path) -> None:
     folder = base / "models" / "loras" / "styles"
     folder.mkdir()
