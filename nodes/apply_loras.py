@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ..carlos_core.comfy.patching import apply_lora, load_lora
 from ..carlos_core.errors import CarlosError, LoraError
-from ..carlos_core.loras.trigger_words import escape_emphasis
+from ..carlos_core.loras.trigger_words import escape_emphasis, with_words
 from ..carlos_core.records import AppliedLora
 from .common.schema import search_aliases
 from .common.sockets import CarlosMatches, LoraStack
@@ -33,6 +33,22 @@ def outputs() -> list[io.Output]:
         io.String.Output(display_name="trigger_words", tooltip="Add these to your prompt."),
         LoraStack.Output(display_name="lora_stack"),
     ]
+
+
+def prompt_input() -> io.Input:
+    """Where a prompt can be wired in, to get the trigger words behind it."""
+    return io.String.Input(
+        "prompt",
+        optional=True,
+        force_input=True,
+        tooltip="Your prompt. It comes out again with the trigger words behind it.",
+    )
+
+
+def prompt_output() -> io.Output:
+    return io.String.Output(
+        display_name="prompt", tooltip="Your prompt and the trigger words, if there are any. For CLIP Text Encode."
+    )
 
 
 class CarlosApplyLoras(io.ComfyNode):
@@ -58,14 +74,22 @@ class CarlosApplyLoras(io.ComfyNode):
                     optional=True,
                     tooltip="suggested: weight times what the scale_sweep of LoRA Indexer suggests for each LoRA, if anything.",
                 ),
+                prompt_input(),
             ],
-            outputs=outputs(),
+            outputs=[*outputs(), prompt_output()],
             **search_aliases("load lora", "use lora", "lora loader", "lora stack", "trigger words"),
         )
 
     @classmethod
     def execute(
-        cls, model: Any, matches: Matches, max_loras: int, weight: float, clip: Any = None, weights: str = AS_GIVEN
+        cls,
+        model: Any,
+        matches: Matches,
+        max_loras: int,
+        weight: float,
+        clip: Any = None,
+        weights: str = AS_GIVEN,
+        prompt: str = "",
     ) -> io.NodeOutput:
         folders.check_choice(weights, (AS_GIVEN, SUGGESTED), "weight")
         loras = []
@@ -75,7 +99,8 @@ class CarlosApplyLoras(io.ComfyNode):
             file = match.file or ""
             lora_folder.check_content(file, match.record)
             loras.append(AppliedLora(file, own, lora_folder.trigger_words(file, match.record)))
-        return io.NodeOutput(*applied(model, clip, loras).outputs)
+        done = applied(model, clip, loras)
+        return io.NodeOutput(*done.outputs, with_words(prompt, done.trigger_words))
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +116,13 @@ class Applied:
     @property
     def outputs(self) -> tuple[Any, Any, str, list[tuple[str, float, float]]]:
         """The values in the order of `outputs`: model, CLIP, the words for a prompt, and the stack."""
+        return self.model, self.clip, self.trigger_words, [(lora.file, lora.weight, lora.weight) for lora in self.loras]
+
+    @property
+    def trigger_words(self) -> str:
+        """The words for a prompt, joined by commas."""
         words = dict.fromkeys(word for lora in self.loras for word in lora.trigger_words)
-        in_prompt = ", ".join(escape_emphasis(word) for word in words)
-        return self.model, self.clip, in_prompt, [(lora.file, lora.weight, lora.weight) for lora in self.loras]
+        return ", ".join(escape_emphasis(word) for word in words)
 
 
 class NotApplied(LoraError):

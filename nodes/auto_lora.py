@@ -10,6 +10,7 @@ from comfy_api.latest import io, ui
 from ..carlos_core.counting import counted
 from ..carlos_core.errors import CivitaiNotFound, LoraError
 from ..carlos_core.loras.family import FAMILIES
+from ..carlos_core.loras.trigger_words import with_words
 from ..carlos_core.prompts.prompt_set import default_signature_prompts
 from ..carlos_core.records import AppliedLora
 from ..carlos_core.search import limits
@@ -104,8 +105,9 @@ class CarlosAutoLora(io.ComfyNode):
                     "calibrated: by how much better a LoRA fits the query than it fits unrelated effects.",
                     **advanced(),
                 ),
+                apply.prompt_input(),
             ],
-            outputs=[*apply.outputs(), io.String.Output(display_name="report"), facts_output()],
+            outputs=[*apply.outputs(), io.String.Output(display_name="report"), facts_output(), apply.prompt_output()],
             **search_aliases(
                 "automatic lora", "choose lora", "which lora", "find lora", "lora from prompt", "load lora", "lora stack"
             ),
@@ -118,7 +120,14 @@ class CarlosAutoLora(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, database: MetricsDatabase, query: str, choice: str, clip: Any = None, **settings: Any
+        cls,
+        model: Any,
+        database: MetricsDatabase,
+        query: str,
+        choice: str,
+        clip: Any = None,
+        prompt: str = "",
+        **settings: Any,
     ) -> io.NodeOutput:
         if choice.strip():
             loras, unlike = read_choice(choice, database)
@@ -158,7 +167,8 @@ class CarlosAutoLora(io.ComfyNode):
         }
         read = reading.lines(understanding, database, lists_effects=False)
         text, facts_said = report([*lines, *read, *notes, *filtered, database_line(database)], said)
-        return io.NodeOutput(*applied.outputs, text, facts_said, ui=ui.PreviewText(text))
+        with_prompt = with_words(prompt, applied.trigger_words)
+        return io.NodeOutput(*applied.outputs, text, facts_said, with_prompt, ui=ui.PreviewText(text))
 
 
 def _selection(

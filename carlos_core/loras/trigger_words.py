@@ -62,6 +62,14 @@ def escape_emphasis(text: str) -> str:
     return "".join(f"\\{each}" if each in "()" and place not in weighted else each for place, each in enumerate(text))
 
 
+def with_words(prompt: str, words: str) -> str:
+    """A prompt with trigger words behind it, both as text. Without words, the prompt is as it was: no comma is left over."""
+    if not words:
+        return prompt
+    before = prompt.rstrip(", \t\r\n")
+    return f"{before}, {words}" if before else words
+
+
 def has_weight(word: str) -> bool:
     """Whether a part of a word is emphasised by a number."""
     return escape_emphasis(word) != word.replace("(", r"\(").replace(")", r"\)")

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from ...carlos_core.search.understanding import Understanding
 
 
+_INSTEAD = (
+    "Load LoRA gets no name, so that it cannot run. Apply Retrieved LoRAs, in place of Load LoRA, goes on without a LoRA then."
+)
+"""Ends what ComfyUI shows where the branch of a name is blocked."""
+
+
 def outputs() -> list[io.Output]:
     return [
         CarlosMatches.Output(display_name="matches"),
@@ -141,7 +147,7 @@ def output_of(
     text, said = report([*notes, *listed, *read, *further, *notices], facts)
     if not matches.installed:
         reason = matches.doubt or matches.reason or "None of the matches is installed: put one of them into models/loras."
-        return io.NodeOutput(matches, ExecutionBlocker(reason), 0.0, text, said, ui=ui.PreviewText(text))
+        return io.NodeOutput(matches, ExecutionBlocker(f"{reason} {_INSTEAD}"), 0.0, text, said, ui=ui.PreviewText(text))
     best = matches.installed[0]
     return io.NodeOutput(matches, best.file, best.score, text, said, ui=ui.PreviewText(text))
 

@@ -294,6 +294,42 @@ def test_a_sidecar_gives_the_id_and_trigger_words_whose_brackets_are_literal(hos
     assert json.loads(outputs["stack"]["text"][0]) == [["styles/known.safetensors", 0.8, 0.8]]
 
 
+def test_a_prompt_comes_out_with_the_trigger_words_behind_it_and_no_comma_where_there_are_none(
+    host: Host, indexed: dict[str, Any]
+) -> None:
+    def prompts(query: str) -> list[str]:
+        workflow = _found(query)
+        both = {"model": ["checkpoint", 0], "clip": ["checkpoint", 1], "prompt": ["mine", 0]}
+        workflow["mine"] = workflows.node("PrimitiveStringMultiline", value="a small house")
+        workflow["apply"] = workflows.node("CarlosApplyLoras", matches=["find", 0], max_loras=1, weight=1.0, **both)
+        auto = workflows.auto_lora(query, "mini.parquet", mode="best one")["auto"]
+        workflow["auto"] = {**auto, "inputs": {**auto["inputs"], **both}}
+        shown = {"of_apply": ["apply", 4], "of_auto": ["auto", 6]}
+        workflow |= {name: workflows.node("PreviewAny", source=source) for name, source in shown.items()}
+        outputs = host.run(workflow)
+        return [outputs[name]["text"][0] for name in shown]
+
+    assert prompts("pencil sketch") == ["a small house, plumivo"] * 2
+    assert prompts("pixel art") == ["a small house"] * 2
+
+
+def test_load_lora_that_gets_no_name_says_why_and_what_goes_on_without_a_lora(host: Host) -> None:
+    workflow = workflows.retrieve("no such thing", create_as="nothing_here_either")
+    workflow["checkpoint"] = workflows.node("CheckpointLoaderSimple", ckpt_name=workflows.CHECKPOINT)
+    workflow["load"] = workflows.load_found_lora()
+    workflow |= workflows.render("a house", 1, ["load", 0], ["load", 1], "blocked")
+    with host.events() as (client_id, socket):
+        host.submit(workflow, client_id)
+        said = ""
+        while not said:
+            message = socket.recv()
+            event = json.loads(message) if isinstance(message, str) else {"type": "binary"}
+            assert event["type"] != "execution_success"
+            said = event["data"]["exception_message"] if event["type"] == "execution_error" else ""
+    assert said.startswith("Execution Blocked: The database is empty: index some LoRAs first.")
+    assert said.endswith("Apply Retrieved LoRAs, in place of Load LoRA, goes on without a LoRA then.")
+
+
 def _found(query: str) -> workflows.Workflow:
     return {
         "checkpoint": workflows.node("CheckpointLoaderSimple", ckpt_name=workflows.CHECKPOINT),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from carlos_core.loras.lora_file import read_lora_file
-from carlos_core.loras.trigger_words import cleaned, escape_emphasis, has_weight, listed, split, used
+from carlos_core.loras.trigger_words import cleaned, escape_emphasis, has_weight, listed, split, used, with_words
 from tests.support.lora_files import lora, sidecar
 
 
@@ -98,3 +98,19 @@ def test_words_with_a_weight_are_told_apart_from_words_with_brackets() -> None:
     """Their pictures are kept apart: earlier versions took such words literally."""
     assert has_weight("icy, (snwx:1.2)")
     assert not any(map(has_weight, ("mirelle (tales of fern)", "((snwx))", "snwx", ":1.2)")))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words", "joined"),
+    [
+        ("a house", "zorvex", "a house, zorvex"),
+        ("a house", "", "a house"),
+        ("a house, ", "zorvex, tarnok", "a house, zorvex, tarnok"),
+        ("a house,\n", "", "a house,\n"),
+        ("", "zorvex", "zorvex"),
+        (" , ", "zorvex", "zorvex"),
+        ("", "", ""),
+    ],
+)
+def test_trigger_words_come_behind_a_prompt_and_no_comma_is_left_over(prompt: str, words: str, joined: str) -> None:
+    assert with_words(prompt, words) == joined
