@@ -323,7 +323,7 @@ def test_load_lora_that_gets_no_name_says_why_and_what_goes_on_without_a_lora(ho
         said = ""
         while not said:
             message = socket.recv()
-            event = json.loads(message) if isinstance(message, str) else {"type": "binary"}
+            event: dict[str, Any] = json.loads(message) if isinstance(message, str) else {"type": "binary"}
             assert event["type"] != "execution_success"
             said = event["data"]["exception_message"] if event["type"] == "execution_error" else ""
     assert said.startswith("Execution Blocked: The database is empty: index some LoRAs first.")

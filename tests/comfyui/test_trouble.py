@@ -114,11 +114,13 @@ def test_a_reason_that_many_files_share_is_said_once_with_their_names(host: Host
     pickles, misfits = facts["failed_alike"]
     assert sorted(pickles["files"]) == sorted(names)
     assert len(misfits["files"]) == 6
-    failed = [place for place, line in enumerate(lines) if line.startswith("failed: ")]
+    failed = [place for place, line in enumerate(lines) if line.startswith(("failed: ", "for other models: "))]
     assert [lines[place] for place in failed] == [
         f"failed: 40 LoRAs alike: {pickles['reason']}",
-        f"failed: 6 LoRAs alike: {misfits['reason']}",
+        f"for other models: 6 LoRAs alike: {misfits['reason']}",
     ]
+    assert facts["for_other_models"] == misfits["files"]
+    assert lines[0] == "1 of 47 LoRAs are in the database: 1 measured, 0 known already, 6 for other models, 40 failed."
     assert lines[failed[0] + 1] == f"    they are: {', '.join(pickles['files'])}"
     log = host.log.read_text(errors="replace")[before:]
     assert log.count("is not a safetensors file but a pickle") == 2
