@@ -75,25 +75,26 @@ class CarlosMetricsDBLoader(io.ComfyNode):
         there = folders.database_names()
         opened = _opened(database, create_as, encoder)
         logger.info("carlos: %s", database_line(opened))
-        notes = _slip(opened, there)
-        for note in notes:
-            logger.warning("carlos: %s", note)
-        NodeProgress(cls.hidden.unique_id).say("\n".join([*notes, database_line(opened)]))
-        return io.NodeOutput(opened, ui=ui.PreviewText("\n".join(notes))) if notes else io.NodeOutput(opened)
+        slip = _slip(opened, there)
+        NodeProgress(cls.hidden.unique_id).say(f"{slip} {database_line(opened)}".strip())
+        if not slip:
+            return io.NodeOutput(opened)
+        logger.warning("carlos: %s", slip)
+        return io.NodeOutput(opened, ui=ui.PreviewText(slip))
 
 
-def _slip(opened: MetricsDatabase, there: Sequence[str]) -> list[str]:
-    """That a database was just made whose name is almost that of another one. there: the names before it was made."""
+def _slip(opened: MetricsDatabase, there: Sequence[str]) -> str:
+    """That a database was just made whose name is almost that of another one; empty if not. there: the names before."""
     if opened.path is None or opened.path.name in there:
-        return []
+        return ""
     alike = names_alike(opened.path.stem, [name.removesuffix(opened.path.suffix) for name in there])
     if not alike:
-        return []
+        return ""
     others = ", ".join(f"{name}{opened.path.suffix}" for name in alike)
-    return [
+    return (
         f"The new database {opened.path.name} was made, and {others} is there already. "
         "If you meant that one, correct create_as, and delete the new file from models/carlos."
-    ]
+    )
 
 
 def _opened(database: str, create_as: str, encoder: str) -> MetricsDatabase:
