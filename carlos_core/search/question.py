@@ -99,17 +99,14 @@ class Question:
     def _what_is_in_the_way(self, selection: Selection) -> str:
         """What would fit if nothing were unwanted, for a query of which something gets no LoRA; empty if that is nothing."""
         negative, forbidden = self.negative.strip(), self.reading.forbidden
-        unfit = () if selection.understanding is None else selection.understanding.unfit
-        is_complete = bool(selection.picks) and not unfit
-        if is_complete or not (negative or forbidden) or not self._n_allowed or self._why_not_asked:
+        if not (negative or forbidden) or not self._n_allowed or self._why_not_asked:
             return ""
         unwanted = [f"negative_query ({negative!r})"] if negative else []
         unwanted += [f"what the query does not want ({_quoted([phrase.text for phrase in forbidden])})"] if forbidden else []
         free = replace(self, negative="", reading=replace(self.reading, forbidden=()))._chosen()
-        effects = free.understanding.effects if free.understanding is not None else ()
-        pushed_out = [effect.text for effect in effects if effect.text in unfit]
         if not selection.picks and free.picks:
             return f"What is in the way is {' and '.join(unwanted)}: otherwise {free.picks[0].match.name} would fit."
+        pushed_out = _pushed_out(selection, free)
         return f"In the way of {_quoted(pushed_out)} is {' and '.join(unwanted)}." if pushed_out else ""
 
     @property
@@ -368,6 +365,15 @@ class Question:
 
     def _nothing(self, reason: str, understanding: Understanding) -> Selection:
         return Selection(self.reading.query.strip(), (), reason, understanding=understanding)
+
+
+def _pushed_out(selection: Selection, free: Selection) -> list[str]:
+    """The parts of a query that get a LoRA only if nothing is unwanted. free: the selection then."""
+    ids = {pick.match.lora_id for pick in selection.picks}
+    gone = [pick.part for pick in free.picks if pick.match.lora_id not in ids] if len(free.picks) > len(ids) else []
+    unfit = selection.understanding.unfit if selection.understanding is not None else ()
+    effects = free.understanding.effects if free.understanding is not None else ()
+    return list(dict.fromkeys([*gone, *(effect.text for effect in effects if effect.text in unfit)]))
 
 
 def _quoted(texts: Sequence[str]) -> str:

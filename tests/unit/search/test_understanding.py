@@ -391,6 +391,10 @@ def test_what_is_not_wanted_is_named_where_it_takes_a_part_of_the_query(searcher
     selection = searcher.choose("pencil sketch and snow falling", negative="graphite pencil drawing", rules=RULES)
     assert files(selection) == [SNOW]
     assert selection.reason.endswith("In the way of 'pencil sketch' is negative_query ('graphite pencil drawing').")
+    # Also where the rest is taken as one.
+    whole = searcher.choose("snowflakes in the air with two by two grid", negative="snow", rules=RULES)
+    assert len(files(whole)) == 1
+    assert whole.reason.endswith("In the way of 'snowflakes in the air' is negative_query ('snow').")
 
 
 def test_a_query_that_asks_for_what_it_avoids_is_refused_by_the_name_of_the_input(searcher: Searcher) -> None:
