@@ -209,7 +209,9 @@ def test_forms_of_asking_reach_what_the_bare_phrases_reach(searcher: Searcher) -
     assert len(wrong) <= 1, wrong
 
 
-@pytest.mark.parametrize("query", ["drawn in pencil, snowfal", "snowfal", "a house, no snowfal", "no snowfal", "snowfal please"])
+@pytest.mark.parametrize(
+    "query", ["drawn in pencil, plumivoq", "plumivoq", "a house, no plumivoq", "no plumivoq", "plumivoq please"]
+)
 def test_what_may_be_misspelt_is_said_whether_something_fits_or_not_and_searched_for_as_it_is(
     searcher: Searcher,
     database: MetricsDatabase,
@@ -218,7 +220,7 @@ def test_what_may_be_misspelt_is_said_whether_something_fits_or_not_and_searched
     signatures: SignatureCache,
     query: str,
 ) -> None:
-    database.set_value(lora_id_of(database, SNOW), "model_name", "Snowfall")
+    database.set_value(lora_id_of(database, SNOW), "model_name", "Plumivor")
     named = Searcher(database, encoder=encoder, prompts=signature_prompts, signatures=signatures)
     limits_and_rules = [
         (PUBLISHED_LIMITS, RULES),
@@ -227,7 +229,7 @@ def test_what_may_be_misspelt_is_said_whether_something_fits_or_not_and_searched
     ]
     for limits, rules in limits_and_rules:
         selection = named.choose(query, rules=rules, limits=limits)
-        assert facts(selection)["did_you_mean"] == [{"word": "snowfal", "meant": "snowfall"}]
+        assert facts(selection)["did_you_mean"] == [{"word": "plumivoq", "meant": "plumivor"}]
         without_that_name = searcher.choose(query, rules=rules, limits=limits)
         assert facts(without_that_name)["did_you_mean"] == []
         assert [(pick.match.lora_id, pick.weight, pick.part) for pick in selection.picks] == [
