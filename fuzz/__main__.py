@@ -6,19 +6,22 @@ Without a target, all of them in turn. The seeds are in fuzz/corpus/<target>. Wh
 the exit status is 1: exceptions outside CarlosError, answers that no caller expects, executions of more than a second, and more
 than 256 MB of memory above the start. Prints Markdown.
 
---atheris lets libFuzzer choose the changes, by which code they reach (pip install atheris); it ends at the first find.
+--atheris lets libFuzzer choose the inputs to change, by which code they reach (pip install atheris): one TARGET for each call.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import logging
 import random
+import signal
 import sys
 import tempfile
 import time
 import traceback
+import types
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +41,8 @@ SLOW_S = 1.0
 MOST_MB = 256
 _LONGEST_SEED = 1 << 16
 _MOST_KEPT = 200
+_WATCHED = {"carlos_core", "carlos_nodes_alone", "json", "zipfile"}
+"""Packages of what libFuzzer is told to have been reached."""
 
 
 def seeds_of(target: str) -> list[bytes]:
@@ -83,29 +88,8 @@ def run_one(target: Target, content: bytes, folder: Path, tally: Tally, slow_s: 
     return wrong or (f"more than {slow_s:g} s" if seconds > slow_s else "")
 
 
-def fuzz(name: str, executions: int, seconds: float, seed: int, found: Path, slow_s: float = SLOW_S) -> Tally:
-    """Run one target on changed seeds, and keep the inputs on which something is wrong. slow_s: what an execution may take."""
-    tally, end = Tally(), time.monotonic() + seconds
-    seeds, chance = seeds_of(name), random.Random(seed)
-    # What is answered is changed further; of what is refused, most is refused for what was changed first.
-    kept, before = list(seeds), _peak_mb()
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
-        while tally.executions < executions and time.monotonic() < end:
-            place = tally.executions
-            content = seeds[place] if place < len(seeds) else changed(chance.choice(kept), seeds, chance)
-            answered = tally.answered
-            wrong = run_one(TARGETS[name], content, Path(folder), tally, slow_s)
-            if tally.answered > answered and len(content) < _LONGEST_SEED and place >= len(seeds):
-                kept[len(seeds) :] = [*kept[len(seeds) :], content][-_MOST_KEPT:]
-            if not wrong and _peak_mb() - before > MOST_MB:
-                before, wrong = _peak_mb(), f"more than {MOST_MB} MB"
-            if wrong:
-                tally.found[wrong] += 1
-                if tally.found[wrong] <= 3:
-                    where = found / name / hashlib.sha256(content).hexdigest()[:16]
-                    where.parent.mkdir(parents=True, exist_ok=True)
-                    where.write_bytes(content)
-    return tally
+def _empty_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
 
 
 def _peak_mb() -> float:
@@ -116,22 +100,101 @@ def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-def guided(name: str, executions: int) -> None:
-    """Run one target by libFuzzer, until it has found something."""
+@dataclass
+class Run:
+    """The executions of one target, with what came of them. found: inputs on which something is wrong are kept there."""
+
+    name: str
+    folder: Path
+    found: Path
+    slow_s: float = SLOW_S
+    """What an execution may take."""
+
+    tally: Tally = field(default_factory=Tally)
+    memory_mb: float = field(default_factory=_peak_mb)
+
+    def execute(self, content: bytes) -> bool:
+        """Whether the target has answered."""
+        answered = self.tally.answered
+        wrong = run_one(TARGETS[self.name], content, self.folder, self.tally, self.slow_s)
+        if not wrong and _peak_mb() - self.memory_mb > MOST_MB:
+            self.memory_mb, wrong = _peak_mb(), f"more than {MOST_MB} MB"
+        if wrong:
+            self.tally.found[wrong] += 1
+            if self.tally.found[wrong] <= 3:
+                where = self.found / self.name / hashlib.sha256(content).hexdigest()[:16]
+                where.parent.mkdir(parents=True, exist_ok=True)
+                where.write_bytes(content)
+        return self.tally.answered > answered
+
+
+def fuzz(name: str, executions: int, seconds: float, seed: int, found: Path, slow_s: float = SLOW_S) -> Tally:
+    """Run one target on changed seeds, and keep the inputs on which something is wrong. slow_s: what an execution may take."""
+    end = time.monotonic() + seconds
+    seeds, chance = seeds_of(name), random.Random(seed)
+    # What is answered is changed further; of what is refused, most is refused for what was changed first.
+    kept = list(seeds)
+    with _empty_folder() as folder:
+        run = Run(name, Path(folder), found, slow_s)
+        while run.tally.executions < executions and time.monotonic() < end:
+            place = run.tally.executions
+            content = seeds[place] if place < len(seeds) else changed(chance.choice(kept), seeds, chance)
+            if run.execute(content) and len(content) < _LONGEST_SEED and place >= len(seeds):
+                kept[len(seeds) :] = [*kept[len(seeds) :], content][-_MOST_KEPT:]
+    return run.tally
+
+
+def guided(name: str, executions: int, seconds: float, seed: int, found: Path) -> Tally:
+    """Like `fuzz`, but libFuzzer chooses which inputs are changed, by the code that they reach. Once in a process.
+
+    Half of the changes are its own, the others those of `mutations`: hardly any of its own leaves a header that can be read.
+    """
     import atheris
 
-    with tempfile.TemporaryDirectory() as folder:
-        options = [f"-atheris_runs={executions}", f"-timeout={int(SLOW_S)}", "-rss_limit_mb=2048", "-verbosity=1"]
-        atheris.instrument_all()
+    seeds = seeds_of(name)
+    with _empty_folder() as folder, _empty_folder() as reached:
+        run = Run(name, Path(folder), found)
+        for content in seeds:
+            # Loads what is loaded on first use.
+            run.execute(content)
+        for thing in gc.get_objects():
+            # Of all that is loaded (torch, too), what reads; the rest would take minutes.
+            if type(thing) is types.FunctionType and (thing.__module__ or "").split(".")[0] in _WATCHED:
+                atheris.instrument_func(thing)
+        run.memory_mb = _peak_mb()
 
         def one(content: bytes) -> None:
-            try:
-                TARGETS[name](content, Path(folder))
-            except CarlosError:
-                return
+            run.execute(content)
 
-        atheris.Setup([sys.argv[0], *options, str(CORPUS / name)], one)
-        atheris.Fuzz()
+        def change(content: bytes, longest: int, number: int) -> bytes:
+            if number % 2:
+                return atheris.Mutate(content, longest)
+            return changed(content, seeds, random.Random(number))[:longest]
+
+        # What is found here does not end the run. What hangs or ends the process does, and libFuzzer keeps it.
+        (found / name).mkdir(parents=True, exist_ok=True)
+        options = [
+            f"-atheris_runs={executions}",
+            f"-seed={seed + 1}",
+            f"-max_len={_LONGEST_SEED}",
+            "-timeout=60",
+            "-rss_limit_mb=4096",
+        ]
+        if seconds < float("inf"):
+            options.append(f"-max_total_time={int(seconds)}")
+        atheris.Setup(
+            [sys.argv[0], *options, f"-artifact_prefix={found / name}/", reached, str(CORPUS / name)],
+            one,
+            custom_mutator=change,
+        )
+        try:
+            atheris.Fuzz()
+        except SystemExit as end:
+            if end.code:
+                raise
+        # Its alarm would end Python on the way out.
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return run.tally
 
 
 def main() -> None:
@@ -145,13 +208,13 @@ def main() -> None:
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
     names = options.targets or list(TARGETS)
-    if options.atheris:
-        guided(names[0], options.executions)
-        return
+    if options.atheris and len(names) > 1:
+        parser.error("--atheris takes one TARGET.")
     sys.stdout.write("| target | executions | answered | slowest | wrong |\n|---|---|---|---|---|\n")
     is_good = True
     for name in names:
-        tally = fuzz(name, options.executions, options.seconds, options.seed, options.found)
+        way = guided if options.atheris else fuzz
+        tally = way(name, options.executions, options.seconds, options.seed, options.found)
         wrong = "; ".join(f"{words} ({count})" for words, count in tally.found.most_common()) or "nothing"
         sys.stdout.write(f"| {name} | {tally.row} | {wrong} |\n")
         sys.stdout.flush()

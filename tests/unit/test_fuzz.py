@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from carlos_core.errors import CarlosError
-from fuzz.__main__ import Tally, fuzz, run_one, seeds_of
+from fuzz.__main__ import Run, Tally, fuzz, run_one, seeds_of
 from fuzz.mutations import changed
 from fuzz.targets import TARGETS
 
@@ -31,6 +31,18 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
     tally = Tally()
     assert [run_one(target, content, tmp_path, tally) for content in (b"", b"refused", b"wrong")] == ["", "", "KeyError"]
     assert (tally.executions, tally.answered) == (3, 1)
+
+
+def test_an_input_on_which_something_is_wrong_is_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def target(content: bytes, folder: Path) -> None:
+        if content:
+            raise KeyError("id")
+
+    monkeypatch.setitem(TARGETS, "phrases", target)
+    run = Run("phrases", tmp_path, tmp_path / "found")
+    assert [run.execute(content) for content in (b"", b"wrong", b"wrong")] == [True, False, False]
+    assert run.tally.found == {"KeyError": 2}
+    assert [path.read_bytes() for path in (tmp_path / "found" / "phrases").iterdir()] == [b"wrong"]
 
 
 @pytest.mark.parametrize("name", TARGETS)
