@@ -139,7 +139,8 @@ def test_a_later_run_goes_on_where_an_earlier_one_broke_off(
 ) -> None:
     monkeypatch.setattr(weights, "_LONGEST_WAIT_S", 0.0)
     storage.breaks_off_after = [2_400_000, 0, 0, 0]
-    with pytest.raises(EncoderError, match="broke off after 2,3") as caught:
+    # urllib3 1 hands out the piece that has not arrived whole, and urllib3 2 does not.
+    with pytest.raises(EncoderError, match="broke off after 2,[34]") as caught:
         fetch_file(f"{storage.url}/weights", target)
     assert caught.value.hint
     assert not target.exists()
