@@ -64,8 +64,8 @@ class KeptSqlite:
                         return work(connection)
                     with connection:
                         return work(connection)
-            except (sqlite3.DatabaseError, OSError, UnicodeDecodeError) as error:
-                if not _is_damage(error):
+            except (sqlite3.DatabaseError, OSError, UnicodeDecodeError, MemoryError) as error:
+                if self._is_sound() if isinstance(error, MemoryError) else not _is_damage(error):
                     self._off_until = time.monotonic() + self._pause_s if "locked" in str(error) else 0.0
                     self.warn(error)
                     return otherwise
@@ -94,6 +94,17 @@ class KeptSqlite:
             connection.execute(f"PRAGMA user_version = {self._version}")
         connection.commit()
 
+    def _is_sound(self) -> bool:
+        """Whether SQLite finds nothing wrong with the file. Of a damaged length of a record it says that memory is short."""
+        try:
+            with closing(sqlite3.connect(self._path, timeout=self._timeout_s)) as connection:
+                return connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+        except sqlite3.OperationalError:
+            # Locked, or not to be opened now.
+            return True
+        except (sqlite3.Error, UnicodeDecodeError, MemoryError):
+            return False
+
     def _discard(self) -> None:
         try:
             for path in (self._path, self._path.with_name(f"{self._path.name}-journal")):
@@ -109,6 +120,6 @@ def _version(connection: sqlite3.Connection) -> int:
 def _is_damage(error: Exception) -> bool:
     """Whether the file itself is at fault, and not that it is locked, full or not to be written now."""
     if isinstance(error, sqlite3.OperationalError):
-        # A table of other columns, for example. Python 3.10 does not tell this kind from the others.
-        return getattr(error, "sqlite_errorcode", None) == 1
+        # A table of other columns, for example (Python 3.10 does not tell this kind from the others), or a text that is none.
+        return getattr(error, "sqlite_errorcode", None) == 1 or str(error).startswith("Could not decode")
     return isinstance(error, (sqlite3.DatabaseError, UnicodeDecodeError))

@@ -264,6 +264,19 @@ def foreign(index: Path) -> None:
     connection.close()
 
 
+def length_beyond_memory(index: Path) -> None:
+    """Found by fuzzing: SQLite does not say of it that it is damaged, but that memory is short."""
+    shutil.copyfile(ROOT / "fuzz" / "corpus" / "library_index" / "length_beyond_memory", index)
+    with closing(sqlite3.connect(index)) as connection, pytest.raises(MemoryError):
+        connection.execute("SELECT * FROM files")
+
+
+def text_that_is_none(index: Path) -> None:
+    """In the row of a file that is gone, which no scan writes again."""
+    with closing(sqlite3.connect(index)) as connection, connection:
+        connection.execute("INSERT INTO files SELECT x'2f', size, mtime_ns, CAST(x'ff' AS TEXT), sha256, facts FROM files LIMIT 1")
+
+
 def nonsense_facts(index: Path) -> None:
     connection = sqlite3.connect(index)
     connection.execute("UPDATE files SET facts = '{\"sidecar\": 3'")
@@ -271,7 +284,10 @@ def nonsense_facts(index: Path) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("spoil", [garbage, truncated, emptied, overwritten_pages, foreign, nonsense_facts])
+DAMAGES = (garbage, truncated, overwritten_pages, length_beyond_memory, text_that_is_none)
+
+
+@pytest.mark.parametrize("spoil", [*DAMAGES, emptied, foreign, nonsense_facts])
 def test_a_damaged_index_is_made_anew(library: Library, spoil: Callable[[Path], None], caplog: pytest.LogCaptureFixture) -> None:
     for place in range(300):
         lora(library.folder / f"{place}.safetensors", place)
@@ -279,7 +295,7 @@ def test_a_damaged_index_is_made_anew(library: Library, spoil: Callable[[Path], 
     spoil(library.index)
     with caplog.at_level(logging.WARNING):
         assert library.scan().entries == first.entries
-    if spoil in (garbage, truncated, overwritten_pages):
+    if spoil in DAMAGES:
         assert "carlos: the index of LoRA files loras.sqlite is damaged and made again" in caplog.text
     with opened_loras() as opened:
         assert library.scan().entries == first.entries
