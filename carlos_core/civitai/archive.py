@@ -24,6 +24,12 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, LZMAError, EOFError, NotImplementedEr
 _BY_HAND = "Download it on the site and look into it yourself."
 
 
+def begins_like_a_zip(path: Path) -> bool:
+    """Whether a file's first bytes can be those of a ZIP with something in it. Raises OSError."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
 def lora_in(archive: Path) -> zipfile.ZipInfo:
     """The entry of the only safetensors file of an archive.
 

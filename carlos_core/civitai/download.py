@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import requests
 
 from ..errors import CivitaiError, CivitaiNotFound, LoraError
-from ..loras.header import read_header
+from ..loras.header import begins_like_a_lora, read_header
 from ..partial_file import CONTENT, USABLE, Broken, Busy, PartialFile, TooLong
 from ..progress import OnProgress
 from ..storage import move_as_new, sha256_of
@@ -71,7 +71,7 @@ class Download:
     def run(self) -> Path:
         """Fetch, check and name the file. Returns its path. A file with the same content that is already there is not fetched.
 
-        Raises CivitaiError; what has arrived by then is kept, unless it is wrong or the disk is full.
+        Raises CivitaiError; what has arrived by then is kept, unless it is no such file or the disk is full.
         """
         try:
             if self._file.is_safetensors and (found := self._same_file(self._name, self._sha256)) is not None:
@@ -82,8 +82,11 @@ class Download:
                 return found
             self._folder.mkdir(parents=True, exist_ok=True)
             with self._part.locked():
-                self._fetch_and_check()
-                return self._unpack_and_name() if self._file.is_zip else self._check_and_name(self._part.path, self._name)
+                try:
+                    self._fetch_and_check()
+                    return self._unpack_and_name() if self._file.is_zip else self._check_and_name(self._part.path, self._name)
+                finally:
+                    self._drop_what_is_no_beginning()
         except Busy:
             raise CivitaiError(f"Another process is fetching {self._name}.", "Wait for it, then run again.") from None
         except _WrongContent:
@@ -211,6 +214,13 @@ class Download:
         """Forget what has arrived. What cannot be removed is left to the next run: it changes no result."""
         with suppress(OSError):
             self._part.clear()
+
+    def _drop_what_is_no_beginning(self) -> None:
+        """Forget what cannot be the beginning of such a file: some other answer, which may repeat what the server was sent."""
+        begins_right = archive.begins_like_a_zip if self._file.is_zip else begins_like_a_lora
+        with suppress(OSError):
+            if not begins_right(self._part.path):
+                self._part.clear()
 
     def _name_as_new(self, complete: Path, name: str) -> Path:
         """Give a file the first name that no other file has, not even one that another process has put there just now."""

@@ -65,6 +65,13 @@ _OTHER_FILES = (
 """How files begin that are often found under the name of a LoRA, and what they are."""
 
 
+def begins_like_a_lora(path: Path) -> bool:
+    """Whether a file's first bytes can be those of a LoRA file: a length, and JSON. Raises OSError."""
+    with path.open("rb") as file:
+        length, bracket = file.read(8), file.read(1)
+    return int.from_bytes(length, "little") <= _LARGEST_HEADER and bracket == b"{"
+
+
 def read_header(path: Path) -> Header:
     """Read the header of a safetensors file. Raises LoraError if it is missing or cannot be loaded.
 

@@ -93,7 +93,8 @@ def test_thirty_cuts_in_one_download_are_all_taken_up(civitai: CivitaiServer, cl
 
 def test_a_later_run_goes_on_where_an_earlier_one_broke_off(civitai: CivitaiServer, client: CivitaiClient, loras: Path) -> None:
     civitai.cuts = [2_000_000, 0, 0, 0, 0]
-    with pytest.raises(CivitaiError, match="broke off after 1,9") as caught:
+    # urllib3 1 hands out the piece that has not arrived whole, and urllib3 2 does not.
+    with pytest.raises(CivitaiError, match="broke off after (1,9|2,0)") as caught:
         client.download(file_of(client), loras)
     assert "goes on from there" in caught.value.hint
     have = part_of(loras).stat().st_size

@@ -162,7 +162,9 @@ def test_the_key_is_in_no_log_no_exception_and_no_file(
         *((status, {}, f'{{"error": "{echo}"}}'.encode()) for status in (400, 401, 403, 404, 410, 429, 451, 500, 503)),
         (200, {}, echo.encode()),
         (200, {}, f'{{"id": "{echo}"}}'.encode()),
+        # The second is more than one piece of what is written.
         (200, {"Content-Length": "9999"}, echo.encode()),
+        (200, {"Content-Length": "199999"}, echo.encode() * 4000),
         (302, {"Location": f"http://10.0.0.1/?token={KEY}"}, b""),
         (302, {"Location": f"https://[broken/{KEY}"}, b""),
         (302, {"Location": f"ftp://{KEY}/"}, b""),
