@@ -277,7 +277,9 @@ def _form(tensor: Any) -> bytes:
 def _sampled(tensor: Tensor, used_as: torch.dtype | None) -> bytes:
     flat = tensor.detach().reshape(-1)
     if flat.numel() > _SAMPLES:
-        flat = flat[torch.linspace(0, flat.numel() - 1, _SAMPLES, dtype=torch.float64).long().to(flat.device)]
+        places = torch.linspace(0, flat.numel() - 1, _SAMPLES, dtype=torch.float64).long().to(flat.device)
+        # torch 2.1 picks no values out of 8-bit floats.
+        flat = flat.view(torch.uint8)[places].view(flat.dtype) if flat.element_size() == 1 else flat[places]
     # Only a type that models compute in: 8-bit floats have their meaning only together with their scales.
     if used_as in _COMPUTED and tensor.dtype in _COMPUTED:
         flat = flat.to(used_as)
