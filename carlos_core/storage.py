@@ -154,10 +154,7 @@ def locked(path: Path) -> Iterator[None]:
 def holding(path: Path, timeout_s: float) -> Iterator[None]:
     """Hold the lock that is the file `path`. Raises filelock.Timeout if another process does, and OSError if there is none."""
     lock = filelock.FileLock(path, timeout=timeout_s)
-    try:
-        lock.acquire()
-    except NotImplementedError as error:
-        raise no_locks(path) from error
+    lock.acquire()
     try:
         yield
     finally:
@@ -166,11 +163,6 @@ def holding(path: Path, timeout_s: float) -> Iterator[None]:
         except OSError as error:
             # What was done under it is done, and the system lets it go with the file's handle.
             logger.warning("carlos: %s was not released in order: %s", path.name, error)
-
-
-def no_locks(path: Path) -> OSError:
-    """What to raise for the NotImplementedError of older versions of filelock: the file system of a path has no locks."""
-    return OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), os.fspath(path))
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], *, is_cache: bool = False) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import filelock
 
-from ..storage import locked, no_locks
+from ..storage import locked
 
 _FOLDER = "in_use"
 
@@ -30,10 +30,7 @@ class InUse:
             marks.mkdir(exist_ok=True)
             # Whoever lets go of it may be another thread.
             lock = filelock.FileLock(marks / f"{journal.stem}.{uuid.uuid4().hex}.lock", timeout=0, thread_local=False)
-            try:
-                lock.acquire()
-            except NotImplementedError as error:
-                raise no_locks(marks) from error
+            lock.acquire()
         weakref.finalize(self, _end, lock)
 
 
@@ -63,7 +60,7 @@ def _is_held(mark: Path) -> bool:
     lock = filelock.FileLock(mark, timeout=0)
     try:
         lock.acquire()
-    except (filelock.Timeout, OSError, NotImplementedError):
+    except (filelock.Timeout, OSError):
         return True
     _end(lock)
     return False
