@@ -29,6 +29,15 @@ _SINGLE_LOOKUPS = 200
 """Up to this many files are looked up one by one; for more the whole table is read."""
 
 _COLUMNS = "path, size, mtime_ns, sidecars, sha256, facts"
+# SQLite lets any column hold anything. Other rows are as if they were not there.
+_SOUND = (
+    "typeof(path) = 'blob' AND typeof(size) = 'integer' AND typeof(mtime_ns) = 'integer' AND typeof(sidecars) = 'text' "
+    "AND typeof(sha256) IN ('text', 'null') AND typeof(facts) = 'text'"
+)
+_SOUND_FIT = (
+    "typeof(layout) = 'text' AND typeof(layers) = 'integer' AND typeof(of_layers) = 'integer' "
+    "AND typeof(of_other_shape) = 'integer'"
+)
 # A process that only read the header does not undo what another one has hashed meanwhile.
 _UPSERT = f"""
 INSERT INTO files ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)
@@ -79,7 +88,7 @@ class LibraryIndex:
 
         def read(connection: sqlite3.Connection) -> dict[str, KnownFile]:
             if len(wanted) > _SINGLE_LOOKUPS:
-                rows: Iterable[tuple[object, ...]] = connection.execute(f"SELECT {_COLUMNS} FROM files")
+                rows: Iterable[tuple[object, ...]] = connection.execute(f"SELECT {_COLUMNS} FROM files WHERE {_SOUND}")
             else:
                 rows = _single(connection, wanted)
             files = (_file_of(row) for row in rows)
@@ -91,7 +100,7 @@ class LibraryIndex:
         """(path, size in bytes) of all files that were hashed, whether they are still there or not."""
 
         def read(connection: sqlite3.Connection) -> list[tuple[str, int]]:
-            rows = connection.execute("SELECT path, size FROM files WHERE sha256 IS NOT NULL")
+            rows = connection.execute(f"SELECT path, size FROM files WHERE sha256 IS NOT NULL AND {_SOUND}")
             return [(_path(key), size) for key, size in rows]
 
         return self._kept.run(read, [])
@@ -106,7 +115,9 @@ class LibraryIndex:
         """What was found out about a model, by layout. model: `ModelLayers.identity`."""
 
         def read(connection: sqlite3.Connection) -> dict[str, LayerFit]:
-            rows = connection.execute("SELECT layout, layers, of_layers, of_other_shape FROM fits WHERE model = ?", (model,))
+            rows = connection.execute(
+                f"SELECT layout, layers, of_layers, of_other_shape FROM fits WHERE model = ? AND {_SOUND_FIT}", (model,)
+            )
             return {layout: LayerFit(*counts) for layout, *counts in rows}
 
         return self._kept.run(read, {})
@@ -139,7 +150,7 @@ def _make(connection: sqlite3.Connection, version: int) -> None:
 
 def _single(connection: sqlite3.Connection, paths: Collection[str]) -> Iterator[tuple[object, ...]]:
     for path in paths:
-        yield from connection.execute(f"SELECT {_COLUMNS} FROM files WHERE path = ?", (_key(path),))
+        yield from connection.execute(f"SELECT {_COLUMNS} FROM files WHERE path = ? AND {_SOUND}", (_key(path),))
 
 
 def _key(path: str) -> bytes:

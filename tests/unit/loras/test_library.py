@@ -274,7 +274,9 @@ def length_beyond_memory(index: Path) -> None:
 def text_that_is_none(index: Path) -> None:
     """In the row of a file that is gone, which no scan writes again."""
     with closing(sqlite3.connect(index)) as connection, connection:
-        connection.execute("INSERT INTO files SELECT x'2f', size, mtime_ns, CAST(x'ff' AS TEXT), sha256, facts FROM files LIMIT 1")
+        connection.execute(
+            "INSERT INTO files SELECT x'2f', size, mtime_ns, CAST(x'ff' AS TEXT), sha256, facts FROM files LIMIT 1"
+        )
 
 
 def nonsense_facts(index: Path) -> None:
@@ -300,6 +302,20 @@ def test_a_damaged_index_is_made_anew(library: Library, spoil: Callable[[Path], 
     with opened_loras() as opened:
         assert library.scan().entries == first.entries
     assert opened == []
+
+
+def test_rows_with_values_of_other_types_are_as_if_they_were_not_there(library: Library) -> None:
+    """Found by fuzzing: SQLite lets a column hold anything."""
+    for place in range(3):
+        lora(library.folder / f"{place}.safetensors", place)
+    first = library.scan()
+    with closing(sqlite3.connect(library.index)) as connection, connection:
+        connection.execute("UPDATE files SET mtime_ns = 'late' WHERE path = (SELECT path FROM files LIMIT 1)")
+        connection.execute("INSERT INTO files SELECT 'a path', size, mtime_ns, sidecars, sha256, facts FROM files LIMIT 1")
+    # Looks whether what is not known is what another file was.
+    unhashed = library.scan(hash_files=False).entries
+    assert sum(entry.sha256 is not None for entry in unhashed) == 2
+    assert library.scan().entries == first.entries
 
 
 def test_without_a_place_for_the_index_a_scan_still_works(library: Library, caplog: pytest.LogCaptureFixture) -> None:
