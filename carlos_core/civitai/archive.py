@@ -45,7 +45,7 @@ def lora_in(archive: Path) -> zipfile.ZipInfo:
         raise CivitaiError(f"The ZIP holds {len(entries)} files.", _BY_HAND)
     for entry in entries:
         _check_entry(entry)
-    loras = [entry for entry in entries if not entry.is_dir() and _is_lora(entry.filename)]
+    loras = [entry for entry in entries if _is_lora(entry.filename)]
     if not loras:
         raise CivitaiError(
             "The ZIP holds no safetensors file.", "Other formats can run code when they are loaded and are not taken."
@@ -99,6 +99,9 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
 
 
 def _is_lora(name: str) -> bool:
+    # Not `is_dir`: before Python 3.12 it ends with an IndexError for an entry without a name.
+    if name.endswith("/"):
+        return False
     path = PurePosixPath(name)
     # Macs add a second, hidden file for every file to an archive.
     return path.suffix.lower() == ".safetensors" and not path.name.startswith("._") and "__MACOSX" not in path.parts

@@ -66,6 +66,15 @@ def test_the_shadows_that_macs_add_are_no_second_lora(civitai: CivitaiServer, lo
     assert fetch(civitai, loras, content).read_bytes() == LORA
 
 
+def test_an_entry_without_a_name_and_a_folder_are_no_second_lora(civitai: CivitaiServer, loras: Path) -> None:
+    """The first was found by fuzzing."""
+    content = zip_of(("name", b""), ("a.safetensors", LORA), ("b.safetensors/", b""))
+    place = content.index(b"PK\x01\x02")
+    # Lengths of name, extra field and comment: the name is the comment now.
+    nameless = content[: place + 28] + struct.pack("<HHH", 0, 0, 4) + content[place + 34 :]
+    assert fetch(civitai, loras, nameless).read_bytes() == LORA
+
+
 def test_a_broken_connection_is_taken_up_for_a_zip_too(civitai: CivitaiServer, loras: Path) -> None:
     civitai.cuts = [10_000, 30_000]
     content = zip_of(("a.safetensors", LORA), compression=zipfile.ZIP_STORED)
