@@ -7,6 +7,7 @@ version, the encoder whose features the directions are made of, and a readable d
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import DatabaseError
-from ..foreign import LONGEST_TEXT
+from ..foreign import LONGEST_TEXT, printable
 from ..records import CurvePoint, LoraIdentity, LoraMetadata, LoraRecord, LoraVector, MeasuredRow, TopicEffect, checkpoint_of
 
 SCHEMA_VERSION = 1
@@ -86,8 +87,8 @@ def empty_table(dimension: int) -> pa.Table:
 def normalised(table: pa.Table, source: str) -> pa.Table:
     """`table` with our column types, ids as text, and unknown columns kept; `source` names it in errors.
 
-    Raises DatabaseError if a needed column is missing, a column has a type that cannot be converted, a direction is ragged, a
-    direction or strength is not finite, an id is missing or there twice, or a text has more than 1 MB.
+    Raises DatabaseError if a needed column is missing or any is there twice, a column has a type that cannot be converted, a
+    direction is ragged, a direction or strength is not finite, an id is missing or there twice, or a text has more than 1 MB.
     """
     missing = [name for name in _REQUIRED if name not in table.column_names]
     if "lora_id" not in table.column_names and "version_id" not in table.column_names:
@@ -97,6 +98,9 @@ def normalised(table: pa.Table, source: str) -> pa.Table:
             f"{source} is not a metrics database: it lacks {', '.join(missing)}.",
             "Choose a file written by CARLoS or by the reference package.",
         )
+    twice = next((name for name, n in Counter(table.column_names).items() if n > 1), None)
+    if twice is not None:
+        raise DatabaseError(f"{source} has more than one column {printable(twice)}.", "Write each column once.")
     columns = {name: table[name] for name in table.column_names}
     if "lora_id" not in columns:
         columns["lora_id"] = pc.cast(columns["version_id"], pa.string())

@@ -37,6 +37,12 @@ def good_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def write_twice(path: Path, name: str) -> None:
+    write(path)
+    table = pq.read_table(path)
+    pq.write_table(table.append_column(name, table["strength"]), path)
+
+
 BAD_FILES: dict[str, Callable[[Path], object]] = {
     "missing": lambda path: None,
     "a folder": lambda path: path.mkdir(),
@@ -56,6 +62,7 @@ BAD_FILES: dict[str, Callable[[Path], object]] = {
     "ragged directions": lambda path: write(path, direction=pa.array([[1.0, 2.0], [3.0]], LIST)),
     "directions that are numbers": lambda path: write(path, direction=pa.array([1.0, 2.0])),
     "directions of words": lambda path: write(path, direction=pa.array([["up", "down"], ["left", "right"]])),
+    "a column twice": lambda path: write_twice(path, "consistency"),
     "an id twice": lambda path: write(path, lora_id=pa.array(["a", "a"])),
     "an id twice, as numbers": lambda path: write(path, lora_id=None, version_id=pa.array([7, 7])),
     "no id in a row": lambda path: write(path, lora_id=pa.array(["a", None])),
