@@ -170,7 +170,7 @@ def _overlong(table: pa.Table, names: Iterable[str]) -> str | None:
 
 
 def direction_matrix(column: pa.ChunkedArray, source: str) -> np.ndarray:
-    """Directions as float32 [R, D]. Raises DatabaseError for directions that are null, ragged or not finite."""
+    """Directions as float32 [R, D], D > 0. Raises DatabaseError for directions that are null, ragged, empty or not finite."""
     if not (pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type) or pa.types.is_large_list(column.type)):
         raise DatabaseError(f"The directions of {source} are {column.type}, not lists of numbers.", "Choose another file.")
     if pa.types.is_fixed_size_list(column.type):
@@ -185,6 +185,8 @@ def direction_matrix(column: pa.ChunkedArray, source: str) -> np.ndarray:
         dimension = lengths.pop() if lengths else 0
     if column.null_count:
         raise DatabaseError(f"{source} has {column.null_count} rows without a direction.", "Remove them or index them again.")
+    if not dimension:
+        raise DatabaseError(f"{source} has no directions.", "Choose another file.")
     try:
         values = pc.list_flatten(column).cast(pa.float64()).to_numpy()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

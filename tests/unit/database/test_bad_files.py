@@ -15,6 +15,7 @@ from carlos_core.errors import DatabaseError
 from tests.support.rows import a_row
 
 LIST = pa.list_(pa.float64())
+NO_ROWS = {"direction": pa.array([], LIST), "strength": pa.array([], pa.float64()), "consistency": pa.array([], pa.float64())}
 
 
 def write(path: Path, metadata: dict[str, str] | None = None, **columns: pa.Array | None) -> None:
@@ -60,6 +61,8 @@ BAD_FILES: dict[str, Callable[[Path], object]] = {
     "null in a direction": lambda path: write(path, direction=pa.array([[1.0, 2.0], [None, 4.0]], LIST)),
     "no direction in a row": lambda path: write(path, direction=pa.array([[1.0, 2.0], None], LIST)),
     "ragged directions": lambda path: write(path, direction=pa.array([[1.0, 2.0], [3.0]], LIST)),
+    "empty directions": lambda path: write(path, direction=pa.array([[], []], LIST)),
+    "no row that tells how long directions are": lambda path: write(path, lora_id=pa.array([], pa.string()), **NO_ROWS),
     "directions that are numbers": lambda path: write(path, direction=pa.array([1.0, 2.0])),
     "directions of words": lambda path: write(path, direction=pa.array([["up", "down"], ["left", "right"]])),
     "a column twice": lambda path: write_twice(path, "consistency"),
