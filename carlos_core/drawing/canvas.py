@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw
@@ -69,22 +70,36 @@ class Canvas:
         return within.top + len(lines) * step
 
     def panel(self, box: Box, colour: str = theme.PANEL, radius: int = 8) -> None:
-        """A filled rectangle with round corners."""
-        mask = Image.new("L", (box.width * _FINER, box.height * _FINER), 0)
-        ImageDraw.Draw(mask).rounded_rectangle((0, 0, mask.width - 1, mask.height - 1), radius * _FINER, fill=255)
-        self.picture.paste(colour, (box.left, box.top), mask.resize((box.width, box.height), Image.Resampling.BOX))
+        """A filled rectangle with round corners. radius: at most half of its shorter side."""
+        self._fill(box._replace(left=box.left + radius, width=box.width - 2 * radius), colour)
+        self._fill(box._replace(top=box.top + radius, height=box.height - 2 * radius), colour)
+        disc = _disc(2 * radius)
+        for x, left in ((box.left, 0), (box.right - radius, radius)):
+            for y, top in ((box.top, 0), (box.bottom - radius, radius)):
+                self.picture.paste(colour, (x, y), disc.crop((left, top, left + radius, top + radius)))
 
     def dot(self, centre: tuple[float, float], radius: float, colour: str) -> None:
         """A filled circle."""
-        side = round(2 * radius)
-        self.panel(Box(round(centre[0] - radius), round(centre[1] - radius), side, side), colour, side // 2)
+        disc = _disc(round(2 * radius))
+        self.picture.paste(colour, (round(centre[0] - radius), round(centre[1] - radius)), disc)
 
-    def bar(self, box: Box, share: float, colour: str = theme.ACCENT) -> None:
-        """A bar that is filled from the left. share: how much of it, cut to [0, 1]."""
-        self._draw.rectangle((box.left, box.top, box.right - 1, box.bottom - 1), fill=theme.TRACK)
-        filled = round(box.width * min(max(share, 0.0), 1.0))
-        if filled:
-            self._draw.rectangle((box.left, box.top, box.left + filled - 1, box.bottom - 1), fill=colour)
+    def bar(self, box: Box, share: float, colour: str = theme.ACCENT, band: Box | None = None) -> None:
+        """A bar that is filled from the left.
+
+        Args:
+            box: where it is.
+            share: how much of it is filled, cut to [0, 1].
+            colour: of what is filled.
+            band: a part that is marked behind it, as high as one likes.
+        """
+        self._fill(box, theme.TRACK)
+        if band is not None:
+            self._fill(band, theme.BAND)
+        self._fill(box._replace(width=round(box.width * min(max(share, 0.0), 1.0))), colour)
+
+    def _fill(self, box: Box, colour: str) -> None:
+        if box.width > 0 and box.height > 0:
+            self._draw.rectangle((box.left, box.top, box.right - 1, box.bottom - 1), fill=colour)
 
     def thumbnail(self, picture: Image.Image, box: Box) -> None:
         """A picture in the middle of a box, as large as the box allows."""
@@ -92,3 +107,11 @@ class Canvas:
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         small = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
         self.picture.paste(small, (box.left + (box.width - size[0]) // 2, box.top + (box.height - size[1]) // 2))
+
+
+@lru_cache(maxsize=64)
+def _disc(diameter: int) -> Image.Image:
+    """A circle as a mask, as wide as high."""
+    large = Image.new("L", (diameter * _FINER, diameter * _FINER), 0)
+    ImageDraw.Draw(large).ellipse((0, 0, large.width - 1, large.height - 1), fill=255)
+    return large.resize((diameter, diameter), Image.Resampling.BOX)

@@ -9,6 +9,9 @@ PANEL = "#2a2f37"
 TRACK = "#454c58"
 """What a bar does not fill, and lines that part things. Nothing is written on it."""
 
+BAND = "#5d6675"
+"""A part of a bar's ground that is marked."""
+
 TEXT = "#f2f4f7"
 QUIET = "#b6bfcb"
 """For what matters less: labels, numbers, notes."""

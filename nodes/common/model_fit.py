@@ -37,6 +37,9 @@ class ForModel:
     preference: Preference | None = None
     """None if nothing is known of the checkpoint."""
 
+    fitting: frozenset[str] = frozenset()
+    """Ids of the LoRAs whose files are known to fit the model."""
+
     @property
     def notes(self) -> list[str]:
         """Of what was left out, for the report."""
@@ -89,7 +92,7 @@ def for_model(
     if alike is not None:
         limits = replace(limits, base_model=alike, fitting=fitting)
     kind = class_of_model(model)
-    return ForModel(replace(limits, model=kind, unfit=unfit), len(unfit), kind, installed, preference)
+    return ForModel(replace(limits, model=kind, unfit=unfit), len(unfit), kind, installed, preference, fitting)
 
 
 def _is_for(fit: LayerFit, label: str | None, alike: frozenset[str] | None) -> bool:
