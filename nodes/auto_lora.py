@@ -161,7 +161,7 @@ class CarlosAutoLora(io.ComfyNode):
         }
         read = reading.lines(understanding, database, lists_effects=False)
         text = report([*lines, *read, *notes, *filtered, database_line(database)], said)
-        picture, shown = pictures.shown(listing, text)
+        picture, shown = pictures.drawn(listing, text)
         return io.NodeOutput(*applied.outputs, text, facts_text(said), picture, ui=shown)
 
 

@@ -111,7 +111,7 @@ class CarlosDescribeLoras(io.ComfyNode):
             rows.of_record(record, record.name, [Said(told.text)], is_installed=told.lora_id in at_hand)
             for told, record in described[:MOST_ROWS]
         ]
-        picture, shown = pictures.shown(rows.listing(Said(lines[0]), (), drawn, len(described)), text)
+        picture, shown = pictures.drawn(rows.listing(Said(lines[0]), (), drawn, len(described)), text)
         return io.NodeOutput(text, csv_text(_cells(facts)), facts_text({**about, "loras": facts}), picture, ui=shown)
 
 

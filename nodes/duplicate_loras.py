@@ -90,7 +90,7 @@ class CarlosDuplicateLoras(io.ComfyNode):
             "database": database_facts(database),
         }
         text = report([*lines, "", database_line(database)], facts)
-        picture, shown = pictures.shown(_listing(groups, Said(lines[0]), database), text)
+        picture, shown = pictures.drawn(_listing(groups, Said(lines[0]), database), text)
         return io.NodeOutput(text, facts_text(facts), picture, ui=shown)
 
 

@@ -141,7 +141,7 @@ def output_of(
     listed = _table(matches, words, doubts)
     notices = [*made_for, *_notes(matches, files), *allowed.notes, *filtered, database_line(database)]
     text, said = report([*notes, *listed, *read, *further, *notices], facts), facts_text(facts)
-    picture, shown = pictures.shown(_listing(database, found, notes, doubts), text)
+    picture, shown = pictures.drawn(_listing(database, found, notes, doubts), text)
     if not matches.installed:
         reason = matches.doubt or matches.reason or "None of the matches is installed: put one of them into models/loras."
         return io.NodeOutput(matches, ExecutionBlocker(reason), 0.0, text, said, picture, ui=shown)

@@ -6,13 +6,12 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from comfy_api.latest import ui
 from PIL import Image
 
 from ...carlos_core.drawing import theme
 from ...carlos_core.drawing.listing import WIDTH, Gauge, Listing, Row, Said, picture_of_listing
-from ...carlos_core.drawing.tensors import as_tensor
 from ...carlos_core.errors import CarlosError
+from .shown import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +38,7 @@ _LEAST = 10
 """From so many LoRAs on it is said where most of them are."""
 
 _FAILURES = (CarlosError, OSError, ValueError, RuntimeError, MemoryError, SyntaxError, Image.DecompressionBombError)
-"""What a broken picture, a missing font or a full disk may raise. A cancel is none of these."""
+"""What a broken picture or a missing font may raise. A cancel is none of these."""
 
 
 def pair_of(_record: LoraRecord) -> Pair | None:
@@ -57,12 +56,11 @@ class Rows:
         self._fitting = allowed.fitting if allowed is not None and allowed.model else None
         self.usual_of = "light part of a bar: 9 of 10 LoRAs" if len(database) >= _LEAST else ""
 
-    def of_match(self, match: Match, heading: str = "") -> Row:
-        """heading: what begins with it."""
-        return self.of_record(match.record, match.name, _sure(match), is_installed=match.file is not None, heading=heading)
+    def of_match(self, match: Match) -> Row:
+        return self.of_record(match.record, match.name, _sure(match), is_installed=match.file is not None)
 
     def of_record(self, record: LoraRecord, name: str, said: Iterable[Said], *, is_installed: bool, heading: str = "") -> Row:
-        """name: for people. said: the line below it."""
+        """name: for people. said: the line below it. heading: written above it."""
         fits = () if self._fitting is None else (_FITS if record.lora_id in self._fitting else _MAY_FIT,)
         files = (_INSTALLED if is_installed else _NOT_INSTALLED, *fits)
         return Row(_short(name), (tuple(said), files, (_family(record),)), self._measured(record), _pair(record), heading)
@@ -84,20 +82,17 @@ class Rows:
         return Listing(title, tuple(notes), tuple(rows), n_rows, self.usual_of)
 
 
-def shown(listing: Listing, text: str) -> tuple[Tensor, dict[str, Any]]:
+def drawn(listing: Listing, text: str) -> tuple[Tensor, dict[str, Any]]:
     """A listing as the output of `sockets.picture_output`, [1, H, W, 3] float in [0, 1], and what the node shows with its report.
 
-    A picture that cannot be drawn is empty; the node then shows the report alone.
+    One that cannot be drawn is an empty picture.
     """
-    said = ui.PreviewText(text).as_dict()
-    image = as_tensor(Image.new("RGB", (WIDTH, WIDTH // 8), theme.GROUND))
     try:
-        image = as_tensor(picture_of_listing(listing))
-        # The file is in ComfyUI's temporary folder, without the workflow in it.
-        return image, {**said, **ui.PreviewImage(image).as_dict()}
+        picture = picture_of_listing(listing)
     except _FAILURES as error:
-        logger.warning("carlos: the list cannot be shown as a picture: %s", error)
-        return image, said
+        logger.warning("carlos: the list cannot be drawn: %s", error)
+        picture = Image.new("RGB", (WIDTH, WIDTH // 8), theme.GROUND)
+    return shown(picture, text)
 
 
 def sure(confidence: Confidence) -> Said:

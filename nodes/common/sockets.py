@@ -18,5 +18,5 @@ def facts_output() -> io.Output:
 
 
 def picture_output() -> io.Output:
-    """The last output of a node that shows its result as a picture, from `pictures.shown`."""
+    """The last output of a node that shows its result as a picture, from `pictures.drawn`."""
     return io.Image.Output(display_name="picture", tooltip="The list as a picture, as the node shows it.")

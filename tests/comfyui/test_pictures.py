@@ -129,4 +129,4 @@ def test_where_no_picture_can_be_kept_the_search_goes_on(host: Host, rows: Metri
         aside.rename(temp)
     assert len(facts_of(outputs, "report")["matches"]) == 5
     assert "images" not in outputs["find"]
-    assert "cannot be shown as a picture" in host.log.read_text(errors="replace")
+    assert "the picture cannot be shown on the node" in host.log.read_text(errors="replace")
