@@ -174,25 +174,23 @@ def _heading_height() -> int:
 
 def _head(canvas: Canvas, listing: Listing, layout: _Layout) -> int:
     """Title, notes and what the columns are. Returns where the rows begin, y."""
-    width, y = WIDTH - 2 * _MARGIN, _MARGIN - 4
+    width, y, quiet = WIDTH - 2 * _MARGIN, _MARGIN - 4, Ink(_SMALL, theme.QUIET)
+    end, usual_of = WIDTH - _MARGIN - _PADDING, listing.usual_of if layout.has_bands else ""
+    if usual_of and fonts.width_of(listing.title.text, _TITLE) + fonts.width_of(usual_of, _SMALL) < width - 6 * _GAP:
+        # There is room beside the title.
+        canvas.write_right((end, y + 4), usual_of, quiet, width)
+        usual_of = ""
     ink = Ink(_TITLE, listing.title.colour)
     y = canvas.write_lines(Box(_MARGIN, y, width, _TITLE_LINES * fonts.line_height(_TITLE)), listing.title.text, ink)
     for note in listing.notes[:_NOTES]:
         ink = Ink(_SMALL, note.colour)
         y = canvas.write_lines(Box(_MARGIN, y + 4, width, _NOTE_LINES * fonts.line_height(_SMALL)), note.text, ink)
-    if not layout.has_pairs and not layout.has_bands:
-        return y + _GAP
-    quiet, side = Ink(_SMALL, theme.QUIET), layout.inside
     if layout.has_pairs:
-        left = _MARGIN + _PADDING
+        left, side = _MARGIN + _PADDING, layout.inside
         canvas.write((left, y), "without", quiet, side)
         canvas.write((left + side + _GAP, y), "with", quiet, side)
-    elif not listing.notes and fonts.width_of(listing.title.text, _TITLE) + fonts.width_of(listing.usual_of, _SMALL) < width - 40:
-        # There is room beside the title.
-        y -= fonts.line_height(_SMALL) + 4
-    if layout.has_bands:
-        canvas.write_right((WIDTH - _MARGIN - _PADDING, y), listing.usual_of, quiet, WIDTH / 2)
-    return y + fonts.line_height(_SMALL) + _GAP
+    canvas.write_right((end, y), usual_of, quiet, WIDTH / 2)
+    return y + (fonts.line_height(_SMALL) if layout.has_pairs or usual_of else 0) + _GAP
 
 
 def _row(canvas: Canvas, box: Box, number: str, row: Row, layout: _Layout) -> None:

@@ -83,6 +83,13 @@ def test_a_bar_stands_before_what_is_usual() -> None:
     assert (band.min() - bar.min()) / width == pytest.approx(2 / 12, abs=0.02)
 
 
+def test_what_the_bars_are_stands_beside_a_short_title_and_below_a_long_one() -> None:
+    short, long = [listing_of(ROW, title="LoRAs for " + "snow " * n) for n in (1, 12)]
+    alone = [replace(listing, usual_of="") for listing in (short, long)]
+    assert pixels(short).shape == pixels(alone[0]).shape
+    assert pixels(long).shape[0] > pixels(alone[1]).shape[0]
+
+
 def test_nothing_is_marked_as_usual_where_nothing_says_what_that_is() -> None:
     assert len(where(pixels(listing_of(ROW, usual_of="")), theme.BAND)) == 0
     assert len(where(pixels(listing_of(ROW)), theme.BAND)) > 0
