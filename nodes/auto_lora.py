@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..carlos_core.counting import counted
+from ..carlos_core.drawing import theme
+from ..carlos_core.drawing.listing import Listing, Row, Said
 from ..carlos_core.errors import CivitaiNotFound, LoraError
 from ..carlos_core.loras.family import FAMILIES
 from ..carlos_core.loras.trigger_words import with_words
@@ -16,12 +18,12 @@ from ..carlos_core.records import AppliedLora
 from ..carlos_core.search import limits
 from ..carlos_core.search.limits import ChoiceRules, SearchLimits
 from . import apply_loras as apply
-from .common import choice_in_pictures, descriptions, matches, names, preferred, reading, search_widgets, weak_loras
+from .common import choice_in_pictures, descriptions, matches, names, pictures, preferred, reading, search_widgets, weak_loras
 from .common.choice import facts_of, posix, read_choice
 from .common.model_fit import ForModel, for_model
 from .common.report import database_facts, database_line, number, report, table
 from .common.schema import advanced, keeps_report, search_aliases
-from .common.sockets import CarlosDb, facts_output
+from .common.sockets import CarlosDb, facts_output, picture_output
 from .host import civitai, folders, lora_folder, runtime
 from .host.progress import NodeProgress, bar
 
@@ -107,7 +109,13 @@ class CarlosAutoLora(io.ComfyNode):
                 ),
                 apply.prompt_input(),
             ],
-            outputs=[*apply.outputs(), io.String.Output(display_name="report"), facts_output(), apply.prompt_output()],
+            outputs=[
+                *apply.outputs(),
+                io.String.Output(display_name="report"),
+                facts_output(),
+                apply.prompt_output(),
+                picture_output(),
+            ],
             **search_aliases(
                 "automatic lora", "choose lora", "which lora", "find lora", "lora from prompt", "load lora", "lora stack"
             ),
@@ -135,6 +143,7 @@ class CarlosAutoLora(io.ComfyNode):
             lines = [f"A choice made before is applied as it is ({counted(len(loras), 'LoRA')}); the query is not looked at."]
             reason, notes, left_out, preference = "chosen before", [*unlike, *applied.warnings], {}, {}
             understanding, filters, filtered = None, [], []
+            listing = _chosen_before(applied.loras, [*lines, *notes], database)
         else:
             selection, allowed, gone = _selection(model, clip, database, query, cls.hidden, **settings)
             selection, applied, not_applied = _applied(model, clip, selection, cls.hidden.unique_id)
@@ -152,6 +161,7 @@ class CarlosAutoLora(io.ComfyNode):
             # Where nothing was found, the reason may have them already.
             said_of_filters = limits.told(filters, len(database))
             filtered = [said_of_filters] if said_of_filters and said_of_filters not in reason else []
+            listing = _listing(selection, [*gone, *not_applied, *applied.warnings], database)
         facts = [facts_of(lora) for lora in applied.loras]
         choice_in_pictures.keep(cls.hidden, query, facts)
         said = {
@@ -168,7 +178,8 @@ class CarlosAutoLora(io.ComfyNode):
         read = reading.lines(understanding, database, lists_effects=False)
         text, facts_said = report([*lines, *read, *notes, *filtered, database_line(database)], said)
         with_prompt = with_words(prompt, applied.trigger_words)
-        return io.NodeOutput(*applied.outputs, text, facts_said, with_prompt, ui=ui.PreviewText(text))
+        picture, shown = pictures.drawn(listing, text)
+        return io.NodeOutput(*applied.outputs, text, facts_said, with_prompt, picture, ui=shown)
 
 
 def _selection(
@@ -288,6 +299,30 @@ def _lines(selection: Selection, chosen: list[AppliedLora], words: Mapping[str, 
         for pick, lora in zip(selection.picks, chosen, strict=True)
     ]
     return [f"LoRAs for {selection.query!r}: {selection.reason}".strip(": "), *table(header, cells)]
+
+
+def _listing(selection: Selection, doubts: Sequence[str], database: MetricsDatabase) -> Listing:
+    """What was chosen, as a picture. doubts: what was left out and why, and what of the LoRAs has no effect."""
+    rows, notes = pictures.Rows(database), [Said(line, theme.DOUBTFUL) for line in doubts]
+    if not selection.picks:
+        return rows.listing(Said("No LoRA is applied", theme.DOUBTFUL), [Said(selection.reason), *notes])
+    drawn = []
+    weights = pictures.weights([pick.weight for pick in selection.picks])
+    for pick, weight in zip(selection.picks, weights, strict=True):
+        sure = () if pick.match.confidence is None else (pictures.sure(pick.match.confidence),)
+        part = () if pick.part == selection.query else (Said(f"“{pick.part}”"),)
+        drawn.append(rows.of_applied(pick.match.record, pick.match.name, (*sure, *part), weight))
+    title = Said(f"LoRAs for “{selection.query}”")
+    return rows.listing(title, [Said(selection.reason, theme.QUIET), *notes], drawn, len(drawn))
+
+
+def _chosen_before(loras: Sequence[AppliedLora], notes: Sequence[str], database: MetricsDatabase) -> Listing:
+    """A choice made before, as a picture. notes: what the report says of it."""
+    rows, drawn = pictures.Rows(database), []
+    for lora, weight in zip(loras, pictures.weights([lora.weight for lora in loras]), strict=True):
+        record = database.row(lora.lora_id)
+        drawn.append(Row(posix(lora.file), (), (weight,)) if record is None else rows.of_applied(record, record.name, (), weight))
+    return rows.listing(Said("LoRAs chosen before"), [Said(line, theme.QUIET) for line in notes], drawn, len(drawn))
 
 
 NODES = [CarlosAutoLora]

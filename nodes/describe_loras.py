@@ -6,18 +6,19 @@ from collections import Counter
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from .. import carlos_core as carlos
 from ..carlos_core.counting import counted
+from ..carlos_core.drawing.listing import MOST_ROWS, Said
 from ..carlos_core.errors import RetrievalError
 from ..carlos_core.search.describing import FITS, KINDS, PERHAPS, UNNAMED
-from .common import matches
+from .common import matches, pictures
 from .common.csv_text import csv_text
 from .common.descriptions import describer_of, not_kept, told_by
 from .common.report import facts_text, number, report, table
 from .common.schema import search_aliases
-from .common.sockets import CarlosDb
+from .common.sockets import CarlosDb, picture_output
 from .host import folders, lora_folder
 from .host.progress import NodeProgress
 
@@ -68,6 +69,7 @@ class CarlosDescribeLoras(io.ComfyNode):
                     display_name="csv", tooltip="One line for each LoRA, for a spreadsheet. Save it as a .csv file."
                 ),
                 io.String.Output(display_name="facts", tooltip="The same as JSON, for scripts: all LoRAs."),
+                picture_output(),
             ],
             **search_aliases(
                 "what does this lora do", "explain lora", "lora description", "caption lora", "list loras", "export"
@@ -102,8 +104,15 @@ class CarlosDescribeLoras(io.ComfyNode):
             "kept": is_kept,
         }
         how = "Kept with the rows." if is_kept else f"Not kept with the rows: {reason}" if reason else ""
-        text = report(_lines(database, describer, facts, how), {**about, "loras": facts[:_SHOWN]}).text
-        return io.NodeOutput(text, csv_text(_cells(facts)), facts_text({**about, "loras": facts}), ui=ui.PreviewText(text))
+        lines = _lines(database, describer, facts, how)
+        text = report(lines, {**about, "loras": facts[:_SHOWN]}).text
+        rows = pictures.Rows(database)
+        drawn = [
+            rows.of_record(record, record.name, [Said(told.text)], is_installed=told.lora_id in at_hand)
+            for told, record in described[:MOST_ROWS]
+        ]
+        picture, shown = pictures.drawn(rows.listing(Said(lines[0]), (), drawn, len(described)), text)
+        return io.NodeOutput(text, csv_text(_cells(facts)), facts_text({**about, "loras": facts}), picture, ui=shown)
 
 
 def _chosen(database: MetricsDatabase, names: str, at_hand: Any) -> list[str]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..carlos_core.counting import counted
+from ..carlos_core.drawing import theme
+from ..carlos_core.drawing.listing import MOST_ROWS, Listing, Said
 from ..carlos_core.search import duplicates
 from ..carlos_core.search.matches import Match, matches_at
-from .common import matches
+from .common import matches, pictures
 from .common.choice import posix
 from .common.report import database_facts, database_line, number, report, table
 from .common.schema import search_aliases
-from .common.sockets import CarlosDb, facts_output
+from .common.sockets import CarlosDb, facts_output, picture_output
 from .host import lora_folder
 
 if TYPE_CHECKING:
@@ -43,7 +46,7 @@ class CarlosDuplicateLoras(io.ComfyNode):
                     "installed_only", default=False, optional=True, tooltip="Only LoRAs whose file is in models/loras."
                 ),
             ],
-            outputs=[io.String.Output(display_name="report"), facts_output()],
+            outputs=[io.String.Output(display_name="report"), facts_output(), picture_output()],
             **search_aliases("same lora", "redundant loras", "clean up loras", "dedupe", "compare loras"),
         )
 
@@ -87,7 +90,29 @@ class CarlosDuplicateLoras(io.ComfyNode):
             "database": database_facts(database),
         }
         text, said = report([*lines, "", database_line(database)], facts)
-        return io.NodeOutput(text, said, ui=ui.PreviewText(text))
+        picture, shown = pictures.drawn(_listing(groups, Said(lines[0]), database), text)
+        return io.NodeOutput(text, said, picture, ui=shown)
+
+
+def _listing(groups: Sequence[Sequence[Match]], title: Said, database: MetricsDatabase) -> Listing:
+    """The groups as a picture, one below the other."""
+    rows = pictures.Rows(database)
+    every = [
+        (match, f"group {number_of_group}" if match is group[0] else "")
+        for number_of_group, group in enumerate(groups, start=1)
+        for match in group
+    ]
+    drawn = [
+        rows.of_record(
+            match.record,
+            match.name,
+            [Said(f"cosine {number(match.score)}", theme.QUIET)],
+            is_installed=match.file is not None,
+            heading=heading,
+        )
+        for match, heading in every[:MOST_ROWS]
+    ]
+    return rows.listing(title, (), drawn, len(every))
 
 
 def _cells(match: Match) -> tuple[str, ...]:

@@ -42,6 +42,16 @@ class RankingArrays:
     consistency: torch.Tensor
     """[R] float64, NaN where it is undefined."""
 
+    @cached_property
+    def usual_strength(self) -> tuple[float, float] | None:
+        """Between which values nine of ten strengths are: the 5th and the 95th percentile. None if there are none."""
+        return _usual(self.strength)
+
+    @cached_property
+    def usual_consistency(self) -> tuple[float, float] | None:
+        """The same of the consistencies that are defined."""
+        return _usual(self.consistency)
+
 
 class MetricsDatabase:
     """What is known about many LoRAs, all measured with one encoder.
@@ -337,6 +347,11 @@ class MetricsDatabase:
         self._table = table
         for derived in ("ranking_arrays", "identities", "measured", "_position", "_by_content"):
             self.__dict__.pop(derived, None)
+
+
+def _usual(values: torch.Tensor) -> tuple[float, float] | None:
+    defined = values[torch.isfinite(values)].numpy()
+    return (float(np.percentile(defined, 5)), float(np.percentile(defined, 95))) if len(defined) else None
 
 
 def load_database(path: str | Path, *, encoder_id: str | None = None) -> MetricsDatabase:

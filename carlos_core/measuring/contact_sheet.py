@@ -6,12 +6,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from ..drawing.tensors import as_tensor, picture_of
 from ..storage import write_atomically
 from .feature_store import FeatureStore, picture_key
 
@@ -60,7 +60,7 @@ def contact_sheet(
     for x, column in enumerate(columns):
         for y, picture in enumerate(column):
             sheet.paste(picture, (x * (width + _GAP), y * (height + _GAP)))
-    return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255.0)[None]
+    return as_tensor(sheet)
 
 
 def _reduced(image: Tensor) -> Tensor:
@@ -72,11 +72,6 @@ def _reduced(image: Tensor) -> Tensor:
     size = (max(1, round(height * _SIDE / longest)), max(1, round(width * _SIDE / longest)))
     channels = image[..., :3].movedim(-1, 0)[None].float()
     return functional.interpolate(channels, size=size, mode="bicubic", antialias=True)[0].movedim(0, -1)
-
-
-def picture_of(image: Tensor) -> Image.Image:
-    """A float picture [H, W, 3] in [0, 1] as an 8-bit one."""
-    return Image.fromarray((image[..., :3].float().cpu().clamp(0, 1) * 255.0).round().to(torch.uint8).numpy())
 
 
 def _path(store: FeatureStore, text: str, seed: int) -> Path:

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ...carlos_core.counting import counted
+from ...carlos_core.drawing import theme
+from ...carlos_core.drawing.listing import MOST_ROWS, Listing, Said
 from ...carlos_core.loras.matching import Resolved
 from ...carlos_core.search.limits import told
 from ...carlos_core.search.matches import Match, Matches
 from ..host import lora_folder, runtime
-from . import descriptions, doubt, preferred, reading, weak_loras
+from . import descriptions, doubt, pictures, preferred, reading, weak_loras
 from .model_fit import ForModel, for_model
 from .report import database_facts, database_line, number, report, table
 from .search_widgets import limits_of
-from .sockets import CarlosMatches, facts_output
+from .sockets import CarlosMatches, facts_output, picture_output
 
 if TYPE_CHECKING:
     from ...carlos_core.search.understanding import Understanding
@@ -36,6 +38,7 @@ def outputs() -> list[io.Output]:
         io.Float.Output(display_name="score", tooltip="Its score, or 0 if no match is installed."),
         io.String.Output(display_name="report"),
         facts_output(),
+        picture_output(),
     ]
 
 
@@ -140,16 +143,18 @@ def output_of(
     said_of_filters = told(filters, len(database))
     # Where nothing was found, the reason may have them already.
     filtered = [] if said_of_filters in matches.reason else [said_of_filters]
-    listed = _table(matches, words, understanding)
+    doubts = doubt.lines(matches, understanding)
+    listed = _table(matches, words, doubts)
     # Its weight is chosen where it is applied.
     weak = weak_loras.notes_of(database, ((match, 1.0) for match in matches.installed))
     notices = [*made_for, *weak, *_notes(matches, files), *allowed.notes, *filtered, database_line(database)]
     text, said = report([*notes, *listed, *read, *further, *notices], facts)
+    picture, shown = pictures.drawn(_listing(database, found, notes, doubts), text)
     if not matches.installed:
         reason = matches.doubt or matches.reason or "None of the matches is installed: put one of them into models/loras."
-        return io.NodeOutput(matches, ExecutionBlocker(f"{reason} {_INSTEAD}"), 0.0, text, said, ui=ui.PreviewText(text))
+        return io.NodeOutput(matches, ExecutionBlocker(f"{reason} {_INSTEAD}"), 0.0, text, said, picture, ui=shown)
     best = matches.installed[0]
-    return io.NodeOutput(matches, best.file, best.score, text, said, ui=ui.PreviewText(text))
+    return io.NodeOutput(matches, best.file, best.score, text, said, picture, ui=shown)
 
 
 def name_of(match: Match) -> str:
@@ -162,14 +167,23 @@ def file_of(match: Match) -> str | None:
     return match.file.replace("\\", "/") if match.file else match.record.file_name
 
 
-def _table(matches: Matches, words: Mapping[str, str], understanding: Understanding | None) -> list[str]:
+def _listing(database: Any, found: Searched, notes: Sequence[str], doubts: Sequence[str]) -> Listing:
+    """The matches as a picture. notes: lines that the report begins with. doubts: why they may not fit."""
+    matches, rows = found.matches, pictures.Rows(database, found.allowed)
+    said = [*(Said(note, theme.QUIET) for note in notes), *(Said(line, theme.DOUBTFUL) for line in doubts)]
+    if not matches.items:
+        return rows.listing(Said(f"Nothing fits “{matches.query}”", theme.DOUBTFUL), [*said, Said(matches.reason)])
+    drawn = (rows.of_match(match) for match in matches.items[:MOST_ROWS])
+    return rows.listing(Said(f"LoRAs for “{matches.query}”"), said, drawn, len(matches.items))
+
+
+def _table(matches: Matches, words: Mapping[str, str], doubts: Sequence[str]) -> list[str]:
     if not matches.items:
         return [f"Nothing fits {matches.query!r}. {matches.reason}"]
     confidence = () if matches.surest is None else ("confidence",)
     sure = ("sure enough",) if matches.is_judged else ()
     header = ("rank", "LoRA", "score", *confidence, *sure, "strength", "consistency", "installed", "base model")
     cells = [(*_cells(match, is_judged=matches.is_judged), *descriptions.cell(words, match.lora_id)) for match in matches.items]
-    doubts = doubt.lines(matches, understanding)
     return [f"LoRAs for {matches.query!r}:", *doubts, *table((*header, *descriptions.column(words)), cells)]
 
 

@@ -40,6 +40,9 @@ class ForModel:
     misfits: Mapping[str, LayerFit] = field(default_factory=dict)
     """The listed files, measured or not, whose layers do not fit the model, by their names in ComfyUI's list."""
 
+    fitting: frozenset[str] = frozenset()
+    """Ids of the LoRAs whose files are known to fit the model."""
+
     @property
     def notes(self) -> list[str]:
         """Of what was left out, for the report."""
@@ -93,7 +96,7 @@ def for_model(
         limits = replace(limits, base_model=alike, fitting=fitting)
     kind = class_of_model(model)
     misfits = {name: fit for name, fit in found.items() if fit.of and not fit.fits}
-    return ForModel(replace(limits, model=kind, unfit=unfit), len(unfit), kind, installed, preference, misfits)
+    return ForModel(replace(limits, model=kind, unfit=unfit), len(unfit), kind, installed, preference, misfits, fitting)
 
 
 def misfit_of(name: str, fit: LayerFit, model: str) -> str:

@@ -13,5 +13,10 @@ LoraStack = io.Custom("LORA_STACK")
 
 
 def facts_output() -> io.Output:
-    """The last output of a node with a report: its facts, from `report.facts_text`."""
+    """An output of a node with a report: its facts, from `report.facts_text`."""
     return io.String.Output(display_name="facts", tooltip="The report's last line alone: JSON, for scripts and other nodes.")
+
+
+def picture_output() -> io.Output:
+    """The last output of a node that shows its result as a picture, from `pictures.drawn`."""
+    return io.Image.Output(display_name="picture", tooltip="The list as a picture, as the node shows it.")

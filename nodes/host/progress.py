@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import comfy.utils
 
 from ...carlos_core.counting import counted
+from ...carlos_core.drawing.tensors import picture_of
 from ...carlos_core.foreign import printable
-from ...carlos_core.measuring.contact_sheet import picture_of
 from ...carlos_core.progress import OnProgress, Progress
 from . import server
 

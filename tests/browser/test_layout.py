@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.browser.test_example_workflows import NAMES, saved
+from tests.browser.test_example_workflows import NAMES, open_and_adapt, run, saved
 
 if TYPE_CHECKING:
     from tests.support.comfyui_host import Host
@@ -42,6 +42,13 @@ def test_no_node_of_an_example_covers_another(frontend: Frontend, host: Host, is
         # Nor once the inputs are shown that Nodes 2.0 fold away.
         assert frontend.unfold_inputs() == (sum(type_ in folding for type_ in types) if is_new else 0)
         assert _covering(frontend, len(types)) == [], f"{name} with all inputs"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_node_covers_another_once_all_show_their_pictures(frontend: Frontend, host: Host, name: str) -> None:
+    graph = open_and_adapt(frontend, name)
+    run(frontend, host)
+    assert _covering(frontend, len(graph["nodes"])) == []
 
 
 def _covering(frontend: Frontend, n_nodes: int, room: int = 0) -> list[str]:

@@ -230,3 +230,19 @@ def test_rows_of_an_unknown_encoder_are_not_saved_as_ours(tmp_path: Path) -> Non
     with pytest.raises(DatabaseError, match="not known which encoder"):
         unknown.save_parquet(tmp_path / "a.parquet")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_usual_leaves_out_a_tenth_and_follows_every_change() -> None:
+    database = MetricsDatabase.empty("some encoder", dimension=4)
+    assert database.ranking_arrays.usual_strength is None
+    # 0 to 100 in any order: the 5th percentile is 5, the 95th is 95.
+    for place in (*range(50, 101), *range(50)):
+        database.upsert(a_row(str(place), strength=float(place), consistency=None if place == 100 else place / 100))
+    assert database.ranking_arrays.usual_strength == pytest.approx((5, 95))
+    # Of 0 to 0.99, without the one that is undefined.
+    assert database.ranking_arrays.usual_consistency == pytest.approx((0.0495, 0.9405))
+    for place in range(95, 101):
+        database.upsert(a_row(str(place), strength=0.0, consistency=None))
+    low, high = database.ranking_arrays.usual_strength or (-1.0, -1.0)
+    assert low == 0
+    assert high < 95
