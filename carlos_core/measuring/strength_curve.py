@@ -113,7 +113,7 @@ def strength_curve(
         with_lora = studio.with_lora(lora, weight, words)
         if with_lora.is_missing(shots):
             take_in(studio, lora, weight)
-        shoot = Shoot(studio, (base, with_lora), shots, titled(on_progress, f"weight {weight:g}: "), thumbnails=0)
+        shoot = Shoot(studio, (base, with_lora), shots, titled(on_progress, f"weight {weight:g}: "), thumbnails=False)
         shoot.make(base, 0, len(shots))
         base_evaluations += shoot.evaluations[base]
         try:
