@@ -9,17 +9,18 @@ import os
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from carlos_core import index_lora
 from carlos_core.database.database import MetricsDatabase
 from carlos_core.errors import GalleryError
 from carlos_core.measuring.caches import clear_cache
 from carlos_core.measuring.contact_sheet import worth_a_thumbnail
 from carlos_core.measuring.gallery import MOST_BYTES, Gallery, read_sheet
+from carlos_core.measuring.index_lora import IndexSettings, index_lora
 from carlos_core.measuring.indexer import ALREADY_INDEXED
 from carlos_core.measuring.plan import Shot
 from carlos_core.measuring.telling_pairs import STRONGEST, TYPICAL, WEAKEST, candidates, telling
@@ -36,8 +37,9 @@ FOUND = [
 ]
 
 
-def a_lora(**facts: object) -> LoraRecord:
-    return a_row("1", **{"sha256": SHA, "file_name": "styles/snow.safetensors", "protocol_id": "p", **facts})
+def a_lora(**facts: Any) -> LoraRecord:
+    said: dict[str, Any] = {"sha256": SHA, "file_name": "styles/snow.safetensors", "protocol_id": "p", **facts}
+    return a_row("1", **said)
 
 
 @pytest.fixture
@@ -281,19 +283,17 @@ def test_what_was_never_made_is_no_candidate(bench: Bench) -> None:
 
 def test_the_library_keeps_pictures_where_a_folder_is_named(bench: Bench, tmp_path: Path) -> None:
     lora = bench.lora()
-    for folder in (None, tmp_path / "mine"):
+    settings: IndexSettings = {"encoder": bench.encoder, "prompts": PROMPTS}
+
+    def indexed(settings: IndexSettings) -> LoraRecord:
         database = MetricsDatabase.empty(bench.encoder.encoder_id, bench.encoder.dimension)
-        found = index_lora(
-            database,
-            lora_source=lora.path,
-            generator=DrawingGenerator(),
-            encoder=bench.encoder,
-            prompts=PROMPTS,
-            working_directory=bench.folder / "work",
-            **({} if folder is None else {"gallery_directory": folder}),
-        )
-        assert sorted(path.name for path in tmp_path.rglob("*.jpg")) == (
-            [] if folder is None else [f"red-{lora.sha256[:12]}.jpg"]
-        )
-    assert len(Gallery(tmp_path / "mine").pairs(found.record)) == 4
-    assert Gallery(tmp_path / "elsewhere", tmp_path / "mine").sheet(found.record) is not None
+        return index_lora(
+            database, lora_source=lora.path, working_directory=bench.folder / "work", generator=DrawingGenerator(), **settings
+        ).record
+
+    indexed(settings)
+    assert list(tmp_path.rglob("*.jpg")) == []
+    record = indexed({**settings, "gallery_directory": tmp_path / "mine"})
+    assert [path.name for path in tmp_path.rglob("*.jpg")] == [f"red-{lora.sha256[:12]}.jpg"]
+    assert len(Gallery(tmp_path / "mine").pairs(record)) == 4
+    assert Gallery(tmp_path / "elsewhere", tmp_path / "mine").sheet(record) is not None
