@@ -231,13 +231,14 @@ def _curve(portrait: Portrait, width: int) -> list[_Part]:
     for point in row.strength_curve:
         weight, strength, cosine = _finite(point.weight), _finite(point.strength), _finite(point.alignment)
         if weight is not None and strength is not None:
-            dots.append(CurveDot(weight, strength, None, "" if cosine is None else f"{cosine:.2f}"))
+            error = _finite(point.strength_se)
+            dots.append(CurveDot(weight, strength, error, "" if cosine is None else f"{cosine:.2f}"))
     if len(dots) < 2:
         return []
     has_cosines = any(dot.note for dot in dots)
-    error, own, suggested = _finite(row.strength_se), portrait.weight, _finite(row.suggested_weight)
-    if error is not None and own is not None:
-        dots.append(CurveDot(own, row.strength, error, is_on_line=False))
+    own, suggested = portrait.weight, _finite(row.suggested_weight)
+    if own is not None:
+        dots.append(CurveDot(own, row.strength, _finite(row.strength_se), is_on_line=False))
     height = 300
     parts = [_Part(height, lambda canvas, x, y: curve(canvas, Box(x, y, width, height), dots, suggested))]
     if suggested is not None:
@@ -246,7 +247,9 @@ def _curve(portrait: Portrait, width: int) -> list[_Part]:
     if has_cosines:
         legend.append("Second: how far the effect still points the row's way (1: all of it).")
     if not dots[-1].is_on_line:
-        legend.append("White: the row itself, with its standard error.")
+        legend.append("White: the row itself.")
+    if any(dot.error is not None for dot in dots):
+        legend.append("Bars: the standard error.")
     return [*parts, _line(" ".join(legend), _QUIET, width, 4, 0)]
 
 

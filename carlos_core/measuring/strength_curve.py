@@ -174,4 +174,6 @@ def _point(weight: float, base: Side, with_lora: Side, shots: Sequence[Shot], di
     mean = diffs.mean(0)
     length = float(np.linalg.norm(mean) * np.linalg.norm(direction.astype(np.float64)))
     alignment = float(mean @ direction) / length if length else None
-    return CurvePoint(weight, float(np.linalg.norm(diffs, axis=1).mean()), alignment)
+    strengths = np.linalg.norm(diffs, axis=1)
+    error = float(strengths.std(ddof=1) / np.sqrt(len(strengths))) if len(strengths) > 1 else None
+    return CurvePoint(weight, float(strengths.mean()), alignment, error)
