@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
@@ -91,14 +90,14 @@ class CarlosLoraMap(io.ComfyNode):
         named = {name.record.lora_id for name in library.names if name.is_marked}
         unplaced = [row.name for each in ids if each not in named and (row := database.row(each)) is not None]
         title = _title(library, base_model, query or ("" if matches is None else matches.query))
-        counts = Counter(dot.family or "unknown" for dot in library.dots)
+        counts = {family or "unknown": n for family, n in library.families.items()}
         facts = {
             "query": query or None,
             "loras": library.n_loras,
             "drawn": len(library.dots),
             "without_effect": library.n_without_effect,
             "shares": list(library.shares),
-            "families": dict(counts.most_common()),
+            "families": counts,
             "named": _named(library),
             "database": database_facts(database),
         }
@@ -121,11 +120,11 @@ def _named(library: LibraryMap) -> list[dict[str, Any]]:
     ]
 
 
-def _lines(library: LibraryMap, counts: Counter[str], unplaced: list[str]) -> list[str]:
+def _lines(library: LibraryMap, counts: dict[str, int], unplaced: list[str]) -> list[str]:
     """What the map shows, in words. unplaced: names of LoRAs to mark that have no direction."""
     if not library.dots:
         return ["There is no LoRA with an effect to show. Index some, or choose another base_model."]
-    families = ", ".join(f"{family} {n:,}" for family, n in counts.most_common())
+    families = ", ".join(f"{family} {n:,}" for family, n in counts.items())
     lines = [f"The two axes hold {sum(library.shares):.0%} of all differences between them. Families: {families}."]
     lines += [f"{name} has no measurable effect, and so no place on the map." for name in unplaced]
     if library.n_without_effect:

@@ -239,7 +239,7 @@ def _curve(portrait: Portrait, width: int) -> list[_Part]:
     own, suggested = portrait.weight, _finite(row.suggested_weight)
     if own is not None:
         dots.append(CurveDot(own, row.strength, _finite(row.strength_se), is_on_line=False))
-    height = 300
+    height = 340
     parts = [_Part(height, lambda canvas, x, y: curve(canvas, Box(x, y, width, height), dots, suggested))]
     if suggested is not None:
         parts.append(_line(f"Suggested weight: {suggested:.2f}", Ink(_BODY, theme.GOOD), width))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from . import fonts, theme
 from .canvas import Box, Canvas, Ink
 
 if TYPE_CHECKING:
-    from ..search.library_map import Dot, LibraryMap, Name
+    from ..search.library_map import LibraryMap, Name
 
 WIDTH = 1024
 """Pixels. Everything can be read at half of it."""
@@ -66,8 +66,8 @@ def draw_map(library: LibraryMap, title: str, query: str = "") -> Image.Image:
         title: what is shown, in a line.
         query: what is looked for, in words.
     """
-    families = _colours(library.dots)
-    legend = _legend_rows(library.dots, families)
+    families = _colours(library)
+    legend = _legend_rows(library, families)
     inside, small, title_line = WIDTH - 2 * _EDGE, fonts.line_height(_SMALL.size), fonts.line_height(_TITLE)
     about = _about(library)
     n_lines = len(fonts.wrapped(about, _SMALL.size, inside, 3))
@@ -100,24 +100,20 @@ def _about(library: LibraryMap) -> str:
     return f"{near} The map shows {share:.0%} of all differences; the rest has no room in a plane.{drawn}{none}"
 
 
-def _colours(dots: Sequence[Dot]) -> dict[str | None, str]:
+def _colours(library: LibraryMap) -> dict[str | None, str]:
     """Family -> colour: the most frequent families have their own."""
-    counts = Counter(dot.family for dot in dots if dot.family is not None)
-    ranked = sorted(counts, key=lambda family: (-counts[family], family))
-    colours: dict[str | None, str] = {
-        family: COLOURS[place] if place < len(COLOURS) else OTHERS for place, family in enumerate(ranked)
-    }
-    return {**colours, None: UNKNOWN}
+    named = [family for family in library.families if family is not None]
+    own = {family: COLOURS[place] if place < len(COLOURS) else OTHERS for place, family in enumerate(named)}
+    return {**dict.fromkeys((dot.family for dot in library.dots), OTHERS), **own, None: UNKNOWN}
 
 
-def _legend_rows(dots: Sequence[Dot], colours: dict[str | None, str]) -> list[list[tuple[str, str]]]:
+def _legend_rows(library: LibraryMap, colours: Mapping[str | None, str]) -> list[list[tuple[str, str]]]:
     """Colours and their words, as many in a line as there is room for."""
-    counts = Counter(colours[dot.family] for dot in dots)
-    named = [(colour, str(family)) for family, colour in colours.items() if colour in COLOURS]
-    entries = [(colour, f"{text} {counts[colour]:,}") for colour, text in named]
-    entries += [
-        (colour, f"{text} {counts[colour]:,}") for colour, text in ((OTHERS, "others"), (UNKNOWN, "unknown")) if counts[colour]
-    ]
+    counts: Counter[tuple[str, str]] = Counter()
+    for family, n in library.families.items():
+        colour = colours[family]
+        counts[colour, "unknown" if family is None else "others" if colour == OTHERS else family] += n
+    entries = [(colour, f"{text} {n:,}") for (colour, text), n in counts.items()]
     rows: list[list[tuple[str, str]]] = []
     left = 0.0
     for entry in entries:
@@ -130,7 +126,7 @@ def _legend_rows(dots: Sequence[Dot], colours: dict[str | None, str]) -> list[li
     return rows
 
 
-def _draw_field(canvas: Canvas, field: Box, library: LibraryMap, colours: dict[str | None, str], query: str) -> None:
+def _draw_field(canvas: Canvas, field: Box, library: LibraryMap, colours: Mapping[str | None, str], query: str) -> None:
     places = [(dot.x, dot.y) for dot in library.dots] + ([library.query] if library.query is not None else [])
     spots = _spots(np.array(places), field)
     radii = _radii([dot.strength for dot in library.dots])
@@ -207,17 +203,22 @@ def _blend(pixels: np.ndarray, spot: np.ndarray, radius: float, colour: str, opa
 
 
 def _ring(pixels: np.ndarray, spot: np.ndarray, radius: float, colour: str) -> None:
-    part, distance = _patch(pixels, spot, radius + 3)
-    cover = np.clip(1.8 - np.abs(distance - radius), 0, 1)[..., None]
-    part += cover * (np.array(ImageColor.getrgb(colour), dtype=np.float32) - part)
+    """A circle's line, on a dark one that sets it off from what is below."""
+    part, distance = _patch(pixels, spot, radius + 5)
+    for breadth, tint in ((3.6, theme.GROUND), (1.8, colour)):
+        cover = np.clip(breadth - np.abs(distance - radius), 0, 1)[..., None]
+        part += cover * (np.array(ImageColor.getrgb(tint), dtype=np.float32) - part)
 
 
 def _line(pixels: np.ndarray, begin: np.ndarray, end: np.ndarray, colour: str, start: float = 0.0) -> None:
-    """A thin line. start: pixels from its beginning that are left out."""
+    """A thin line, on a dark one as a ring. start: pixels from its beginning that are left out."""
     length = float(np.hypot(*(end - begin)))
-    if length > start:
-        for share in np.linspace(start / length, 1, max(2, int((length - start) * 1.5))):
-            _blend(pixels, begin + share * (end - begin), 0.8, colour, 0.35)
+    if length <= start:
+        return
+    shares = np.linspace(start / length, 1, max(2, int((length - start) * 1.5)))
+    for breadth, tint, opacity in ((2.2, theme.GROUND, 0.3), (0.9, colour, 0.6)):
+        for share in shares:
+            _blend(pixels, begin + share * (end - begin), breadth, tint, opacity)
 
 
 def _darken(pixels: np.ndarray, box: _Edges) -> None:

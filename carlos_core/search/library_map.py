@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -102,8 +103,9 @@ class LibraryMap:
     names: tuple[Name, ...]
     """The most important first."""
 
-    n_loras: int
-    """Of the library within the limits, those without effect left out."""
+    families: Mapping[str | None, int]
+    """How many LoRAs of the library within the limits are of each family, the most frequent first and unknown ones (None) last;
+    those without effect are left out."""
 
     n_without_effect: int
     shares: tuple[float, float]
@@ -111,6 +113,11 @@ class LibraryMap:
 
     query: tuple[float, float] | None = None
     """Where what is looked for lies; None if nothing is looked for, or it is a LoRA."""
+
+    @property
+    def n_loras(self) -> int:
+        """Of the library within the limits, those without effect left out."""
+        return sum(self.families.values())
 
 
 def library_map(
@@ -135,7 +142,7 @@ def library_map(
     among = np.flatnonzero(has_effect)
     plane = projection(_units(db, among[_evenly(len(among), MOST_FITTED)]))
     if not len(taken):
-        return LibraryMap((), (), 0, int((~has_effect).sum()), plane.shares)
+        return LibraryMap((), (), {}, int((~has_effect).sum()), plane.shares)
     where = {lora_id: place for place, lora_id in enumerate(np.array(db.column("lora_id"), dtype=object)[arrays.rows])}
     missing = [lora_id for lora_id in marked if lora_id not in where]
     if missing:
@@ -157,17 +164,14 @@ def library_map(
     others = [place for place in (*nearest, *landmarks) if place not in own]
     names += [Name(db.row_at(int(arrays.rows[place])), *at[place], nearest.get(place), is_marked=False) for place in others]
     labels = db.column("base_model")
+    family_of = {place: family_of_name(labels[arrays.rows[place]]) for place in {*taken.tolist(), *drawn.tolist()}}
     dots = tuple(
-        Dot(
-            *at[place],
-            family_of_name(labels[arrays.rows[place]]),
-            float(arrays.strength[place]),
-            _known(arrays.consistency[place]),
-        )
+        Dot(*at[place], family_of[place], float(arrays.strength[place]), _known(arrays.consistency[place]))
         for place in drawn.tolist()
     )
     found = None if query is None else (float(query[0]), float(query[1]))
-    return LibraryMap(dots, tuple(names), len(taken), int((~has_effect).sum()), plane.shares, found)
+    families = _by_number(family_of[place] for place in taken.tolist())
+    return LibraryMap(dots, tuple(names), families, int((~has_effect).sum()), plane.shares, found)
 
 
 def _units(db: MetricsDatabase, places: np.ndarray) -> np.ndarray:
@@ -202,6 +206,14 @@ def _far_apart(places: np.ndarray, most: int) -> np.ndarray:
             break
         chosen.append(farthest)
     return np.array(chosen, dtype=np.int64)
+
+
+def _by_number(families: Iterable[str | None]) -> dict[str | None, int]:
+    """How often each family is there, as `LibraryMap.families`."""
+    counts = Counter(families)
+    return {
+        family: counts[family] for family in sorted(counts, key=lambda family: (family is None, -counts[family], family or ""))
+    }
 
 
 def _known(value: Tensor) -> float | None:

@@ -139,7 +139,8 @@ def test_a_lora_that_is_not_measured_is_refused(host: Host, rows: MetricsDatabas
 def test_the_map_names_what_is_nearest_to_a_query(host: Host, rows: MetricsDatabase) -> None:
     outputs = host.run(lora_map(query="pencil sketch"))
     facts = facts_of(outputs, "map")
-    assert (facts["loras"], facts["drawn"]) == (22, 22)
+    with_effect = sum(rows.row_at(place).strength > 0 for place in range(len(rows)))
+    assert (facts["loras"], facts["drawn"]) == (with_effect, with_effect)
     assert facts["named"][0]["name"] in PAIR
     assert len(facts["named"]) == 6
     assert [each["cosine"] for each in facts["named"]] == sorted((each["cosine"] for each in facts["named"]), reverse=True)
@@ -157,8 +158,10 @@ def test_the_map_marks_a_lora_or_matches(host: Host, rows: MetricsDatabase) -> N
 
 
 def test_the_map_of_a_family_or_of_nothing(host: Host, rows: MetricsDatabase) -> None:
-    facts = facts_of(host.run(lora_map(base_model="Flux")), "map")
-    assert facts["loras"] in (0, 22)
+    # Nothing says which family the mini-world's LoRAs are for: they stay.
+    whole, some = (facts_of(host.run(lora_map(base_model=family)), "map") for family in ("any", "Flux"))
+    assert some == whole
+    assert list(whole["families"]) == ["unknown"]
     empty = {"db": workflows.loader("empty"), "map": workflows.node("CarlosLoraMap", database=["db", 0])}
     outputs = host.run(empty)
     assert facts_of(outputs, "map")["loras"] == 0

@@ -42,7 +42,7 @@ def test_a_map_is_the_same_each_time() -> None:
 
 def test_families_have_colours_of_their_own_and_the_rest_shares_one() -> None:
     library = library_map(a_library(90))
-    colours = drawing._colours(library.dots)
+    colours = drawing._colours(library)
     assert set(COLOURS) == {colours[dot.family] for dot in library.dots} - {drawing.OTHERS, drawing.UNKNOWN}
     assert colours[None] == drawing.UNKNOWN
     pixels = np.asarray(draw_map(library, "90 LoRAs"))

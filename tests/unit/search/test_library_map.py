@@ -116,6 +116,8 @@ def test_a_family_alone_lies_where_it_lay_among_all() -> None:
     whole, some = library_map(database), library_map(database, base_model="Flux")
     assert some.n_loras == len(some.dots) == 20
     assert {dot.family for dot in some.dots} == {"Flux", None}
+    assert list(some.families.items()) == [("Flux", 10), (None, 10)]
+    assert list(whole.families) == ["Flux", "SD 1.5", "SDXL", None]
     assert set(some.dots) <= set(whole.dots)
     assert some.shares == whole.shares
 
