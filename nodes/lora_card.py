@@ -112,9 +112,9 @@ def _about_pictures(sheet: Sheet | None, record: LoraRecord) -> str:
     """Where the pictures come from, in a line."""
     if sheet is None:
         return ""
-    weight = "" if sheet.weight is None else f", LoRA at weight {sheet.weight:g}"
-    other = "" if sheet.protocol_id == record.protocol_id else ". They are of another measurement than the numbers"
-    return f"By their effect, of {counted(sheet.chosen_among, 'pair')}{weight}{other}."
+    weight = "" if sheet.weight is None else f" LoRA weight {sheet.weight:g}."
+    other = "" if sheet.protocol_id == record.protocol_id else " They are of another measurement than the numbers."
+    return f"Chosen by their effect among {counted(sheet.chosen_among, 'pair')}.{weight}{other}"
 
 
 def _lines(about: Portrait, sheet: Sheet | None) -> list[str]:

@@ -41,7 +41,6 @@ class CarlosLoraMap(io.ComfyNode):
                 io.String.Input(
                     "query",
                     default="",
-                    multiline=True,
                     optional=True,
                     tooltip='What to look for, e.g. "snowfall": it gets a place on the map, and the nearest LoRAs are named.',
                 ),
@@ -109,7 +108,7 @@ class CarlosLoraMap(io.ComfyNode):
 
 def _title(library: LibraryMap, base_model: str, query: str) -> str:
     of_family = "" if base_model == ANY_BASE_MODEL else f" for {base_model}"
-    looked_for = f", and {query!r}" if query else " by what they do"
+    looked_for = f' and "{query}"' if query else " by what they do"
     return f"{counted(library.n_loras, 'LoRA')}{of_family}{looked_for}"
 
 

@@ -27,17 +27,22 @@ WIDTH = 1024
 
 _EDGE, _INNER = 20, 20
 _TITLE, _SAID, _HEAD, _BODY, _SMALL = 40, 30, 26, 24, 20
-_LABEL = 180
+_LABEL = 160
 """Width of the names of facts."""
 
 _COLUMNS = 4
-_MOST_TOPICS = 12
+_MOST_TOPICS = 10
 _MOST_NOTES = 6
 
 _DIGITS = {"strength": 2, "consistency": 3, "alignment": 3}
 """What is shown as a place in a range, and with how many digits."""
 
 _QUIET = Ink(_SMALL, theme.QUIET)
+
+
+def short_name(name: str) -> str:
+    """A LoRA's name as pictures show it: that of a file without what all files' names end in."""
+    return name.removesuffix(".safetensors") or name
 
 
 class Shown(NamedTuple):
@@ -151,7 +156,7 @@ def _fact(label: str, text: str, width: int, lines: int = 2) -> _Part:
 
 
 def _header(row: LoraRecord, width: int) -> list[_Part]:
-    parts = [_line(row.name, Ink(_TITLE), width, 2)]
+    parts = [_line(short_name(row.name), Ink(_TITLE), width, 2)]
     if row.described_as:
         parts.append(_line(row.described_as, Ink(_SAID, theme.ACCENT), width, 3, 12))
     if row.strength == 0 or NO_EFFECT in row.notes:
@@ -180,7 +185,7 @@ def _pictures(shown: Sequence[Shown], about: str, width: int) -> list[_Part]:
     side = (width - (_COLUMNS - 1) * gap) // _COLUMNS
     height = round(side * max(each.pair.without.height / each.pair.without.width for each in shown))
     height = min(max(height, side // 3), 2 * side)
-    step, n_lines = fonts.line_height(_SMALL), 3
+    step, n_lines = fonts.line_height(_SMALL), 2
 
     def draw(canvas: Canvas, x: int, y: int) -> None:
         for place, (pair, caption) in enumerate(shown):
@@ -239,7 +244,8 @@ def _curve(portrait: Portrait, width: int) -> list[_Part]:
     own, suggested = portrait.weight, _finite(row.suggested_weight)
     if own is not None:
         dots.append(CurveDot(own, row.strength, _finite(row.strength_se), is_on_line=False))
-    height = 340
+    # As high as the topics beside it.
+    height = 340 if len(row.topics) > 6 else 270
     parts = [_Part(height, lambda canvas, x, y: curve(canvas, Box(x, y, width, height), dots, suggested))]
     if suggested is not None:
         parts.append(_line(f"Suggested weight: {suggested:.2f}", Ink(_BODY, theme.GOOD), width))
@@ -268,7 +274,7 @@ def _topics(row: LoraRecord, width: int) -> list[_Part]:
 def _neighbours(portrait: Portrait, width: int) -> list[_Part]:
     if not portrait.neighbours:
         return []
-    rows = [_bar(near.record.name, near.cosine, f"{near.cosine:.2f}", width) for near in portrait.neighbours]
+    rows = [_bar(short_name(near.record.name), near.cosine, f"{near.cosine:.2f}", width) for near in portrait.neighbours]
     return [*rows, _line("1: the same effect, 0: nothing in common.", _QUIET, width, 2, 0)]
 
 
@@ -285,7 +291,30 @@ def _bar(name: str, share: float, value: str, width: int) -> _Part:
 
 
 def _provenance(portrait: Portrait, width: int) -> list[_Part]:
-    return [_fact(label, text, width, 3) for label, text in _measured(portrait)]
+    """Two facts beside each other where both are short."""
+    half = (width - _EDGE) // 2
+    parts: list[_Part] = []
+    waiting: _Part | None = None
+    for label, text in _measured(portrait):
+        is_short = bool(label) and fonts.width_of(text, _BODY) <= half - _LABEL
+        part = _fact(label, text, half if is_short else width, 3)
+        if is_short and waiting is not None:
+            parts[-1] = _both(waiting, part, half + _EDGE)
+            waiting = None
+        else:
+            parts.append(part)
+            waiting = part if is_short else None
+    return parts
+
+
+def _both(left: _Part, right: _Part, away: int) -> _Part:
+    """Two parts beside each other. away: from the left end of the one to that of the other."""
+
+    def draw(canvas: Canvas, x: int, y: int) -> None:
+        left.draw(canvas, x, y)
+        right.draw(canvas, x + away, y)
+
+    return _Part(max(left.height, right.height), draw)
 
 
 def _measured(portrait: Portrait) -> Iterator[tuple[str, str]]:

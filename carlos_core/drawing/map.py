@@ -12,6 +12,7 @@ from PIL import Image, ImageColor
 from ..counting import counted
 from . import fonts, theme
 from .canvas import Box, Canvas, Ink
+from .card import short_name
 
 if TYPE_CHECKING:
     from ..search.library_map import LibraryMap, Name
@@ -23,7 +24,7 @@ COLOURS = ("#e69f00", "#56b4e9", "#2fbf8f", "#f0e442", "#e8743b", "#d895c0")
 """Of families, the most frequent first: after Okabe and Ito, so that colour-blind people tell them apart, and light enough for a
 dark ground."""
 
-OTHERS, UNKNOWN = "#8b95a3", "#d5dae1"
+OTHERS, UNKNOWN = "#77818f", "#b8ad9c"
 
 _EDGE, _INNER = 20, 20
 _FIELD = 760
@@ -143,10 +144,10 @@ def _draw_field(canvas: Canvas, field: Box, library: LibraryMap, colours: Mappin
         _blend(pixels, spots[-1], 6, theme.TEXT, 1.0)
     for name, place in shown:
         _ring(pixels, spots[place], radii[place] + 3, theme.GOOD if name.is_marked else theme.TEXT)
-    labels = [_Label(spots[place], radii[place] + 4, name.record.name, name.is_marked) for name, place in shown]
+    labels = [_Label(spots[place], radii[place] + 4, short_name(name.record.name), name.is_marked) for name, place in shown]
     if library.query is not None:
         labels.insert(0, _Label(spots[-1], 13, query, is_marked=True))
-    placed = _placed(labels, field)
+    placed = _placed(labels, field, spots)
     for label, box in placed:
         _line(pixels, label.spot, np.clip(label.spot, box[:2], box[2:]), theme.QUIET, start=label.radius)
     for _label, box in placed:
@@ -225,25 +226,36 @@ def _darken(pixels: np.ndarray, box: _Edges) -> None:
     """A ground for words."""
     left, top, right, bottom = (int(value) for value in box)
     part = pixels[top:bottom, left:right]
-    part += 0.72 * (np.array(ImageColor.getrgb(theme.GROUND), dtype=np.float32) - part)
+    part += 0.85 * (np.array(ImageColor.getrgb(theme.GROUND), dtype=np.float32) - part)
 
 
-def _placed(labels: Sequence[_Label], field: Box) -> list[tuple[_Label, _Edges]]:
-    """Where labels stand, so that none covers another one or a dot with a label. Those without room are left out."""
+def _placed(labels: Sequence[_Label], field: Box, spots: np.ndarray) -> list[tuple[_Label, _Edges]]:
+    """Where labels stand, so that none covers another one or a dot with a label, and few cover other dots.
+
+    Those without room are left out. spots: of all dots, [N, 2].
+    """
     dots = [(label.spot, label.radius) for label in labels]
     taken = [(float(x - radius), float(y - radius), float(x + radius), float(y + radius)) for (x, y), radius in dots]
     placed = []
     for label in labels:
         width = fonts.width_of(fonts.cut(label.text, _LABEL, _LONGEST_LABEL), _LABEL)
-        box = next((box for box in _boxes(label, width) if _is_free(box, field, taken)), None)
-        if box is not None:
+        free = [(away, box) for away, box in _boxes(label, width) if _is_free(box, field, taken)]
+        if free:
+            # A label near its dot is worth a few dots below it.
+            box = min(free, key=lambda place: _covered(place[1], spots) + place[0] / 4)[1]
             taken.append(box)
             placed.append((label, box))
     return placed
 
 
-def _boxes(label: _Label, width: float) -> Iterator[_Edges]:
-    """Where a label of this width may stand beside its dot, the best place first."""
+def _covered(box: _Edges, spots: np.ndarray) -> int:
+    """How many dots lie below a label."""
+    x, y = spots[:, 0], spots[:, 1]
+    return int(((x > box[0] - 6) & (x < box[2] + 6) & (y > box[1] - 6) & (y < box[3] + 6)).sum())
+
+
+def _boxes(label: _Label, width: float) -> Iterator[tuple[float, _Edges]]:
+    """Where a label of this width may stand beside its dot, and how far away that is, pixels."""
     height, wide = fonts.line_height(_LABEL) + 2.0, width + 8
     x, y = (float(value) for value in label.spot)
     for away in (label.radius + 5, label.radius + 24, label.radius + 52, label.radius + 90, label.radius + 140):
@@ -258,7 +270,7 @@ def _boxes(label: _Label, width: float) -> Iterator[_Edges]:
             (x + slant, y + slant),
             (x - slant - wide, y + slant),
         ):
-            yield left, top, left + wide, top + height
+            yield away, (left, top, left + wide, top + height)
 
 
 def _is_free(box: _Edges, field: Box, taken: Sequence[_Edges]) -> bool:

@@ -93,7 +93,7 @@ def test_all_that_is_known_is_on_the_card(monkeypatch: pytest.MonkeyPatch) -> No
     assert picture.width == WIDTH
     for words in (
         *("Snowfall", "snow falling", "styles/snow.safetensors", "SDXL (SDXL 1.0)", "snwfll, heavy snow", "version 5, model 6"),
-        *("5.00 ± 0.20", "0.200 ± 0.010", "0.970", "LoRA 0", "topic 15", "16.00", "and 4 weaker topics", "Among 9 LoRAs"),
+        *("5.00 ± 0.20", "0.200 ± 0.010", "0.970", "LoRA 0", "topic 15", "16.00", "and 6 weaker topics", "Among 9 LoRAs"),
         *("2026-11-29 19:20", "132 pairs of 118 prompts", "standard, 25 steps, cfg 5, euler, normal, weight 1 (p)"),
         *("SDXL-2048", "some encoder", "a device, bfloat16, ComfyUI 0.33.0", "strength 0.030 by noise alone"),
         *("the first note", "the second note", "a prompt 3", "typical", "Of 16 pairs.", "Suggested weight: 1.10", "0.75", "0.90"),

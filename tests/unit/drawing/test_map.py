@@ -65,7 +65,7 @@ def test_no_name_covers_another_or_leaves_the_map(name: str) -> None:
         labels = [
             drawing._Label(spots[place], 10.0, name.record.name, is_marked=False) for name, place in drawing._named(library)
         ]
-        placed = [box for _label, box in drawing._placed(labels, field)]
+        placed = [box for _label, box in drawing._placed(labels, field, spots)]
         assert len(placed) >= 4
         for a, b in combinations(placed, 2):
             assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
