@@ -282,7 +282,7 @@ def record_of(table: pa.Table, index: int) -> LoraRecord:
             TopicEffect(name, images, LoraVector(np.asarray(direction, np.float32), strength, consistency))
             for name, images, strength, consistency, direction in topics
         ),
-        strength_curve=tuple(CurvePoint(*point, error) for point, error in zip(curve, errors, strict=True)),
+        strength_curve=tuple(replace(CurvePoint(*point), strength_se=error) for point, error in zip(curve, errors, strict=True)),
         extra=cells,
     )
 

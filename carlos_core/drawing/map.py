@@ -104,7 +104,9 @@ def _about(library: LibraryMap) -> str:
 def _colours(library: LibraryMap) -> dict[str | None, str]:
     """Family -> colour: the most frequent families have their own."""
     named = [family for family in library.families if family is not None]
-    own = {family: COLOURS[place] if place < len(COLOURS) else OTHERS for place, family in enumerate(named)}
+    own: dict[str | None, str] = {
+        family: COLOURS[place] if place < len(COLOURS) else OTHERS for place, family in enumerate(named)
+    }
     return {**dict.fromkeys((dot.family for dot in library.dots), OTHERS), **own, None: UNKNOWN}
 
 
