@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .measuring.estimate import estimate_lora as estimate_lora
     from .measuring.failures import Failure
     from .measuring.failures import alike as alike
+    from .measuring.gallery import Gallery
     from .measuring.index_lora import index_lora
     from .measuring.indexer import Indexer, Outcome
     from .measuring.plan import Plan
@@ -51,6 +52,7 @@ __all__ = [
     "DatabaseFile",
     "Describer",
     "Failure",
+    "Gallery",
     "Indexer",
     "IndexingResult",
     "LoraMetadata",
@@ -87,6 +89,7 @@ _HOMES = {
     "ChoiceRules": ".search.limits",
     "DatabaseFile": ".database.target",
     "Describer": ".search.describing",
+    "Gallery": ".measuring.gallery",
     "Indexer": ".measuring.indexer",
     "IndexingResult": ".records",
     "LibraryEstimate": ".measuring.estimate",

@@ -68,6 +68,10 @@ class IndexingError(CarlosError):
     """A LoRA could not be indexed or its results could not be kept."""
 
 
+class GalleryError(CarlosError):
+    """Pictures that were kept of a LoRA cannot be read."""
+
+
 class CivitaiError(CarlosError):
     """CivitAI cannot be reached, refuses, or sends something other than what was asked for."""
 

@@ -43,6 +43,8 @@ class CurvePoint:
     """Raw CLIP units, >= 0."""
     alignment: float | None
     """Cosine of the mean difference with the row's direction, in [-1, 1]; None if nothing changed on average."""
+    strength_se: float | None = None
+    """Standard error over the prompts; None if it is not known."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from carlos_core.loras.library_index import KnownFile, LibraryIndex
 from carlos_core.loras.lora_file import read_facts
 from carlos_core.loras.metadata import read_sidecar, sidecar_names
 from carlos_core.measuring.feature_store import FeatureStore, mean_features
+from carlos_core.measuring.gallery import read_sheet
 from carlos_core.measuring.kept_facts import KeptFacts
 from carlos_core.prompts.prompt_set import load_prompt_set
 from carlos_core.records import LayerFit, LoraMetadata
@@ -199,11 +200,21 @@ def kept_facts(content: bytes, folder: Path) -> None:
         raise AssertionError("Notes are no reason to stop.") from error
 
 
+def galleries(content: bytes, folder: Path) -> None:
+    """Pictures that were kept of a LoRA."""
+    path = folder / "snow-abababababab.jpg"
+    path.write_bytes(content)
+    sheet = read_sheet(path)
+    assert 1 <= len(sheet.shown) <= 4 <= 4 * sheet.chosen_among
+    assert len({picture.size for pair in sheet.pairs for picture in (pair.without, pair.with_lora)}) == 1
+    assert all(len(pair.prompt) <= 1000 for pair in sheet.pairs)
+
+
 TARGETS: Mapping[str, Target] = {
     target.__name__: target
     for target in (
         *(headers, sidecars, answers, prompt_sets, features, library_index, databases, choices, prompts, archives),
-        *(encoders, kept_facts, phrases),
+        *(encoders, kept_facts, phrases, galleries),
     )
 }
 

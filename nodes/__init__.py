@@ -12,6 +12,8 @@ from . import (
     find_loras,
     index_loras,
     load_database,
+    lora_card,
+    lora_map,
     refresh_metadata,
 )
 from .common import choice_in_pictures
@@ -24,6 +26,8 @@ _MODULES = (
     combine_searches,
     describe_loras,
     duplicate_loras,
+    lora_card,
+    lora_map,
     apply_loras,
     index_loras,
     refresh_metadata,

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io
 
-from ..carlos_core.comfy.families import class_of_model
-from ..carlos_core.errors import RetrievalError
 from ..carlos_core.measuring.feature_store import journal_sizes, mean_features
 from ..carlos_core.prompts.prompt_set import default_signature_prompts
 from ..carlos_core.search import limits, queries
 from ..carlos_core.search.by_name import find_named
 from .common import matches, names, search_widgets
-from .common.model_fit import misfit_of
+from .common.one_lora import BY_ID, id_of_file, lora_name_input
 from .common.schema import advanced, keeps_report, search_aliases
 from .common.sockets import CarlosDb
 from .host import folders, lora_folder, runtime
@@ -23,13 +21,11 @@ from .host.progress import bar
 
 if TYPE_CHECKING:
     from ..carlos_core.database.database import MetricsDatabase
-    from ..carlos_core.loras.matching import Resolved
     from ..carlos_core.search.matches import Matches
     from ..carlos_core.search.selection import Selection
     from ..carlos_core.search.understanding import Understanding
     from .common.model_fit import ForModel
 
-BY_ID = "by lora_id"
 _AMONG_INSTALLED = (
     "Switch installed_only on to compare installed LoRAs alone, as Auto LoRA does unless allow_download is on: the list then "
     "holds no other, and one may be sure enough."
@@ -144,13 +140,7 @@ class CarlosSimilarLoras(io.ComfyNode):
                 CarlosDb.Input("database", tooltip="From Metrics DB Loader."),
                 io.String.Input("lora_id", default="", tooltip="Id of the LoRA to compare with, as in a report."),
                 search_widgets.top_k_input(),
-                io.Combo.Input(
-                    "lora_name",
-                    options=[BY_ID, *lora_folder.lora_names()],
-                    default=BY_ID,
-                    optional=True,
-                    tooltip="The LoRA to compare with, from your list, instead of its id.",
-                ),
+                lora_name_input("The LoRA to compare with, from your list, instead of its id."),
                 *search_widgets.optional_limits(),
                 search_widgets.model_input(),
             ],
@@ -165,7 +155,7 @@ class CarlosSimilarLoras(io.ComfyNode):
 
     @classmethod
     def execute(cls, database: MetricsDatabase, lora_id: str, lora_name: str = BY_ID, **settings: Any) -> io.NodeOutput:
-        lora_id = lora_id.strip() if lora_name == BY_ID else _id_of(database, lora_name, settings.get("model"))
+        lora_id = lora_id.strip() if lora_name == BY_ID else id_of_file(database, lora_name, settings.get("model"))
         signature = queries.like_lora(database, lora_id)
         row = database.row(lora_id)
         name = row.name if row is not None else lora_id
@@ -274,29 +264,6 @@ class CarlosLorasByName(io.ComfyNode):
 def _fits(found: Matches) -> bool:
     """Whether something fits, as far as it is known: without confidences the best is taken for fitting."""
     return bool(found.items) and (found.surest is None or found.surest.fits)
-
-
-def _id_of(database: Any, lora_name: str, model: Any) -> str:
-    """Id of the row whose file is `lora_name`. Raises RetrievalError if it has none, LoraError for a name that is not listed.
-
-    model: that the node was given, None if it has none: a LoRA for another one cannot be indexed with it.
-    """
-    path = lora_folder.lora_path(lora_name)
-
-    def rows_of(files: dict[str, Resolved]) -> tuple[list[str], list[str]]:
-        found = [lora_id for lora_id, file in lora_folder.installed(files).items() if file == lora_name]
-        return found, found
-
-    found = lora_folder.surely(database, rows_of)
-    if found:
-        return found[0]
-    fit = None if model is None else lora_folder.lora_fit(path, model, None)
-    if fit is not None and fit.of and not fit.fits:
-        raise RetrievalError(
-            f"{lora_name} is not in {database.name}. {misfit_of(lora_name, fit, class_of_model(model))}",
-            "Index it with a checkpoint that it was made for.",
-        )
-    raise RetrievalError(f"{lora_name} is not in {database.name}.", "Index it with LoRA Indexer first.")
 
 
 def _base_folder() -> Path:

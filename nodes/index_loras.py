@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,8 +40,8 @@ if TYPE_CHECKING:
 
 CIVITAI = "CivitAI"
 
-_MOST_KNOWN = 32
-"""So many sheets of LoRAs that were measured before are shown: each is 13 MB."""
+_MOST_SHEETS = 32
+"""So many contact sheets of a run are kept to be shown, of LoRAs that are new and of others: each is 13 MB."""
 
 _NONE_MEASURED = "No pictures to show: none of the LoRAs could be measured. The report says why."
 
@@ -48,7 +50,10 @@ def _outputs() -> list[io.Output]:
     return [
         CarlosDb.Output(display_name="database"),
         io.String.Output(display_name="report"),
-        io.Image.Output(display_name="contact_sheet", tooltip="Without the LoRA above, with it below; its name over them."),
+        io.Image.Output(
+            display_name="contact_sheet",
+            tooltip=f"Without the LoRA above, with it below; its name over them. Of at most {_MOST_SHEETS} LoRAs.",
+        ),
         facts_output(),
     ]
 
@@ -204,11 +209,16 @@ def _index_all(
     results: list[Outcome | Failure] = []
     indexer = indexing.indexer_of(hidden, [posix(name) for name, _ in files], tally, **settings)
     progress_of = LibraryProgress(hidden.unique_id, indexer, [name for name, _ in files], tally)
-    n_new = 0
+    n_new, n_sheets = 0, Counter[bool]()
     try:
         for result in indexer.index_all(files, progress_of):
-            results.append(result)
-            n_new += isinstance(result, carlos.Outcome) and result.is_new
+            kept = result
+            if isinstance(result, carlos.Outcome):
+                n_new += result.is_new
+                n_sheets[result.is_new] += result.sheet is not None
+                if n_sheets[result.is_new] > _MOST_SHEETS:
+                    kept = replace(result, sheet=None)
+            results.append(kept)
             tally.loras = n_new
     except CarlosError as error:
         if not n_new:
@@ -265,7 +275,7 @@ def _sheets(outcomes: Sequence[Outcome]) -> torch.Tensor:
     """The contact sheets of what was measured just now, each below its LoRA's name. If there are none, those of what was measured
     before; if there are none of these either, a picture that says so. [N, H, W, 3]."""
     there = [(outcome, outcome.sheet) for outcome in outcomes if outcome.sheet is not None]
-    shown = [pair for pair in there if pair[0].is_new] or there[:_MOST_KNOWN]
+    shown = [pair for pair in there if pair[0].is_new] or there
     if shown:
         return stacked([labelled(sheet, outcome.lora.name or outcome.row.name) for outcome, sheet in shown])
     return outcomes[0].contact_sheet if outcomes else notice(_NONE_MEASURED)

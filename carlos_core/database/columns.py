@@ -36,6 +36,9 @@ _TOPICS = ("topic_names", "topic_images", "topic_strengths", "topic_consistencie
 _CURVE = ("curve_weights", "curve_strengths", "curve_alignments")
 """Columns whose lists are of the same things: their lengths are equal in each row."""
 
+_CURVE_ERRORS = "curve_strength_ses"
+"""As long as the lists of a curve, or null: earlier versions did not know them."""
+
 
 def column_types(dimension: int) -> dict[str, pa.DataType]:
     """Name -> Arrow type of our columns, in file order; directions have `dimension` numbers."""
@@ -77,6 +80,7 @@ def column_types(dimension: int) -> dict[str, pa.DataType]:
         "noise_floor": pa.float64(),
         "described_as": pa.string(),
         "described_by": pa.string(),
+        _CURVE_ERRORS: pa.list_(pa.float64()),
     }
 
 
@@ -255,6 +259,7 @@ def curve_columns(curve: Sequence[CurvePoint]) -> dict[str, list[float | None] |
         "curve_weights": [point.weight for point in curve] or None,
         "curve_strengths": [point.strength for point in curve] or None,
         "curve_alignments": [point.alignment for point in curve] or None,
+        _CURVE_ERRORS: None if all(point.strength_se is None for point in curve) else [point.strength_se for point in curve],
     }
 
 
@@ -272,6 +277,9 @@ def record_of(table: pa.Table, index: int) -> LoraRecord:
     if metadata.trigger_words is not None:
         metadata = replace(metadata, trigger_words=tuple(metadata.trigger_words))
     topics, curve = (_zipped(cells, columns) for columns in (_TOPICS, _CURVE))
+    errors: list[float | None] = cells.pop(_CURVE_ERRORS) or []
+    if len(errors) != len(curve):
+        errors = [None] * len(curve)
     plain = {name: cells.pop(name) for name in _PLAIN}
     return LoraRecord(
         **{**plain, "notes": tuple(plain["notes"] or ())},
@@ -280,7 +288,7 @@ def record_of(table: pa.Table, index: int) -> LoraRecord:
             TopicEffect(name, images, LoraVector(np.asarray(direction, np.float32), strength, consistency))
             for name, images, strength, consistency, direction in topics
         ),
-        strength_curve=tuple(CurvePoint(*point) for point in curve),
+        strength_curve=tuple(replace(CurvePoint(*point), strength_se=error) for point, error in zip(curve, errors, strict=True)),
         extra=cells,
     )
 

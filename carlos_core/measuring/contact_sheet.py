@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -14,12 +13,35 @@ from torch.nn import functional
 from ..drawing.tensors import as_tensor, picture_of
 from ..storage import write_atomically
 from .feature_store import FeatureStore, picture_key
+from .plan import Shot
 
 logger = logging.getLogger(__name__)
 
 PAIRS = 8
+"""Of a contact sheet."""
+
+MOST_THUMBNAILS = 16
+"""Of one side of a measurement."""
+
 _SIDE = 256
 _GAP = 4
+
+
+def worth_a_thumbnail(shots: Sequence[Shot]) -> list[Shot]:
+    """The shots that a contact sheet shows, and further ones of other topics, from which a gallery chooses.
+
+    They are the first ones and the first of each topic, in the order of the plan. What is taken of a part of a plan is also taken
+    of the whole.
+    """
+    topics: set[str] = set()
+    taken: list[Shot] = []
+    for place, shot in enumerate(shots):
+        if place < PAIRS or shot.prompt.topic not in topics:
+            taken.append(shot)
+        topics.add(shot.prompt.topic)
+        if len(taken) == MOST_THUMBNAILS:
+            break
+    return taken
 
 
 def keep_thumbnail(store: FeatureStore, text: str, seed: int, image: Tensor) -> None:
@@ -72,6 +94,11 @@ def _reduced(image: Tensor) -> Tensor:
     size = (max(1, round(height * _SIDE / longest)), max(1, round(width * _SIDE / longest)))
     channels = image[..., :3].movedim(-1, 0)[None].float()
     return functional.interpolate(channels, size=size, mode="bicubic", antialias=True)[0].movedim(0, -1)
+
+
+def thumbnail(store: FeatureStore, text: str, seed: int) -> Image.Image | None:
+    """What was kept by `keep_thumbnail`; None if it is not there."""
+    return _read(_path(store, text, seed))
 
 
 def _path(store: FeatureStore, text: str, seed: int) -> Path:

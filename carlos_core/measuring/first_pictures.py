@@ -10,7 +10,6 @@ import torch
 
 from ..progress import OnProgress
 from ..vectors import units_of
-from .contact_sheet import PAIRS
 from .plan import Shot
 from .studio import LOOK, Shoot, Studio
 
@@ -40,11 +39,11 @@ def of_different_prompts(shots: Sequence[Shot]) -> list[Shot]:
 
 
 def first_pictures(
-    studio: Studio, shots: Sequence[Shot], on_progress: OnProgress | None, *, thumbnails: int = PAIRS
+    studio: Studio, shots: Sequence[Shot], on_progress: OnProgress | None, *, thumbnails: bool = True
 ) -> FirstPictures:
     """Make the first pictures without a LoRA, in whole batches of the plan, if they are not there.
 
-    shots: of the plan. thumbnails: how many are also kept as thumbnails.
+    shots: of the plan. thumbnails: whether some are also kept as small pictures.
     """
     side = studio.without_lora()
     end = min(-(-LOOK // studio.batch) * studio.batch, len(shots))

@@ -18,6 +18,7 @@ from ..progress import OnProgress
 from ..prompts.prompt_set import PromptSet, default_index_prompts
 from ..records import IndexingResult
 from ..storage import cache_directory, loras_directory
+from .gallery import Gallery
 from .indexer import Indexer
 from .plan import Plan
 from .presets import CUSTOM, PRESETS, TRIGGERS_ON_LORA_SIDE
@@ -63,6 +64,9 @@ class IndexSettings(TypedDict, total=False):
 
     download_directory: str | Path
     """Where LoRAs from CivitAI go. Default: CARLOS_HOME/loras."""
+
+    gallery_directory: str | Path
+    """Where a few pairs of pictures of the LoRA are kept, as a JPEG file. Default: nowhere."""
 
     on_progress: OnProgress
 
@@ -152,7 +156,9 @@ def _indexer(db: MetricsDatabase, studio: Studio, settings: IndexSettings, *, ov
         trigger_rule=settings.get("trigger_rule", TRIGGERS_ON_LORA_SIDE),
         generator=studio.generator.settings,
     )
-    return Indexer(studio, protocol, plan, InMemory(db), overwrite, scale_sweep=settings.get("scale_sweep", False))
+    sweep, pictures = settings.get("scale_sweep", False), settings.get("gallery_directory")
+    gallery = Gallery(Path(pictures)) if pictures else None
+    return Indexer(studio, protocol, plan, InMemory(db), overwrite, scale_sweep=sweep, gallery=gallery)
 
 
 def _result(db: MetricsDatabase, lora_id: str, *, is_new: bool) -> IndexingResult:

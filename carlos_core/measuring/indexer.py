@@ -24,6 +24,7 @@ from ..progress import OnProgress, Progress
 from ..records import LoraMetadata, LoraRecord, MeasuredRow
 from .base_check import BaseCheck, Checked
 from .failures import Failure, FailureLog
+from .gallery import Gallery
 from .labels import sheet_or_notice
 from .measure import check_row, measure, sides_of, take_in
 from .plan import Plan
@@ -33,6 +34,7 @@ from .quick_steps import QuickSteps
 from .row_change import RowChange
 from .strength_curve import strength_curve
 from .studio import Studio
+from .telling_pairs import candidates
 
 logger = logging.getLogger(__name__)
 
@@ -145,6 +147,9 @@ class Indexer:
     notes: tuple[str, ...] = ()
     """What every row is to say."""
 
+    gallery: Gallery | None = None
+    """Where a few pairs of pictures of each LoRA are kept; None for nowhere."""
+
     def index(self, lora: LoraFile, on_progress: OnProgress | None = None) -> Outcome:
         """Measure a LoRA and keep its row, unless the database has it by the same protocol, a fuller one or a better one.
 
@@ -173,6 +178,7 @@ class Indexer:
             known = self._known(self.target.read(), lora, kept.row, kept.better)
             return replace(known, model_evaluations=found.model_evaluations, base_model_evaluations=found.base_model_evaluations)
         new, change = kept.row, kept.change
+        self._keep_pictures(lora, new)
         if self.quick_steps is not None and has_effect(new.measured):
             self.quick_steps.compare(self.studio, lora, self.protocol, on_progress)
         outcome = Outcome(
@@ -210,6 +216,13 @@ class Indexer:
 
         self.target.change(put)
         return kept[-1]
+
+    def _keep_pictures(self, lora: LoraFile, row: LoraRecord) -> None:
+        """Keep a few pairs of the pictures that a row is made of, as far as their small copies are there."""
+        if self.gallery is not None:
+            base, with_lora = sides_of(self.studio, lora, self.protocol)
+            found = candidates(base, with_lora, self.plan.shots, row.direction)
+            self.gallery.keep(row, found, self.protocol.lora_weight)
 
     def check_ready(self) -> None:
         """Raises EncoderError or DatabaseError where no LoRA can be measured, before any picture is made for one."""
@@ -351,6 +364,9 @@ class Indexer:
     def _known(self, database: MetricsDatabase, lora: LoraFile, row: LoraRecord, covering: Covering) -> Outcome:
         original = None if row.file_name == lora.name else self._original(row, lora)
         unnamed = () if row.file_name == lora.name or original is not None else self._renamed(row, lora.name)
+        is_ours = row.sha256 == lora.sha256 and row.protocol_id == self.protocol.protocol_id
+        if self.gallery is not None and is_ours and self.gallery.sheet(row) is None:
+            self._keep_pictures(lora, row)
         sheet = self.studio.contact_sheet(*sides_of(self.studio, lora, self.protocol), self.plan.shots)
         where = self._where(database, row)
         note = f"measured with the preset {covering.preset!r} on {row.indexed_at}{where and f', {where}'}"

@@ -25,7 +25,7 @@ from .in_use import stems_in_use, unless_in_use
 logger = logging.getLogger(__name__)
 
 LIMIT_GB = 10.0
-"""Default size. 800 LoRAs take some 0.7 GB by `standard` (150 pictures and 8 thumbnails each), 8 GB by `paper` (4,480)."""
+"""Default size. 800 LoRAs take some 1.2 GB by `standard` (150 pictures and 16 thumbnails each), 9 GB by `paper` (4,480)."""
 
 VARIABLE = "CARLOS_CACHE_GB"
 """The environment variable for another size."""

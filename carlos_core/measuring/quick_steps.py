@@ -18,7 +18,6 @@ from ..errors import BrokenPictureError, CarlosError
 from ..loras.lora_file import LoraFile
 from ..progress import OnProgress
 from ..vectors import cosine
-from .contact_sheet import PAIRS
 from .first_pictures import FEWEST, centred_units, first_pictures, of_different_prompts
 from .kept_facts import QUICK_STEPS, KeptFacts
 from .measure import sides_of, take_in
@@ -125,7 +124,7 @@ class QuickSteps:
             return
         shots = self._distinct[:_OF_A_LORA]
         few, full = sides_of(studio, lora, protocol), sides_of(self._full_studio, lora, protocol)
-        shoot = Shoot(self._full_studio, full, shots, on_progress, thumbnails=0)
+        shoot = Shoot(self._full_studio, full, shots, on_progress, thumbnails=False)
         try:
             take_in(self._full_studio, lora, protocol.lora_weight)
             for side in full:
@@ -200,6 +199,6 @@ class QuickSteps:
         Not those of large batches, though: most of such a batch would be made in vain.
         """
         studio = studio if studio.batch <= LOOK else studio.trial
-        made = first_pictures(studio, self._shots, on_progress, thumbnails=0 if studio is self._full_studio else PAIRS)
+        made = first_pictures(studio, self._shots, on_progress, thumbnails=studio is not self._full_studio)
         self.model_evaluations += made.evaluations + made.warm_up_evaluations
         return made.features

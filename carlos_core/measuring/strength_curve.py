@@ -113,7 +113,7 @@ def strength_curve(
         with_lora = studio.with_lora(lora, weight, words)
         if with_lora.is_missing(shots):
             take_in(studio, lora, weight)
-        shoot = Shoot(studio, (base, with_lora), shots, titled(on_progress, f"weight {weight:g}: "), thumbnails=0)
+        shoot = Shoot(studio, (base, with_lora), shots, titled(on_progress, f"weight {weight:g}: "), thumbnails=False)
         shoot.make(base, 0, len(shots))
         base_evaluations += shoot.evaluations[base]
         try:
@@ -174,4 +174,6 @@ def _point(weight: float, base: Side, with_lora: Side, shots: Sequence[Shot], di
     mean = diffs.mean(0)
     length = float(np.linalg.norm(mean) * np.linalg.norm(direction.astype(np.float64)))
     alignment = float(mean @ direction) / length if length else None
-    return CurvePoint(weight, float(np.linalg.norm(diffs, axis=1).mean()), alignment)
+    strengths = np.linalg.norm(diffs, axis=1)
+    error = float(strengths.std(ddof=1) / np.sqrt(len(strengths))) if len(strengths) > 1 else None
+    return CurvePoint(weight, float(strengths.mean()), alignment, error)

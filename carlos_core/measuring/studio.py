@@ -18,7 +18,7 @@ from ..loras.lora_file import LoraFile
 from ..loras.trigger_words import has_weight
 from ..progress import OnProgress, Progress
 from . import picture_cache
-from .contact_sheet import PAIRS, contact_sheet, keep_thumbnail
+from .contact_sheet import PAIRS, contact_sheet, keep_thumbnail, worth_a_thumbnail
 from .feature_store import Entry, FeatureStore
 from .plan import Shot
 from .speed import Speed, in_words
@@ -177,7 +177,7 @@ class Shoot:
         on_progress: OnProgress | None,
         *,
         expected: int = 0,
-        thumbnails: int = PAIRS,
+        thumbnails: bool = True,
         is_measurement: bool = False,
     ) -> None:
         """Nothing is made yet; `make` makes pictures.
@@ -188,7 +188,7 @@ class Shoot:
             shots: the pictures of each side, in order.
             on_progress: called with the progress, in sampler steps of all sides together.
             expected: how many pictures of each side are likely to be needed; 0 for all.
-            thumbnails: how many pictures of each side are also kept as thumbnails, from the first on.
+            thumbnails: whether those that are worth it are also kept as small pictures.
             is_measurement: they are what a LoRA's row is made of, so that what is left of them is left for the LoRA.
         """
         self._is_measurement = is_measurement
@@ -200,7 +200,7 @@ class Shoot:
         self._missing = {side: side.missing(shots, self.batch) for side in sides}
         self._done = 0
         self._has_looked = False
-        self._shown = shots[:thumbnails]
+        self._shown = worth_a_thumbnail(shots) if thumbnails else []
         self._expected = min(expected or len(shots), len(shots))
         self.evaluations = dict.fromkeys(sides, 0)
         self.warm_up_evaluations = 0

@@ -232,6 +232,7 @@ def indexer_of(
             quick_steps=quick_steps,
             remarks=(chosen.why,) if chosen.why else (),
             notes=(_ONE_FRAME,) if makes_videos(model) else (),
+            gallery=runtime.gallery(),
         )
 
     indexer = indexer_with(studio_with(chosen.sampling))

@@ -11,6 +11,7 @@ from PIL import Image
 from ...carlos_core.drawing import theme
 from ...carlos_core.drawing.listing import WIDTH, Gauge, Listing, Row, Said, picture_of_listing
 from ...carlos_core.errors import CarlosError
+from ..host import runtime
 from .shown import shown
 
 if TYPE_CHECKING:
@@ -41,9 +42,9 @@ _FAILURES = (CarlosError, OSError, ValueError, RuntimeError, MemoryError, Syntax
 """What a broken picture or a missing font may raise. A cancel is none of these."""
 
 
-def pair_of(_record: LoraRecord) -> Pair | None:
+def pair_of(record: LoraRecord) -> Pair | None:
     """What a LoRA does to a picture; None if no such picture was kept."""
-    return None
+    return next(iter(runtime.gallery().pairs(record)), None)
 
 
 class Rows:

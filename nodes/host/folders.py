@@ -39,6 +39,11 @@ def encoder_folders() -> list[Path]:
     return _sub_folders("encoders")
 
 
+def picture_folders() -> list[Path]:
+    """Where pictures of measured LoRAs are looked for; the first is where indexing keeps them."""
+    return _sub_folders("pictures")
+
+
 def cache_folder() -> Path:
     """Where features of finished pictures and of texts are kept, in the user's folder."""
     return Path(folder_paths.get_user_directory()) / "carlos" / "cache"

@@ -17,6 +17,7 @@ from .progress import bar
 if TYPE_CHECKING:
     from ...carlos_core.comfy.encoder import ComfyEncoder
     from ...carlos_core.database.database import MetricsDatabase
+    from ...carlos_core.measuring.gallery import Gallery
     from ...carlos_core.search.searcher import Searcher
 
 
@@ -49,6 +50,11 @@ def searcher_at_hand(database: MetricsDatabase) -> Searcher | None:
     """The searcher that was used last, if it is of this database."""
     last = _process.searcher
     return last if last is not None and last.db is database else None
+
+
+def gallery() -> Gallery:
+    """The pictures that are kept of LoRAs in the user's folders."""
+    return carlos.Gallery(*folders.picture_folders())
 
 
 @dataclass

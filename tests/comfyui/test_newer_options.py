@@ -43,6 +43,9 @@ TYPED = {
     "civitai": "CarlosRefreshMetadata",
     "lora database": "CarlosMetricsDBLoader",
     "clear cache": "CarlosCaches",
+    "before after": "CarlosLoraCard",
+    "lora info": "CarlosLoraCard",
+    "lora clusters": "CarlosLoraMap",
 }
 """What somebody might type who does not know what the nodes are called."""
 

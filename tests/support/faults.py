@@ -40,9 +40,11 @@ from carlos_core.errors import CarlosError
 from carlos_core.loras.library_index import KnownFile, LibraryIndex
 from carlos_core.measuring.contact_sheet import keep_thumbnail
 from carlos_core.measuring.feature_store import FeatureStore
+from carlos_core.measuring.gallery import Gallery
 from carlos_core.measuring.kept_facts import KeptFacts
 from carlos_core.records import LoraMetadata
 from tests.support.civitai_server import client_of, serving
+from tests.support.pictures import candidate
 from tests.support.rows import a_row, old_file
 
 FULL = "full disk"
@@ -222,6 +224,12 @@ def _thumbnail(folder: Path) -> Act:
     return lambda: keep_thumbnail(journal, "text", 0, torch.zeros(8, 8, 3))
 
 
+def _pictures_of_a_lora(folder: Path) -> Act:
+    gallery, row = Gallery(folder), a_row("1", file_name="snow", sha256="ab" * 32)
+    gallery.keep(row, [candidate(10)], 1.0)
+    return lambda: gallery.keep(row, [candidate(200)], 1.0)
+
+
 def _files(folder: Path, suffix: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.rglob(f"*{suffix}")}
 
@@ -263,6 +271,7 @@ def _operations() -> Iterator[dict[str, Operation]]:
             "index": Operation(_index, _indexed, is_cache=True),
             "facts": Operation(_fact, _facts, is_cache=True),
             "thumbnail": Operation(_thumbnail, lambda folder: _files(folder, ".png"), is_cache=True),
+            "gallery": Operation(_pictures_of_a_lora, lambda folder: _files(folder, ".jpg"), is_cache=True),
             "download": Operation(_download(client_of(server)), lambda folder: _files(folder, ".safetensors")),
         }
 

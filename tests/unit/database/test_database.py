@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pytest
 
 from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.errors import DatabaseError
-from carlos_core.records import LoraRecord
+from carlos_core.records import CurvePoint, LoraRecord
 from tests.support import miniworld
 from tests.support.rows import a_row
 
@@ -246,3 +247,18 @@ def test_what_is_usual_leaves_out_a_tenth_and_follows_every_change() -> None:
     low, high = database.ranking_arrays.usual_strength or (-1.0, -1.0)
     assert low == 0
     assert high < 95
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"), [(None, [None, None]), ([0.1, 0.2], [0.1, 0.2]), ([0.1], [None, None]), ([0.1, None], [0.1, None])]
+)
+def test_a_curve_has_its_error_bars_if_they_are_known(errors: Any, expected: list[float | None]) -> None:
+    database = MetricsDatabase.empty("some encoder", dimension=4)
+    database.upsert(a_row("a", strength_curve=(CurvePoint(0.5, 2.0, 0.9, 0.3), CurvePoint(1.0, 4.0, 1.0, 0.4))))
+    row = database.row("a")
+    assert row is not None
+    assert [point.strength_se for point in row.strength_curve] == [0.3, 0.4]
+    database.set_value("a", "curve_strength_ses", errors)
+    row = database.row("a")
+    assert row is not None
+    assert [point.strength_se for point in row.strength_curve] == expected

@@ -21,7 +21,7 @@ from tests.support import faults
 SHORT_KINDS = (faults.FULL, "EIO")
 SHORT = (
     *("upsert", "save behind a link", "create", "create over", "copy", "begin", "append", "append first", "clear", "merge"),
-    *("mark complete", "index", "facts", "thumbnail", "download"),
+    *("mark complete", "index", "facts", "thumbnail", "gallery", "download"),
 )
 
 
@@ -56,7 +56,7 @@ def test_whatever_call_fails_the_content_is_the_old_or_the_new_one_and_nothing_i
     assert calls["upsert", "EIO"] > 100
     assert calls["index", "EIO"] > 30
     errors = {end["operation"]: set(end) - {"operation", "kind", "calls", "went through"} for end in found}
-    assert {name for name, kinds_of_errors in errors.items() if not kinds_of_errors} == {"index", "facts", "thumbnail"}
+    assert {name for name, kinds_of_errors in errors.items() if not kinds_of_errors} == {"index", "facts", "thumbnail", "gallery"}
     assert set().union(*errors.values()) == {"DatabaseError", "IndexingError", "CivitaiError"}
 
 

@@ -23,7 +23,7 @@ from carlos_core.records import id_of_content
 
 OLDER = Path(__file__).parents[2] / "assets" / "older"
 ANSWERS = json.loads((OLDER / "answers.json").read_text(encoding="utf-8"))
-LATER = ("described_as", "described_by")
+LATER = ("described_as", "described_by", "curve_strength_ses")
 """Columns that the code which wrote the file did not have."""
 OTHER = "ab" * 32
 """The hash of a content that has no row."""

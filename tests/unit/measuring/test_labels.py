@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from PIL import ImageFont
 
 from carlos_core.measuring.labels import labelled, notice, sheet_or_notice, stacked
 
@@ -22,15 +21,7 @@ def test_a_name_stands_above_its_sheet_which_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a" * 500, "new\nline", "no text \udcff", "水彩画", "שלג 🧜"])
-@pytest.mark.parametrize("is_old", [False, True])
-def test_whatever_a_name_holds_it_is_drawn_in_one_line(name: str, is_old: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if is_old:
-        of_old = ImageFont.load_default_imagefont()
-
-        def load_default() -> ImageFont.ImageFont:
-            return of_old
-
-        monkeypatch.setattr(ImageFont, "load_default", load_default)
+def test_whatever_a_name_holds_it_is_drawn_in_one_line(name: str) -> None:
     shown = labelled(SHEET, name)
     assert shown.shape == (1, 50, 300, 3)
     assert torch.equal(shown[:, 30:], SHEET)

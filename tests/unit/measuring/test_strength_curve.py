@@ -111,7 +111,9 @@ def test_the_curve_has_the_metrics_of_the_pictures_at_each_weight(bench: Bench, 
     assert [point.weight for point in found] == list(WEIGHTS)
     for point in found:
         diffs = naive_diffs(bench, lora, SHOTS[:12], point.weight)
-        assert point.strength == pytest.approx(np.linalg.norm(diffs, axis=1).mean(), rel=1e-4)
+        strengths = np.linalg.norm(diffs, axis=1)
+        assert point.strength == pytest.approx(strengths.mean(), rel=1e-4)
+        assert point.strength_se == pytest.approx(strengths.std(ddof=1) / np.sqrt(12), rel=1e-3)
         cosine = diffs.mean(0) @ direction / np.linalg.norm(diffs.mean(0)) / np.linalg.norm(direction)
         assert point.alignment == pytest.approx(cosine, abs=1e-4)
 

@@ -1,0 +1,252 @@
+"""A few pairs of pictures of each LoRA, for people to look at: what stays when the cache of pictures is cleared.
+
+One JPEG file a LoRA, which any program shows: a column for each pair, without the LoRA above and with it below. What the pictures
+are stands in the file's comment, as JSON. Files may come from strangers, like databases: they are read within limits, and one
+that is odd is as good as none.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import stat
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from ..civitai.file_names import safe_name
+from ..drawing.pair import Pair
+from ..errors import GalleryError
+from ..foreign import ForeignFacts, printable, whole_text
+from ..records import LoraRecord
+from ..storage import bytes_within, write_atomically
+from .telling_pairs import KINDS, MOST, Candidate, Telling, telling
+
+logger = logging.getLogger(__name__)
+
+MOST_BYTES = 150_000
+"""Of a file that is written."""
+
+MOST_READ = 1 << 20
+"""Bytes of a file that is read."""
+
+_MOST_SIDE = 512
+"""Pixels of a picture that is read; 256 are written."""
+
+_LONGEST_PROMPT = 1000
+_MOST_SCANS = 3
+"""Of a JPEG file: a small file of very many scans would take hours."""
+
+_QUALITIES = (90, 82, 74, 66, 58)
+_DIGITS = 12
+"""Of the content's hash, in the file's name."""
+
+_LONGEST_STEM = 80
+_VERSION = 1
+_DAMAGED = (OSError, ValueError, SyntaxError, TypeError, LookupError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises over a damaged file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """What is kept of one LoRA."""
+
+    sha256: str
+    """Of the LoRA's file."""
+
+    shown: tuple[Telling, ...]
+    """At most four pairs, all pictures of one size."""
+
+    chosen_among: int
+    """How many pairs they were chosen among."""
+
+    protocol_id: str | None = None
+    """How the pictures were made; None if it is not known."""
+
+    weight: float | None = None
+    """The LoRA's weight in them."""
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        return tuple(each.pair for each in self.shown)
+
+
+class Gallery:
+    """Pictures of LoRAs in a folder, by the content of the LoRAs' files.
+
+    They are no cache: nothing makes them again. But nothing needs them either, so that whatever goes wrong with them is a line in
+    the log.
+    """
+
+    def __init__(self, folder: Path, *others: Path) -> None:
+        """folder: where pictures are kept; it is made with the first. others: where they are looked for, too."""
+        self.folder = folder
+        self._folders = (folder, *others)
+
+    def keep(self, record: LoraRecord, found: Sequence[Candidate], weight: float) -> bool:
+        """Keep the telling ones among pairs of pictures, in place of what was kept of this LoRA. Returns whether they are kept.
+
+        Args:
+            record: the LoRA's row; one that does not know its content keeps nothing.
+            found: pairs of its measurement, all of one size.
+            weight: the LoRA's weight in them.
+        """
+        chosen = telling(found)
+        if not chosen or record.sha256 is None:
+            return False
+        sheet = Sheet(record.sha256.lower(), chosen, len(found), record.protocol_id, weight)
+        path = self.folder / _name_of(record)
+        try:
+            content = _packed(sheet, record)
+            write_atomically(path, lambda file: file.write_bytes(content))
+            for earlier in _files_of(self.folder, sheet.sha256):
+                # The LoRA's name was another one.
+                if earlier.name != path.name:
+                    earlier.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("carlos: pictures of %s cannot be kept in %s: %s", printable(record.name), self.folder, error)
+            return False
+        return True
+
+    def sheet(self, record: LoraRecord) -> Sheet | None:
+        """What is kept of a row's LoRA; None if there is nothing that can be read."""
+        for folder in self._folders if record.sha256 else ():
+            sha256 = str(record.sha256).lower()
+            for path in _files_of(folder, sha256):
+                try:
+                    found = read_sheet(path)
+                except GalleryError as error:
+                    logger.warning("carlos: %s", error)
+                    continue
+                if found.sha256 == sha256:
+                    return found
+        return None
+
+    def pairs(self, record: LoraRecord) -> tuple[Pair, ...]:
+        """The pairs that are kept of a row's LoRA; empty if there are none."""
+        found = self.sheet(record)
+        return () if found is None else found.pairs
+
+    def state(self) -> str:
+        """Changes when a file is added, replaced or removed."""
+        return "|".join(str(_time_of(folder)) for folder in self._folders)
+
+
+def read_sheet(path: Path) -> Sheet:
+    """The pictures of a file, and what it says of them. Raises GalleryError for a file that is not one of ours, or too large."""
+    name = printable(path.name)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("it is no ordinary file")
+        content = bytes_within(path, MOST_READ)
+        if content is None:
+            raise ValueError("it is too large")
+        if content.count(b"\xff\xda") > _MOST_SCANS:
+            raise ValueError("it has too many parts")
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as picture:
+            return _unpacked(picture)
+    # Pillow raises all of these over a damaged file.
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        TypeError,
+        KeyError,
+        IndexError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:
+        raise GalleryError(
+            f"The pictures {name} cannot be read ({printable(str(error)) or type(error).__name__}).",
+            "Delete the file: indexing the LoRA again makes a new one.",
+        ) from error
+
+
+def _unpacked(picture: Image.Image) -> Sheet:
+    """Raises ValueError for facts that make no sense, and what Pillow raises."""
+    comment = picture.info.get("comment")
+    if not isinstance(comment, bytes):
+        raise ValueError("it does not say what it shows")
+    try:
+        facts = ForeignFacts(json.loads(comment))
+    except RecursionError as error:
+        raise ValueError("it does not say what it shows") from error
+    columns = list(facts.parts("pairs"))
+    sha256, among = facts.text("sha256") or "", facts.number("chosen_among", 32) or 0
+    if facts.number("carlos_pictures", 32) != _VERSION or not sha256 or not 1 <= len(columns) <= MOST:
+        raise ValueError("it does not say what it shows")
+    width, height = picture.width // len(columns), picture.height // 2
+    if not (0 < width <= _MOST_SIDE and 0 < height <= _MOST_SIDE) or (width * len(columns), 2 * height) != picture.size:
+        raise ValueError(f"it has {picture.width} x {picture.height} pixels")
+    whole = picture.convert("RGB")
+    shown = []
+    for place, column in enumerate(columns):
+        above = (place * width, 0, (place + 1) * width, height)
+        without, with_lora = whole.crop(above), whole.crop((above[0], height, above[2], 2 * height))
+        prompt, kind = (column.text("prompt") or "")[:_LONGEST_PROMPT], column.text("kind")
+        pair = Pair(prompt, column.number("seed") or 0, without, with_lora)
+        shown.append(Telling(pair, kind if kind in KINDS else KINDS[0]))
+    known = facts.decimal("weight")
+    return Sheet(sha256, tuple(shown), max(among, len(shown)), facts.text("protocol_id"), None if known is None else float(known))
+
+
+def _packed(sheet: Sheet, record: LoraRecord) -> bytes:
+    """A sheet as a file of at most `MOST_BYTES`: of lower quality, then smaller, if it must be."""
+    facts = {
+        "carlos_pictures": _VERSION,
+        "sha256": sheet.sha256,
+        "lora_id": record.lora_id,
+        "name": record.name[:_LONGEST_PROMPT],
+        "above": "without the LoRA",
+        "below": "with the LoRA",
+        "weight": sheet.weight,
+        "protocol_id": sheet.protocol_id,
+        "measured": record.indexed_at,
+        "chosen_among": sheet.chosen_among,
+        "pairs": [{"prompt": pair.prompt[:_LONGEST_PROMPT], "seed": pair.seed, "kind": kind} for pair, kind in sheet.shown],
+    }
+    comment = whole_text(json.dumps(facts, ensure_ascii=False)).encode()
+    width, height = sheet.pairs[0].without.size
+    while True:
+        whole = Image.new("RGB", (width * len(sheet.shown), 2 * height))
+        for place, (pair, _kind) in enumerate(sheet.shown):
+            for row, picture in enumerate((pair.without, pair.with_lora)):
+                fitting = picture if picture.size == (width, height) else picture.resize((width, height))
+                whole.paste(fitting, (place * width, row * height))
+        for quality in _QUALITIES:
+            file = io.BytesIO()
+            # Colours in full: a LoRA may change nothing else.
+            whole.save(file, "JPEG", quality=quality, subsampling=0, comment=comment)
+            if file.tell() <= MOST_BYTES:
+                return file.getvalue()
+        width, height = max(1, width // 2), max(1, height // 2)
+
+
+def _name_of(record: LoraRecord) -> str:
+    """A name for people, and the content by which it is found."""
+    stem = Path(safe_name(record.file_name or record.name)).stem.encode()[:_LONGEST_STEM].decode(errors="ignore")
+    return f"{stem}-{str(record.sha256).lower()[:_DIGITS]}.jpg"
+
+
+def _files_of(folder: Path, sha256: str) -> list[Path]:
+    """The files for a content in a folder, by their names. Where it cannot be looked through, there are none."""
+    ending = f"-{sha256[:_DIGITS]}.jpg"
+    try:
+        return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.name.endswith(ending))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        logger.warning("carlos: %s cannot be looked through: %s", folder, error)
+        return []
+
+
+def _time_of(folder: Path) -> int:
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return 0
