@@ -16,7 +16,7 @@ from ..carlos_core.search.portrait import portrait
 from .common import matches as found_loras
 from .common.indexing import curve_lines
 from .common.one_lora import BY_ID, lora_name_input, wanted_row
-from .common.report import database_facts, database_line, facts_text, number, report, table
+from .common.report import database_facts, database_line, number, report, table
 from .common.schema import search_aliases
 from .common.shown import shown
 from .common.sockets import CarlosDb, CarlosMatches, facts_output
@@ -77,11 +77,11 @@ class CarlosLoraCard(io.ComfyNode):
         sheet = runtime.gallery().sheet(record)
         pairs = [] if sheet is None else [Shown(pair, kind) for pair, kind in sheet.shown]
         facts = _facts(about, sheet, database)
-        text = report([*_lines(about, sheet), database_line(database)], facts)
+        text, facts_said = report([*_lines(about, sheet), database_line(database)], facts)
         image, said = shown(card(about, pairs, _about_pictures(sheet, record)), text)
         without = _batch([each.pair.without for each in pairs])
         with_lora = _batch([each.pair.with_lora for each in pairs])
-        return io.NodeOutput(image, without, with_lora, text, facts_text(facts), ui=said)
+        return io.NodeOutput(image, without, with_lora, text, facts_said, ui=said)
 
 
 def _chosen(database: MetricsDatabase, lora_name: str, lora_id: str, matches: Matches | None) -> LoraRecord | None:
@@ -103,9 +103,9 @@ def _nothing(database: MetricsDatabase, matches: Matches) -> io.NodeOutput:
     """What there is to show where a search has found nothing."""
     said = f"Nothing fits {matches.query!r}."
     facts = {"lora_id": None, "query": matches.query, "reason": matches.reason, "database": database_facts(database)}
-    text = report([f"{said} {matches.reason}".strip(), database_line(database)], facts)
+    text, facts_said = report([f"{said} {matches.reason}".strip(), database_line(database)], facts)
     image, on_node = shown(empty_card(said, matches.reason), text)
-    return io.NodeOutput(image, _batch([]), _batch([]), text, facts_text(facts), ui=on_node)
+    return io.NodeOutput(image, _batch([]), _batch([]), text, facts_said, ui=on_node)
 
 
 def _about_pictures(sheet: Sheet | None, record: LoraRecord) -> str:

@@ -12,7 +12,7 @@ from ..carlos_core.loras.family import FAMILIES
 from ..carlos_core.search.library_map import library_map
 from .common import matches as found_loras
 from .common.one_lora import BY_ID, lora_name_input, wanted_row
-from .common.report import database_facts, database_line, facts_text, number, report, table
+from .common.report import database_facts, database_line, number, report, table
 from .common.schema import search_aliases
 from .common.search_widgets import ANY_BASE_MODEL, base_model_of
 from .common.shown import shown
@@ -101,9 +101,9 @@ class CarlosLoraMap(io.ComfyNode):
             "database": database_facts(database),
         }
         lines = [title, *_lines(library, counts, unplaced), database_line(database)]
-        text = report(lines, facts)
+        text, facts_said = report(lines, facts)
         image, said = shown(draw_map(library, title, query), text)
-        return io.NodeOutput(image, text, facts_text(facts), ui=said)
+        return io.NodeOutput(image, text, facts_said, ui=said)
 
 
 def _title(library: LibraryMap, base_model: str, query: str) -> str:
