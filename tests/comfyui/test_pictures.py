@@ -84,7 +84,7 @@ def test_every_list_is_shown_as_a_picture_and_given_as_an_image(host: Host, rows
 
 def test_the_choice_of_auto_lora_and_its_weights_are_shown(host: Host, rows: MetricsDatabase) -> None:
     workflow = workflows.auto_lora("pixel art, burning flames", DATABASE)
-    workflow["saved"] = workflows.node("PreviewImage", images=["auto", 6])
+    workflow["saved"] = workflows.node("PreviewImage", images=["auto", 7])
     outputs = host.run(workflow)
     two = shown(host, outputs, "auto")
     assert shown(host, outputs, "saved").tobytes() == two.tobytes()
