@@ -161,7 +161,7 @@ class CarlosAutoLora(io.ComfyNode):
             # Where nothing was found, the reason may have them already.
             said_of_filters = limits.told(filters, len(database))
             filtered = [said_of_filters] if said_of_filters and said_of_filters not in reason else []
-            listing = _listing(selection, [*gone, *not_applied, *applied.warnings], database)
+            listing = _listing(selection, [*weak, *gone, *not_applied, *applied.warnings], database)
         facts = [facts_of(lora) for lora in applied.loras]
         choice_in_pictures.keep(cls.hidden, query, facts)
         said = {

@@ -149,7 +149,7 @@ def output_of(
     weak = weak_loras.notes_of(database, ((match, 1.0) for match in matches.installed))
     notices = [*made_for, *weak, *_notes(matches, files), *allowed.notes, *filtered, database_line(database)]
     text, said = report([*notes, *listed, *read, *further, *notices], facts)
-    picture, shown = pictures.drawn(_listing(database, found, notes, doubts), text)
+    picture, shown = pictures.drawn(_listing(database, found, notes, [*doubts, *weak]), text)
     if not matches.installed:
         reason = matches.doubt or matches.reason or "None of the matches is installed: put one of them into models/loras."
         return io.NodeOutput(matches, ExecutionBlocker(f"{reason} {_INSTEAD}"), 0.0, text, said, picture, ui=shown)
