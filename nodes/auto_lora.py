@@ -108,6 +108,16 @@ class CarlosAutoLora(io.ComfyNode):
                     **advanced(),
                 ),
                 apply.prompt_input(),
+                io.Float.Input(
+                    "keep_content",
+                    default=limits.KEEP_CONTENT,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="Between effect and content. 0: weights as large as strength_budget allows. 0.5: together the LoRAs "
+                    "change a picture no more than the strongest alone, so that it still shows its prompt. 1: half of that.",
+                ),
             ],
             outputs=[
                 *apply.outputs(),
@@ -142,7 +152,7 @@ class CarlosAutoLora(io.ComfyNode):
             applied = apply.applied(model, clip, loras)
             lines = [f"A choice made before is applied as it is ({counted(len(loras), 'LoRA')}); the query is not looked at."]
             reason, notes, left_out, preference = "chosen before", [*unlike, *applied.warnings], {}, {}
-            understanding, filters, filtered = None, [], []
+            understanding, filters, filtered, keeping = None, [], [], None
             listing = _chosen_before(applied.loras, [*lines, *notes], database)
         else:
             selection, allowed, gone = _selection(model, clip, database, query, cls.hidden, **settings)
@@ -156,7 +166,7 @@ class CarlosAutoLora(io.ComfyNode):
             weak = weak_loras.notes_of(database, [(pick.match, pick.weight) for pick in selection.picks])
             notes = [*of_query, *weak, *made_for, *allowed.notes, *gone, *not_applied, *applied.warnings]
             left_out = allowed.facts
-            understanding = selection.understanding
+            understanding, keeping = selection.understanding, selection.keeping
             filters = allowed.limits.filters(database, allowed.installed)
             # Where nothing was found, the reason may have them already.
             said_of_filters = limits.told(filters, len(database))
@@ -174,6 +184,7 @@ class CarlosAutoLora(io.ComfyNode):
             "reading": reading.facts_of(understanding),
             "filters": [each._asdict() for each in filters],
             "database": database_facts(database),
+            "keep_content": keeping.facts if keeping is not None else None,
         }
         read = reading.lines(understanding, database, lists_effects=False)
         text, facts_said = report([*lines, *read, *notes, *filtered, database_line(database)], said)
@@ -224,6 +235,7 @@ def _rules(settings: dict[str, Any]) -> ChoiceRules:
         settings["strength_budget"],
         settings["min_confidence"],
         takes_suggested=settings["weight"] == SUGGESTED,
+        keep_content=settings.get("keep_content", limits.KEEP_CONTENT),
     )
 
 

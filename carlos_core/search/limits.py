@@ -30,6 +30,9 @@ BEST_ONE, TOP_K_EQUAL, COMPOSED = "best one", "top k equal", "composed"
 MODES = (BEST_ONE, TOP_K_EQUAL, COMPOSED)
 """How many LoRAs are put together, and with which weights; see `selection.select`."""
 
+KEEP_CONTENT = 0.5
+"""`keep_content` at which LoRAs together change pictures no more than the strongest of them does alone: see `keeping`."""
+
 ANY = "any"
 CONFIDENCES = (ANY, *CONFIDENCE_WORDS[1:])
 """How sure a match must be to be taken; "any" takes the best, however unsure it is."""
@@ -115,6 +118,9 @@ class ChoiceRules:
 
     takes_suggested: bool = True
     """A LoRA's own weight is what a scale sweep found, if there was one; otherwise, and if this is False, it is 1."""
+
+    keep_content: float = KEEP_CONTENT
+    """Between effect and content, in [0, 1]: see `keeping.kept`. 0 for weights as large as the other rules allow."""
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from ..errors import RetrievalError
 from ..progress import OnProgress
 from .calibration import LIKELY, WEAK, Background, confidences, word_for
 from .content import ContentTails, corrected
+from .keeping import keeping
 from .language import knows_other_languages, other_language
 from .limits import ANY, CALIBRATED, ChoiceRules, SearchLimits
 from .matches import Confidence, Match, Matches, matches_at
 from .queries import but_not
 from .reading import Reading, plain_word
-from .selection import CANDIDATES, Pick, Selection, parts_of, select, with_nearest
+from .selection import CANDIDATES, Pick, Selection, own_weight, parts_of, select, with_nearest
 from .understanding import MIXED_SHARE, Understanding, Verdict, judged, understand
 from .weights import MAX_OVERDRIVE
 
@@ -299,23 +300,32 @@ class Question:
             # Encoded together, before they are asked for one by one.
             self.searcher.signatures([text, *texts])
         selection = select(text, self.search, self.rules, self.limits.max_strength, parts_are=parts)
-        picks = self._emphasised(selection.picks, understanding)
-        return replace(selection, query=self.reading.query.strip(), picks=picks, understanding=understanding)
+        factors = _emphasis(selection.picks, understanding)
+        picks = self._emphasised(selection.picks, factors)
+        picks, taken = keeping(picks, self._alone(picks, factors), self.rules)
+        notes = (*selection.notes, *(taken.notes if taken is not None else ()))
+        query = self.reading.query.strip()
+        return replace(selection, query=query, picks=picks, understanding=understanding, notes=notes, keeping=taken)
 
-    def _emphasised(self, picks: tuple[Pick, ...], understanding: Understanding) -> tuple[Pick, ...]:
+    def _emphasised(self, picks: tuple[Pick, ...], factors: Sequence[float]) -> tuple[Pick, ...]:
         """Picks with more weight for what is emphasised and less for what is played down, within the limits of weights."""
-        of_text = {effect.text: effect.weight for effect in understanding.effects}
-        of_lora = {effect.lora_id: effect.weight for effect in understanding.effects}
-        factors = [of_text.get(pick.part, of_lora.get(pick.match.lora_id, 1.0)) for pick in picks]
         if all(factor == 1 for factor in factors):
             return picks
-        weights = []
-        for pick, factor in zip(picks, factors, strict=True):
-            alone = (pick.match.record.suggested_weight if self.rules.takes_suggested else None) or 1.0
-            strongest = self.limits.max_strength / max(pick.match.vector.strength, 1e-12)
-            weights.append(min(pick.weight * factor, MAX_OVERDRIVE * alone, strongest))
+        wanted = [pick.weight * factor for pick, factor in zip(picks, factors, strict=True)]
+        weights = [min(weight, most) for weight, most in zip(wanted, self._tops(picks), strict=True)]
         share = min(1.0, self.rules.strength_budget / sum(weights))
         return tuple(replace(pick, weight=round(weight * share, 3)) for pick, weight in zip(picks, weights, strict=True))
+
+    def _alone(self, picks: Sequence[Pick], factors: Sequence[float]) -> list[float]:
+        """The weight that each LoRA would get alone, emphasis included."""
+        own = [own_weight(pick.match, self.rules) for pick in picks]
+        return [min(weight * factor, most) for weight, factor, most in zip(own, factors, self._tops(picks), strict=True)]
+
+    def _tops(self, picks: Sequence[Pick]) -> list[float]:
+        """The most weight that each LoRA may get."""
+        strongest = [self.limits.max_strength / max(pick.match.vector.strength, 1e-12) for pick in picks]
+        own = [own_weight(pick.match, self.rules) for pick in picks]
+        return [min(MAX_OVERDRIVE * weight, most) for weight, most in zip(own, strongest, strict=True)]
 
     def _without_effects(self, understanding: Understanding) -> Selection:
         """Nothing, for content alone; the reason says why."""
@@ -378,6 +388,13 @@ def _pushed_out(selection: Selection, free: Selection) -> list[str]:
 
 def _quoted(texts: Sequence[str]) -> str:
     return ", ".join(map(repr, texts))
+
+
+def _emphasis(picks: Sequence[Pick], understanding: Understanding) -> list[float]:
+    """By how much the query emphasises what each LoRA is for; 1 where it does not."""
+    of_text = {effect.text: effect.weight for effect in understanding.effects}
+    of_lora = {effect.lora_id: effect.weight for effect in understanding.effects}
+    return [of_text.get(pick.part, of_lora.get(pick.match.lora_id, 1.0)) for pick in picks]
 
 
 def _why_empty(reading: Reading) -> str:

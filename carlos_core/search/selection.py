@@ -16,6 +16,7 @@ from .matches import Match, Matches
 from .weights import Candidates, WeightLimits, compose, unlike, weighed
 
 if TYPE_CHECKING:
+    from .keeping import Keeping
     from .understanding import Understanding
 
 CANDIDATES = 12
@@ -66,7 +67,10 @@ class Selection:
     for the whole or a part."""
 
     notes: tuple[str, ...] = ()
-    """What fits a part of the query and was not picked, one sentence each."""
+    """What fits and was not picked, what was taken from the weights, and whether the picture may break; one sentence each."""
+
+    keeping: Keeping | None = None
+    """How much of the prompt the picks leave, and what that cost; None if there are none."""
 
     def without(self, lora_ids: Collection[str]) -> Selection:
         """The choice if these LoRAs cannot be used, e.g. because they do not load. lora_ids: also those left out before."""
@@ -134,7 +138,7 @@ def select(
     else:
         chosen = _composed(fitting, whole, n, limits, rules)
     signature = _signature(whole)
-    weights = weighed(_candidates(chosen, rules), signature, limits, is_equal=rules.mode == TOP_K_EQUAL)
+    weights = weighed(candidates_of(chosen, rules), signature, limits, is_equal=rules.mode == TOP_K_EQUAL)
     names = {match.lora_id: part.query for part, match in reversed(leaders)} if is_by_parts else {}
     picks = tuple(
         Pick(match, round(float(weight), 3), cosine(match.vector.direction, signature), names.get(match.lora_id, whole.query))
@@ -154,6 +158,8 @@ def _check(rules: ChoiceRules) -> None:
         raise RetrievalError(
             f"{rules.max_loras} LoRAs with a budget of {rules.strength_budget:g}.", "Allow at least 1 LoRA and some weight."
         )
+    if not 0 <= rules.keep_content <= 1:
+        raise RetrievalError(f"keep_content is {rules.keep_content:g}.", "Choose a number from 0 (effect) to 1 (content).")
 
 
 def _of_parts(leaders: Sequence[tuple[Matches, Match]], fitting: Sequence[Match], n: int, rules: ChoiceRules) -> list[Match]:
@@ -169,7 +175,7 @@ def _composed(fitting: Sequence[Match], whole: Matches, max_loras: int, limits: 
     if any(match.preferred_to for match in fitting):
         # Of LoRAs that do the same, the preferred one: by the query alone, the other would be taken.
         fitting = _unlike(fitting, len(fitting))
-    composition = compose(_candidates(fitting, rules), _signature(whole), limits, max_loras)
+    composition = compose(candidates_of(fitting, rules), _signature(whole), limits, max_loras)
     rows = sorted(each.index for each in composition.chosen)
     return [fitting[row] for row in rows] if 0 in rows else [fitting[0]]
 
@@ -258,14 +264,18 @@ def _directions(matches: Sequence[Match]) -> np.ndarray:
     return np.stack([match.vector.direction for match in matches]).astype(np.float64)
 
 
-def _candidates(matches: Sequence[Match], rules: ChoiceRules) -> Candidates:
+def own_weight(match: Match, rules: ChoiceRules) -> float:
+    """The weight of a LoRA when it is applied alone."""
+    return (match.record.suggested_weight if rules.takes_suggested else None) or 1.0
+
+
+def candidates_of(matches: Sequence[Match], rules: ChoiceRules) -> Candidates:
     """Matches with the weight of each LoRA when it is applied alone."""
-    suggested = (match.record.suggested_weight if rules.takes_suggested else None for match in matches)
     return Candidates(
         ids=[match.lora_id for match in matches],
         directions=_directions(matches),
         strength=np.array([match.vector.strength for match in matches]),
-        base_weights=np.array([weight or 1.0 for weight in suggested]),
+        base_weights=np.array([own_weight(match, rules) for match in matches]),
     )
 
 

@@ -91,7 +91,8 @@ def choices(host: Host, reports: dict[str, Any]) -> dict[str, Any]:
         asked += [(query["query"], settings) for query in _queries()["compound"][:8]]
     found = {}
     for query, settings in asked:
-        facts = facts_of(host.run(workflows.auto_lora(query, REFERENCE, **settings)), "report")
+        # With the weights that were given before `keep_content` came.
+        facts = facts_of(host.run(workflows.auto_lora(query, REFERENCE, keep_content=0.0, **settings)), "report")
         found[f"{query} {json.dumps(settings)}"] = {key: facts[key] for key in ("choice", "reason")}
         reports["CarlosAutoLora"] = _keys(facts)
     return found

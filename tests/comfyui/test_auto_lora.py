@@ -79,7 +79,7 @@ def picture(host: Host, outputs: dict[str, Any], prefix: str) -> Image.Image:
 
 
 def test_both_effects_are_applied_as_two_loaders_would_apply_them(host: Host, rows: MetricsDatabase) -> None:
-    workflow = workflows.auto_lora(BOTH, DATABASE)
+    workflow = workflows.auto_lora(BOTH, DATABASE, keep_content=0.0)
     workflow |= workflows.render(PROMPT, 3, ["auto", 0], ["auto", 1], "auto")
     workflow["words"] = workflows.node("PreviewAny", source=["auto", 2])
     outputs = host.run(workflow)
@@ -262,12 +262,40 @@ def test_a_lora_that_will_hardly_be_seen_is_applied_with_a_word_about_it(host: H
 
 def test_each_mode_and_limit_does_what_it_says(host: Host, rows: MetricsDatabase) -> None:
     assert len(asked(host, BOTH, mode="best one")["choice"]) == 1
-    assert weights(asked(host, BOTH, mode="top k equal")) == {SNOW: 1.0, PENCIL: 1.0}
+    assert weights(asked(host, BOTH, mode="top k equal", keep_content=0.0)) == {SNOW: 1.0, PENCIL: 1.0}
     assert sum(weights(asked(host, BOTH, strength_budget=0.5)).values()) == pytest.approx(0.5, abs=2e-3)
     assert len(asked(host, BOTH, max_loras=1)["choice"]) == 1
     assert asked(host, "drawn in pencil", max_strength=0.1)["choice"] == []
     assert "loosen the limits" in asked(host, "drawn in pencil", max_strength=0.1)["reason"]
     assert weights(asked(host, "drawn in pencil", ranking="published", min_confidence="any", mode="best one")) == {PENCIL: 1.0}
+
+
+def test_two_loras_together_change_pictures_no_more_than_one_unless_effect_comes_first(host: Host, rows: MetricsDatabase) -> None:
+    """Also in a workflow that was saved before there was such an input."""
+    as_before, saved = asked(host, BOTH, keep_content=0.0), asked(host, BOTH)
+    full, found = weights(as_before), weights(saved)
+    strongest = max(rows.cells(lora_id_of(rows, file))["strength"] for file in (SNOW, PENCIL))
+    assert saved["keep_content"]["change"] == pytest.approx(strongest, rel=2e-3)
+    assert 1.2 < sum(found.values()) < 1.7
+    assert found[SNOW] / found[PENCIL] == pytest.approx(full[SNOW] / full[PENCIL], rel=5e-3)
+    (note,) = [note for note in saved["notes"] if "reduced" in note]
+    assert f"Weights reduced from 2.00 to {sum(found.values()):.2f}" in note
+    assert as_before["keep_content"]["weights_before"] == pytest.approx(sum(full.values()))
+    assert not any("reduced" in note for note in as_before["notes"])
+    assert weights(asked(host, "drawn in pencil")) == {PENCIL: 1.0}
+    # Half of what the strongest changes alone, for one LoRA, too.
+    assert weights(asked(host, "drawn in pencil", keep_content=1.0)) == {PENCIL: 0.5}
+    with pytest.raises(Failed):
+        asked(host, BOTH, keep_content=1.5)
+
+
+def test_a_picture_that_is_expected_to_break_is_foretold(host: Host, base: Path, rows: MetricsDatabase) -> None:
+    changed(rows, base, "strong.parquet", PENCIL, suggested_weight=1.5)
+    facts = asked(host, BOTH, "strong.parquet", strength_budget=2.5, keep_content=0.0)
+    assert facts["keep_content"]["may_break"]
+    assert any("may show little of its prompt" in note for note in facts["notes"])
+    kept = asked(host, BOTH, "strong.parquet", strength_budget=2.5)
+    assert (kept["keep_content"]["may_break"], any("little of its prompt" in note for note in kept["notes"])) == (False, False)
 
 
 def test_suggested_weights_come_from_the_rows(host: Host, base: Path, rows: MetricsDatabase) -> None:

@@ -418,3 +418,26 @@ def test_the_public_choice_is_that_of_the_node(
     assert carlos.choose(database, "elephants", rules=rules, **arguments).picks == ()
     with pytest.raises(RetrievalError, match="all that was looked for"):
         carlos.choose(database, "snow falling", negative="snow falling", rules=rules, **arguments)
+
+
+def test_weights_leave_the_prompt_visible_unless_effect_comes_first(
+    database: MetricsDatabase, encoder: OpenClipEncoder, signature_prompts: PromptSet, cache: SignatureCache
+) -> None:
+    searcher = Searcher(database, encoder=encoder, prompts=signature_prompts, signatures=cache)
+
+    def weights(query: str, **rules: Any) -> list[float]:
+        return [pick.weight for pick in searcher.choose(query, rules=ChoiceRules("composed", **rules)).picks]
+
+    both = "snow falling, pencil sketch"
+    full, default, more = weights(both, keep_content=0.0), weights(both), weights(both, keep_content=1.0)
+    assert sum(full) == pytest.approx(2.0, abs=2e-3)
+    assert 1.2 < sum(default) < 1.7
+    assert sum(more) == pytest.approx(sum(default) / 2, abs=2e-3)
+    assert default[0] / default[1] == pytest.approx(full[0] / full[1], rel=5e-3)
+    assert weights(both, strength_budget=0.8) == weights(both, strength_budget=0.8, keep_content=0.0)
+    # Emphasis is what somebody asks for: it is not taken back.
+    assert weights("(pencil sketch:1.4)") == weights("(pencil sketch:1.4)", keep_content=0.0) == [1.4]
+    notes = searcher.choose(both, rules=ChoiceRules("composed")).notes
+    assert any("so that the prompt stays visible" in note for note in notes)
+    with pytest.raises(RetrievalError, match=r"keep_content is 1\.5"):
+        weights(both, keep_content=1.5)
