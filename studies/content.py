@@ -274,22 +274,19 @@ def report_pairs(pool: Pool, budgets: Sequence[float]) -> None:
 
 
 def report_further(pool: Pool, further: Pool) -> None:
-    """Pictures at the new default's own weights, and what is read off the others for them."""
-    rows = []
+    """Pairs that were made, and what is read off the others for them: top-1, matched, effect, cosine."""
+    found = []
     for side in further.sides:
         total = float(side.weights.sum())
-        near = [
-            line for line in pool.lines if line.files == side.files and np.allclose(line.shares, side.weights / total, atol=0.01)
-        ]
-        rows += [(side.look.top1, line.at("top1", total), side.look.matched, line.at("matched", total)) for line in near[:1]]
-    if rows:
-        print(f"{pool.title}, {len(rows)} of these pairs made at the weights of the new default:\n")
-        names = ("made", "read off", "before, at 2.0")
-        found = [
-            [name, *(float(value) for value in row[:4]), f"{row[4]:.0%}"]
-            for name, row in zip(names, np.mean(rows, 0), strict=True)
-        ]
-        print_table(["", "top-1", "matched", "effect", "cosine", "broken"], *found)
+        for line in pool.lines:
+            if line.files == side.files and np.allclose(line.shares, side.weights / total, atol=0.01):
+                along = float(side.look.change @ line.signature)
+                made = (side.look.top1, side.look.matched, along, along / float(np.linalg.norm(side.look.change)))
+                found.append([made, (line.top1_at(total), line.matched_at(total), line.effect_at(total), line.cosine_at(total))])
+    if found:
+        print(f"{pool.title}, pairs made at other weights: {len(found)}\n")
+        rows = [[name, *row] for name, row in zip(("made", "read off"), np.mean(found, axis=0).tolist(), strict=True)]
+        print_table(["", "top-1", "matched", "effect", "cosine"], *rows)
 
 
 def draw(pools: Sequence[Pool], path: Path) -> None:
