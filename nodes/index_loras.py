@@ -216,7 +216,8 @@ def _index_all(
             if isinstance(result, carlos.Outcome):
                 n_new += result.is_new
                 n_sheets[result.is_new] += result.sheet is not None
-                if n_sheets[result.is_new] > _MOST_SHEETS:
+                # Once there are pictures that are new, others are not shown.
+                if n_sheets[result.is_new] > _MOST_SHEETS or (not result.is_new and n_sheets[True]):
                     kept = replace(result, sheet=None)
             results.append(kept)
             tally.loras = n_new

@@ -87,7 +87,7 @@ class CarlosLoraCard(io.ComfyNode):
 def _chosen(database: MetricsDatabase, lora_name: str, lora_id: str, matches: Matches | None) -> LoraRecord | None:
     """The row to show; None if it is to be that of a match, and there is none.
 
-    Raises RetrievalError if no LoRA is chosen, and what `wanted_row` raises.
+    Raises RetrievalError if no LoRA is chosen, EncoderError for matches of another encoder, and what `wanted_row` raises.
     """
     row = wanted_row(database, lora_name, lora_id)
     if row is not None:
@@ -96,6 +96,8 @@ def _chosen(database: MetricsDatabase, lora_name: str, lora_id: str, matches: Ma
         raise RetrievalError(
             "No LoRA is chosen.", "Choose one in lora_name, type an id into lora_id, or connect matches of a search."
         )
+    if matches.encoder_id != database.encoder_id:
+        database.check_encoder(matches.encoder_id)
     return matches.items[0].record if matches.items else None
 
 
@@ -131,7 +133,7 @@ def _lines(about: Portrait, sheet: Sheet | None) -> list[str]:
         lines += ["most like it:", *table(("cosine", "LoRA", "id"), cells)]
     if sheet is not None:
         return [*lines, f"pictures: {counted(len(sheet.shown), 'pair')}. {_about_pictures(sheet, row)}"]
-    return [*lines, "No pictures of it are kept. Indexing it keeps some."]
+    return [*lines, "No pictures of it are kept. LoRA Indexer keeps some when it measures."]
 
 
 def _facts(about: Portrait, sheet: Sheet | None, database: MetricsDatabase) -> dict[str, Any]:

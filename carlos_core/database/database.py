@@ -15,7 +15,7 @@ import torch
 
 from ..clip.encoder import DEFAULT_ENCODER_ID
 from ..errors import DatabaseError, EncoderError
-from ..records import CurvePoint, LoraIdentity, LoraRecord, MeasuredRow, id_of_content
+from ..records import NO_EFFECT, CurvePoint, LoraIdentity, LoraRecord, MeasuredRow, id_of_content
 from ..storage import is_there, target_of
 from . import columns as schema
 from . import parquet, reference
@@ -325,6 +325,13 @@ class MetricsDatabase:
         )
 
     @cached_property
+    def has_effect(self) -> np.ndarray:
+        """[R] bool, in the order of `ranking_arrays`: whether a row has a direction, and one that is more than noise."""
+        arrays = self.ranking_arrays
+        is_noise = np.array([NO_EFFECT in row.notes for row in self.measured], dtype=bool)[arrays.rows]
+        return (arrays.norms > 0).numpy() & ~is_noise
+
+    @cached_property
     def identities(self) -> list[LoraIdentity]:
         """What every row knows about which LoRA it is, in table order."""
         return schema.identities(self._table)
@@ -345,7 +352,7 @@ class MetricsDatabase:
 
     def _replace(self, table: pa.Table) -> None:
         self._table = table
-        for derived in ("ranking_arrays", "identities", "measured", "_position", "_by_content"):
+        for derived in ("ranking_arrays", "has_effect", "identities", "measured", "_position", "_by_content"):
             self.__dict__.pop(derived, None)
 
 

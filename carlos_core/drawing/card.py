@@ -40,6 +40,10 @@ _DIGITS = {"strength": 2, "consistency": 3, "alignment": 3}
 _QUIET = Ink(_SMALL, theme.QUIET)
 
 
+_MOST_STRENGTH = 1e6
+"""Raw CLIP units. What a foreign database has beyond makes no sense, and no scale."""
+
+
 def short_name(name: str) -> str:
     """A LoRA's name as pictures show it: that of a file without what all files' names end in."""
     return name.removesuffix(".safetensors") or name
@@ -235,7 +239,7 @@ def _curve(portrait: Portrait, width: int) -> list[_Part]:
     dots = []
     for point in row.strength_curve:
         weight, strength, cosine = _finite(point.weight), _finite(point.strength), _finite(point.alignment)
-        if weight is not None and strength is not None:
+        if weight is not None and strength is not None and 0 <= strength <= _MOST_STRENGTH:
             error = _finite(point.strength_se)
             dots.append(CurveDot(weight, strength, error, "" if cosine is None else f"{cosine:.2f}"))
     if len(dots) < 2:

@@ -27,6 +27,10 @@ class Range(NamedTuple):
     greatest: float
 
 
+_LEAST_TOP, _MOST_TOP = 1e-9, 1e9
+"""Between which values a curve's scale may end."""
+
+
 class CurveDot(NamedTuple):
     """A point of a curve."""
 
@@ -73,7 +77,10 @@ def curve(canvas: Canvas, box: Box, dots: Sequence[CurveDot], marked: float | No
     inner = Box(box.left + 44, box.top + 8, box.width - 44 - 24, box.height - 8 - step * (2 if has_notes else 1) - 8)
     right = max([abs(dot.x) for dot in dots] + [abs(marked or 0)]) or 1.0
     sign = -1 if min(dot.x for dot in dots) < 0 else 1
-    top = 1.1 * max(dot.y + (dot.error or 0) for dot in dots) or 1.0
+    top = 1.1 * max(dot.y + (dot.error or 0) for dot in dots)
+    if not _LEAST_TOP < top < _MOST_TOP:
+        # Nothing to see, or numbers that make no sense: points lie on the edges then.
+        top = 1.0
     plot = _Plot(canvas, Box(box.left, box.top, box.width, box.height))
 
     def place(x: float, y: float) -> tuple[float, float]:

@@ -100,7 +100,7 @@ def wrapped(text: str, size: int, width: float, lines: int) -> list[str]:
 
     It is broken between words, or anywhere in a word that is wider than a line.
     """
-    rest, found = one_line(text), list[str]()
+    rest, found = one_line(text, lines * _LONGEST), list[str]()
     while rest and len(found) < lines - 1:
         line = _first_line(rest, size, width)
         found.append(line.rstrip())
@@ -108,10 +108,13 @@ def wrapped(text: str, size: int, width: float, lines: int) -> list[str]:
     return [*found, cut(rest, size, width)] if rest else found
 
 
-def one_line(text: str) -> str:
-    """A text as it is drawn: one line, without what no font can draw, cut off where no picture would have room for it."""
+def one_line(text: str, most: int = _LONGEST) -> str:
+    """A text as it is drawn: one line, without what no font can draw, cut off where no picture would have room for it.
+
+    most: characters.
+    """
     whole = _spaced(text)
-    return whole if len(whole) <= _LONGEST else _ended(whole[:_LONGEST])
+    return whole if len(whole) <= most else _ended(whole[:most])
 
 
 def _spaced(text: str) -> str:

@@ -63,9 +63,10 @@ class Gauge:
         return "-" if self.value is None or not math.isfinite(self.value) else f"{self.value + 0.0:.{self.digits}f}"
 
     def share(self, value: float) -> float:
-        """Where on the bar a value is, in [0, 1]. Half as much again as is usual fills it."""
+        """Where on the bar a value is, in [0, 1]; a weight below 0 by its size. Half as much again as is usual fills it."""
         full = max(self.most, 1.5 * self.usual[1] if self.usual is not None else 0.0)
-        return min(max(value / full, 0.0), 1.0) if full > 0 and math.isfinite(value) else 0.0
+        size = abs(value) if self.most else value
+        return min(max(size / full, 0.0), 1.0) if full > 0 and math.isfinite(value) else 0.0
 
 
 @dataclass(frozen=True, eq=False)

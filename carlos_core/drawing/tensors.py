@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+DAMAGE = (OSError, ValueError, SyntaxError, TypeError, LookupError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises over a damaged picture."""
 
 
 def picture_of(image: Tensor) -> Image.Image:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from ..drawing.tensors import as_tensor, picture_of
+from ..drawing.tensors import DAMAGE, as_tensor, picture_of
 from ..storage import write_atomically
 from .feature_store import FeatureStore, picture_key
 from .plan import Shot
@@ -109,5 +109,9 @@ def _read(path: Path) -> Image.Image | None:
     try:
         with Image.open(path) as picture:
             return picture.convert("RGB")
-    except OSError:
+    except FileNotFoundError:
+        return None
+    except DAMAGE as error:
+        # After a power cut, for example: thumbnails are written without waiting for the disk.
+        logger.warning("carlos: the thumbnail %s cannot be read: %s", path.name, error)
         return None

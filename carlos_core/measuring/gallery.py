@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import stat
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from PIL import Image
 
 from ..civitai.file_names import safe_name
 from ..drawing.pair import Pair
+from ..drawing.tensors import DAMAGE
 from ..errors import GalleryError
 from ..foreign import ForeignFacts, printable, whole_text
 from ..records import LoraRecord
@@ -48,8 +48,6 @@ _DIGITS = 12
 
 _LONGEST_STEM = 80
 _VERSION = 1
-_DAMAGED = (OSError, ValueError, SyntaxError, TypeError, LookupError, struct.error, Image.DecompressionBombError)
-"""What Pillow raises over a damaged file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,12 +101,13 @@ class Gallery:
         path = self.folder / _name_of(record)
         try:
             content = _packed(sheet, record)
+            earlier = _files_of(self.folder, sheet.sha256)
             write_atomically(path, lambda file: file.write_bytes(content))
-            for earlier in _files_of(self.folder, sheet.sha256):
-                # The LoRA's name was another one.
-                if earlier.name != path.name:
-                    earlier.unlink(missing_ok=True)
-        except OSError as error:
+            for other in earlier:
+                # The LoRA's name was another one. Where names are equal in other cases, too, it may be the file just written.
+                if other.exists() and not other.samefile(path):
+                    other.unlink(missing_ok=True)
+        except (*DAMAGE, MemoryError) as error:
             logger.warning("carlos: pictures of %s cannot be kept in %s: %s", printable(record.name), self.folder, error)
             return False
         return True
@@ -126,6 +125,11 @@ class Gallery:
                 if found.sha256 == sha256:
                     return found
         return None
+
+    def is_of(self, record: LoraRecord) -> bool:
+        """Whether pictures of the very measurement that a row is made of are kept."""
+        found = self.sheet(record)
+        return found is not None and found.protocol_id == record.protocol_id
 
     def pairs(self, record: LoraRecord) -> tuple[Pair, ...]:
         """The pairs that are kept of a row's LoRA; empty if there are none."""
@@ -150,20 +154,10 @@ def read_sheet(path: Path) -> Sheet:
             raise ValueError("it has too many parts")
         with Image.open(io.BytesIO(content), formats=("JPEG",)) as picture:
             return _unpacked(picture)
-    # Pillow raises all of these over a damaged file.
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        TypeError,
-        KeyError,
-        IndexError,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
+    except DAMAGE as error:
         raise GalleryError(
             f"The pictures {name} cannot be read ({printable(str(error)) or type(error).__name__}).",
-            "Delete the file: indexing the LoRA again makes a new one.",
+            "Delete the file. The next measurement of the LoRA keeps new pictures.",
         ) from error
 
 
@@ -200,12 +194,12 @@ def _packed(sheet: Sheet, record: LoraRecord) -> bytes:
     facts = {
         "carlos_pictures": _VERSION,
         "sha256": sheet.sha256,
-        "lora_id": record.lora_id,
+        "lora_id": record.lora_id[:_LONGEST_PROMPT],
         "name": record.name[:_LONGEST_PROMPT],
         "above": "without the LoRA",
         "below": "with the LoRA",
         "weight": sheet.weight,
-        "protocol_id": sheet.protocol_id,
+        "protocol_id": None if sheet.protocol_id is None else sheet.protocol_id[:_LONGEST_PROMPT],
         "measured": record.indexed_at,
         "chosen_among": sheet.chosen_among,
         "pairs": [{"prompt": pair.prompt[:_LONGEST_PROMPT], "seed": pair.seed, "kind": kind} for pair, kind in sheet.shown],

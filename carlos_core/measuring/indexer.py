@@ -365,7 +365,7 @@ class Indexer:
         original = None if row.file_name == lora.name else self._original(row, lora)
         unnamed = () if row.file_name == lora.name or original is not None else self._renamed(row, lora.name)
         is_ours = row.sha256 == lora.sha256 and row.protocol_id == self.protocol.protocol_id
-        if self.gallery is not None and is_ours and self.gallery.sheet(row) is None:
+        if self.gallery is not None and is_ours and not self.gallery.is_of(row):
             self._keep_pictures(lora, row)
         sheet = self.studio.contact_sheet(*sides_of(self.studio, lora, self.protocol), self.plan.shots)
         where = self._where(database, row)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..drawing import fonts
 from ..drawing.canvas import Box, Canvas, Ink
@@ -49,5 +48,7 @@ def sheet_or_notice(sheet: Tensor | None) -> Tensor:
 def stacked(sheets: Sequence[Tensor]) -> Tensor:
     """Contact sheets, each [1, H, W, 3], as one batch: smaller ones get white at their right and lower edges."""
     height, width = (max(sheet.shape[side] for sheet in sheets) for side in (1, 2))
-    padded = (functional.pad(each, (0, 0, 0, width - each.shape[2], 0, height - each.shape[1]), value=1.0) for each in sheets)
-    return torch.cat(list(padded))
+    batch = torch.ones(len(sheets), height, width, 3)
+    for place, sheet in enumerate(sheets):
+        batch[place, : sheet.shape[1], : sheet.shape[2]] = sheet[0]
+    return batch

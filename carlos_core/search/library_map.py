@@ -136,7 +136,7 @@ def library_map(
     Raises RetrievalError if one of the marked LoRAs is not there.
     """
     arrays = db.ranking_arrays
-    has_effect = (arrays.norms > 0).numpy()
+    has_effect = db.has_effect
     limits = SearchLimits(base_model=base_model)
     taken = np.flatnonzero(has_effect & limits.chosen(db, ()).numpy())
     among = np.flatnonzero(has_effect)
@@ -182,7 +182,7 @@ def _units(db: MetricsDatabase, places: np.ndarray) -> np.ndarray:
 
 
 def _nearest(db: MetricsDatabase, taken: np.ndarray, towards: Tensor, own: Sequence[int]) -> dict[int, float]:
-    """The LoRAs nearest to a unit vector, with their cosines, the nearest first; of several marked ones only their cosines."""
+    """The marked LoRAs and the others that are nearest to a unit vector, with their cosines; of the others the nearest first."""
     arrays = db.ranking_arrays
     cosines = (arrays.directions @ towards.float() / arrays.norms.clamp(min=1e-12)).numpy()
     order = taken[np.argsort(-cosines[taken], kind="stable")]

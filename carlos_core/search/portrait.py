@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..foreign import ForeignFacts
-from ..records import LoraRecord
+from ..records import NO_EFFECT, LoraRecord
 from ..vectors import unit
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def portrait(db: MetricsDatabase, record: LoraRecord, n_neighbours: int = N_NEIG
         n_neighbours: how many LoRAs that are like it, at most.
     """
     arrays = db.ranking_arrays
-    has_effect = (arrays.norms > 0).numpy()
+    has_effect = db.has_effect
     values = {
         "strength": arrays.strength.numpy()[has_effect],
         "consistency": arrays.consistency[torch.from_numpy(has_effect)].numpy(),
@@ -90,14 +90,15 @@ def _spread(values: np.ndarray) -> Spread | None:
 
 def _neighbours(db: MetricsDatabase, record: LoraRecord, most: int) -> tuple[Neighbour, ...]:
     arrays = db.ranking_arrays
-    if not record.direction.any() or record.direction.shape != (arrays.directions.shape[1],):
+    if not record.direction.any() or NO_EFFECT in record.notes or record.direction.shape != (arrays.directions.shape[1],):
         return ()
     towards = unit(torch.tensor(record.direction)).float()
     cosines = (arrays.directions @ towards / torch.where(arrays.norms > 0, arrays.norms, torch.inf)).numpy()
+    cosines[~db.has_effect] = -np.inf
     found = []
     # Of equal cosines the first id counts, as in a search.
     for place in np.argsort(-cosines, kind="stable")[: most + 1]:
         other = db.row_at(int(arrays.rows[place]))
-        if other.lora_id != record.lora_id and arrays.norms[place] > 0:
+        if other.lora_id != record.lora_id and np.isfinite(cosines[place]):
             found.append(Neighbour(other, float(cosines[place])))
     return tuple(found[:most])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ...carlos_core.drawing import theme
+from ...carlos_core.drawing.card import short_name
 from ...carlos_core.drawing.listing import WIDTH, Gauge, Listing, Row, Said, picture_of_listing
 from ...carlos_core.errors import CarlosError
 from ..host import runtime
@@ -64,12 +65,12 @@ class Rows:
         """name: for people. said: the line below it. heading: written above it."""
         fits = () if self._fitting is None else (_FITS if record.lora_id in self._fitting else _MAY_FIT,)
         files = (_INSTALLED if is_installed else _NOT_INSTALLED, *fits)
-        return Row(_short(name), (tuple(said), files, (_family(record),)), self._measured(record), _pair(record), heading)
+        return Row(short_name(name), (tuple(said), files, (_family(record),)), self._measured(record), _pair(record), heading)
 
     def of_applied(self, record: LoraRecord, name: str, said: Iterable[Said], weight: Gauge) -> Row:
         """A LoRA that has just been applied: it is at hand by now, and fits. weight: its own, from `weights`."""
         lines = (tuple(said), (_INSTALLED, _FITS), (_family(record),))
-        return Row(_short(name), lines, (weight, *self._measured(record)), _pair(record))
+        return Row(short_name(name), lines, (weight, *self._measured(record)), _pair(record))
 
     def _measured(self, record: LoraRecord) -> tuple[Gauge, Gauge]:
         of_strength, of_consistency = self._usual
@@ -110,10 +111,6 @@ def weights(values: Sequence[float]) -> list[Gauge]:
     """Weights of LoRAs that are applied together. A bar is full at 1, or at the largest of them."""
     most = max([1.0, *map(abs, values)])
     return [Gauge("weight", value, 2, most=most) for value in values]
-
-
-def _short(name: str) -> str:
-    return name.removesuffix(".safetensors")
 
 
 def _family(record: LoraRecord) -> Said:

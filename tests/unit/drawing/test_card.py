@@ -202,6 +202,14 @@ def test_numbers_that_make_no_sense_are_no_error(odd: Any) -> None:
     assert card(replace(found, record=row, protocol={**PROTOCOL, "lora_weight": odd, "cfg": odd, "steps": odd})).width == WIDTH
 
 
+@pytest.mark.parametrize("strength", [-1.0, 0.0, 5e-324, 1.7e308])
+def test_a_curve_of_a_scale_that_makes_no_sense_is_no_error(strength: float) -> None:
+    curve = (CurvePoint(0.5, strength, None), CurvePoint(1.0, strength, None))
+    found = a_portrait(a_full_row())
+    # The row's own point would have a scale.
+    assert card(replace(found, record=replace(a_full_row(), strength_curve=curve), protocol={})).width == WIDTH
+
+
 @pytest.mark.parametrize("said", ["", "[", "[1]", "[" * 100_000, '{"device": 5}', '{"device": null}'])
 def test_an_environment_that_is_none_is_silence(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     words = written(monkeypatch)

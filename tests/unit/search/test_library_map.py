@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import torch
 from carlos_core.database.columns import direction_array, normalised
 from carlos_core.database.database import MetricsDatabase
 from carlos_core.errors import RetrievalError
+from carlos_core.records import NO_EFFECT
 from carlos_core.search.library_map import MOST_DOTS, library_map, projection
 from carlos_core.search.portrait import portrait
 from tests.support.rows import a_row
@@ -70,6 +72,21 @@ def test_a_library_without_an_effect_has_an_empty_map() -> None:
     for n in (0, 3):
         found = library_map(library(np.zeros((n, 8))))
         assert (found.dots, found.names, found.n_loras, found.n_without_effect) == ((), (), 0, n)
+
+
+def test_a_direction_of_noise_has_no_place_and_is_like_nothing() -> None:
+    database = library(rows(6))
+    for lora_id in ("000000", "000001"):
+        row = database.row(lora_id)
+        assert row is not None
+        database.upsert(replace(row, notes=(NO_EFFECT,)))
+    found = library_map(database)
+    assert (found.n_loras, found.n_without_effect) == (4, 2)
+    noise, other = database.row("000000"), database.row("000002")
+    assert noise is not None
+    assert other is not None
+    assert portrait(database, noise).neighbours == ()
+    assert {near.record.lora_id for near in portrait(database, other).neighbours} == {"000003", "000004", "000005"}
 
 
 def test_a_query_has_a_place_and_the_nearest_are_named_in_their_order() -> None:
