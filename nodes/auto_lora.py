@@ -163,7 +163,8 @@ class CarlosAutoLora(io.ComfyNode):
             made_for = preferred.notes_of(allowed.preference, chosen, database)
             preference = preferred.facts_of(allowed.preference, chosen)
             of_query = [*selection.notes, *names.notes_of(query, database, allowed, is_lost=not selection.picks)]
-            weak = weak_loras.notes_of(database, [(pick.match, pick.weight) for pick in selection.picks])
+            weighed = [(pick.match, pick.weight) for pick in selection.picks]
+            weak = weak_loras.notes_of(database, weighed, weak_loras.EMPHASISE)
             notes = [*of_query, *weak, *made_for, *allowed.notes, *gone, *not_applied, *applied.warnings]
             left_out = allowed.facts
             understanding, keeping = selection.understanding, selection.keeping
@@ -171,7 +172,8 @@ class CarlosAutoLora(io.ComfyNode):
             # Where nothing was found, the reason may have them already.
             said_of_filters = limits.told(filters, len(database))
             filtered = [said_of_filters] if said_of_filters and said_of_filters not in reason else []
-            listing = _listing(selection, [*weak, *gone, *not_applied, *applied.warnings], database)
+            kept = () if selection.keeping is None else selection.keeping.notes
+            listing = _listing(selection, [*kept, *weak, *gone, *not_applied, *applied.warnings], database)
         facts = [facts_of(lora) for lora in applied.loras]
         choice_in_pictures.keep(cls.hidden, query, facts)
         said = {

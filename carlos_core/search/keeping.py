@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .limits import KEEP_CONTENT, ChoiceRules
-from .selection import Pick, candidates_of
+from .selection import Pick, candidates_of, own_weight
 from .weights import Candidates
 
 BREAKS_AT = 7.5
@@ -42,7 +42,9 @@ class Keeping:
     """Predicted length of the joint change, raw CLIP units."""
 
     change_alone: float
-    """That of the LoRA which changes pictures most when it is applied alone."""
+    """That of the LoRA which changes pictures most when it is applied alone, at its own weight, without emphasis."""
+
+    n_loras: int = 2
 
     @property
     def may_break(self) -> bool:
@@ -63,13 +65,14 @@ class Keeping:
         said = []
         if self.before - self.total > _SAID_FROM:
             said.append(
-                f"Weights reduced from {self.before:.2f} to {self.total:.2f} in all, so that the prompt stays visible; "
-                "keep_content 0 leaves them as they were."
+                f"Weights reduced from {self.before:.2f} to {self.total:.2f} in all, so that {'more of ' if self.may_break else ''}"
+                "the prompt stays visible; keep_content 0 leaves them as they were."
             )
         if self.may_break:
+            change = "the LoRA changes" if self.n_loras == 1 else "the LoRAs together change"
             said.append(
-                f"The picture may show little of its prompt: the LoRAs together change pictures by about {self.change:.1f}, "
-                f"and from {BREAKS_AT:g} on many show next to none of it. Raise keep_content or lower strength_budget."
+                f"The picture may show little of its prompt: {change} pictures by about {self.change:.1f}, and from "
+                f"{BREAKS_AT:g} on many show next to none of it. Raise keep_content, or lower strength_budget or the emphasis."
             )
         return tuple(said)
 
@@ -92,7 +95,7 @@ def kept(candidates: Candidates, weights: np.ndarray, alone: np.ndarray, keep_co
     Args:
         candidates: the LoRAs, K of them.
         weights: [K] > 0.
-        alone: [K] > 0, the weight that each LoRA would get alone.
+        alone: [K] > 0, the weight that each LoRA might have alone: emphasis is what somebody asks for, and is not taken back.
         keep_content: in [0, 1]; 0 for no limit.
     """
     change = joint_change(candidates, weights)
@@ -106,7 +109,7 @@ def kept(candidates: Candidates, weights: np.ndarray, alone: np.ndarray, keep_co
 def keeping(picks: tuple[Pick, ...], alone: Sequence[float], rules: ChoiceRules) -> tuple[tuple[Pick, ...], Keeping | None]:
     """Picks with weights that leave enough of the prompt, and what that took; None if there are no picks.
 
-    alone: the weight that each would get alone.
+    alone: the weight that each might have alone, emphasis included.
     """
     if not picks:
         return picks, None
@@ -114,5 +117,8 @@ def keeping(picks: tuple[Pick, ...], alone: Sequence[float], rules: ChoiceRules)
     before = np.array([pick.weight for pick in picks])
     weights = np.round(kept(candidates, before, np.array(alone), rules.keep_content), 3)
     chosen = tuple(replace(pick, weight=float(weight)) for pick, weight in zip(picks, weights, strict=True))
-    strongest = float((np.array(alone) * candidates.strength).max())
-    return chosen, Keeping(float(before.sum()), float(weights.sum()), joint_change(candidates, weights), strongest)
+    own = np.array([own_weight(pick.match, rules) for pick in picks])
+    strongest = float((own * candidates.strength).max())
+    return chosen, Keeping(
+        float(before.sum()), float(weights.sum()), joint_change(candidates, weights), strongest, n_loras=len(picks)
+    )

@@ -317,9 +317,9 @@ class Question:
         return tuple(replace(pick, weight=round(weight * share, 3)) for pick, weight in zip(picks, weights, strict=True))
 
     def _alone(self, picks: Sequence[Pick], factors: Sequence[float]) -> list[float]:
-        """The weight that each LoRA would get alone, emphasis included."""
-        own = [own_weight(pick.match, self.rules) for pick in picks]
-        return [min(weight * factor, most) for weight, factor, most in zip(own, factors, self._tops(picks), strict=True)]
+        """The weight that each LoRA might have alone: its own, or more if it is emphasised. Playing one down gives others no less."""
+        own = [own_weight(pick.match, self.rules) * max(1.0, factor) for pick, factor in zip(picks, factors, strict=True)]
+        return [min(weight, most) for weight, most in zip(own, self._tops(picks), strict=True)]
 
     def _tops(self, picks: Sequence[Pick]) -> list[float]:
         """The most weight that each LoRA may get."""

@@ -138,9 +138,9 @@ def library_lines(run: LibraryRun, details: Sequence[str]) -> list[str]:
 
 def _nexts(run: LibraryRun) -> Iterator[str]:
     """What can be done now: at most four lines."""
-    if run.outcomes:
-        yield "Next: ask for what they do with Auto LoRA or LoRA Retriever, on this database."
     missed = sum(bool(misses_of(outcome)) for outcome in run.outcomes)
+    if missed < len(run.outcomes):
+        yield "Next: ask for what they do with Auto LoRA or LoRA Retriever, on this database."
     if missed:
         yield f"{counted(missed, 'LoRA')} will not be found with the usual limits: see the column found."
     if run.misfits:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carlos_core.search.keeping import BREAKS_AT, Keeping, joint_change, kept
+from carlos_core.search.keeping import Keeping, joint_change, kept
 from carlos_core.search.weights import Candidates, WeightLimits
 
 
@@ -70,18 +70,19 @@ def test_what_changes_nothing_keeps_its_weight() -> None:
 
 
 @pytest.mark.parametrize(
-    ("keeping", "says"),
+    ("keeping", "says", "may_break"),
     [
-        (Keeping(2.0, 1.42, 5.0, 5.0), ["Weights reduced from 2.00 to 1.42"]),
-        (Keeping(2.0, 2.0, 7.0, 5.0), []),
-        (Keeping(2.0, 2.0, 8.25, 6.0), ["may show little of its prompt: the LoRAs together change pictures by about 8.2"]),
-        (Keeping(3.0, 2.0, 9.0, 6.0), ["from 3.00 to 2.00", "about 9.0"]),
-        # How strong one LoRA may be is what max_strength says.
-        (Keeping(1.0, 1.0, 9.0, 9.0), []),
-        (Keeping(1.402, 1.4, 5.0, 5.0), []),
+        (Keeping(2.0, 1.42, 5.0, 5.0), ["Weights reduced from 2.00 to 1.42 in all, so that the prompt stays visible"], False),
+        (Keeping(2.0, 2.0, 7.0, 5.0), [], False),
+        (Keeping(2.0, 2.0, 8.25, 6.0), ["of its prompt: the LoRAs together change pictures by about 8.2"], True),
+        (Keeping(3.0, 2.0, 9.0, 6.0), ["from 3.00 to 2.00 in all, so that more of the prompt stays visible", "about 9.0"], True),
+        # How strong one LoRA may be is what max_strength says; how much it is emphasised, the user.
+        (Keeping(1.0, 1.0, 9.0, 9.0, n_loras=1), [], False),
+        (Keeping(1.5, 1.5, 8.6, 5.7, n_loras=1), ["of its prompt: the LoRA changes pictures by about 8.6"], True),
+        (Keeping(1.402, 1.4, 5.0, 5.0), [], False),
     ],
 )
-def test_what_was_taken_and_what_is_expected_is_said(keeping: Keeping, says: list[str]) -> None:
+def test_what_was_taken_and_what_is_expected_is_said(keeping: Keeping, says: list[str], may_break: bool) -> None:
     assert len(keeping.notes) == len(says)
     assert all(words in note for words, note in zip(says, keeping.notes, strict=True))
-    assert keeping.facts["may_break"] == (keeping.change > max(BREAKS_AT, keeping.change_alone))
+    assert keeping.facts["may_break"] == may_break

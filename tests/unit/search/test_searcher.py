@@ -437,6 +437,15 @@ def test_weights_leave_the_prompt_visible_unless_effect_comes_first(
     assert weights(both, strength_budget=0.8) == weights(both, strength_budget=0.8, keep_content=0.0)
     # Emphasis is what somebody asks for: it is not taken back.
     assert weights("(pencil sketch:1.4)") == weights("(pencil sketch:1.4)", keep_content=0.0) == [1.4]
+    # Nor is what is played down taken from twice.
+    small = "(snow falling:0.5), (pencil sketch:0.5)"
+    assert weights(small) == weights(small, keep_content=0.0)
+    # More of one effect is no more of the other.
+    assert sum(weights("(snow falling:1.5), (pencil sketch:1.5)")) > 1.2 * sum(default)
+    for query, may_break in ((both, False), ("(burning flames:1.5)", True), ("(burning flames:1.5), (snow falling:1.5)", True)):
+        taken = searcher.choose(query, rules=ChoiceRules("composed")).keeping
+        assert taken is not None
+        assert taken.may_break == may_break, query
     notes = searcher.choose(both, rules=ChoiceRules("composed")).notes
     assert any("so that the prompt stays visible" in note for note in notes)
     with pytest.raises(RetrievalError, match=r"keep_content is 1\.5"):
