@@ -66,7 +66,7 @@ def similar(
         "database": database_facts(opened),
     }
     first = f"LoRAs like {row.name}:" if matches else f"Nothing is like {row.name}. {found.reason}"
-    shown = [first, *([matches_table(matches, "cosine")] if matches else []), database_line(opened)]
+    shown: list[str | Table] = [first, *([matches_table(matches, "cosine")] if matches else []), database_line(opened)]
     return Answer(result, shown, code=DONE if matches else NOTHING_FITS)
 
 
@@ -115,7 +115,7 @@ def id_of(database: MetricsDatabase, lora: str, files: dict[str, Resolved]) -> s
     ]
     if len(of_file) == 1:
         return of_file[0]
-    named = find_named(database, lora, top_k=6).items
+    named = find_named(database, lora, top_k=6, installed={}).items
     if len(named) == 1:
         return named[0].lora_id
     if not named:

@@ -34,6 +34,11 @@ class Interrupted(CarlosError):
     """Ctrl-C."""
 
 
+GO_ON = "What was finished is kept: run again to go on."
+
+_CODES: dict[type[CarlosError], int] = {Usage: USAGE, Interrupted: INTERRUPTED}
+
+
 def command(name: str, panel: str, *examples: str) -> Callable[[Callable[..., Answer]], Callable[..., None]]:
     """Make a function a command. It takes `as_json`, which is left to this, and returns its answer.
 
@@ -49,10 +54,9 @@ def command(name: str, panel: str, *examples: str) -> Callable[[Callable[..., An
                 answer = act(*args, **kwargs)
             except CarlosError as error:
                 show_error(name, error, as_json=as_json)
-                raise typer.Exit(USAGE if isinstance(error, Usage) else FAILED) from None
+                raise typer.Exit(_CODES.get(type(error), FAILED)) from None
             except KeyboardInterrupt:
-                kept = Interrupted("Interrupted.", "What was finished is kept: run again to go on.")
-                show_error(name, kept, as_json=as_json)
+                show_error(name, Interrupted("Interrupted.", GO_ON), as_json=as_json)
                 raise typer.Exit(INTERRUPTED) from None
             show(name, answer, as_json=as_json)
             raise typer.Exit(answer.code)

@@ -44,7 +44,7 @@ def cache(
     limit = "no limit" if math.isinf(usage.limit) else f"limit {usage.limit / 1e9:g} GB"
     gone = sum(part.size for part in cleared)
     rows = [(part.kind, f"{part.count:,}", _megabytes(part.size), _megabytes(part.in_use)) for part in usage.parts]
-    shown = [
+    shown: list[str | Table] = [
         f"cache in {usage.folder}, {limit}",
         *([f"cleared {clear}: {_megabytes(gone)} MB"] if cleared else []),
         Table(("what is kept", "number", "MB", "MB in use"), rows, ("number", "MB", "MB in use")),

@@ -89,3 +89,14 @@ Exclude = Annotated[
     list[str] | None,
     typer.Option("--exclude", metavar="ID", help="Not this LoRA. May be given several times.", rich_help_panel=_FILTERS),
 ]
+
+Checkpoint = Annotated[
+    str,
+    typer.Option(
+        "--checkpoint",
+        envvar="CARLOS_CHECKPOINT",
+        metavar="NAME",
+        help="A checkpoint by its name in ComfyUI's list. It should be of the LoRAs' family.",
+        show_default=False,
+    ),
+]

@@ -226,7 +226,7 @@ class MetricsDatabase:
         """
         if self.read_only:
             raise DatabaseError(f"{self.name} is read-only.", "Make a copy of your own first, and change that (copy).")
-        places = {}
+        places: dict[str, int] = {}
         for lora_id in lora_ids:
             place = source._position[lora_id]
             places.setdefault(self.id_of(lora_id, source._sha256(lora_id)), place)
