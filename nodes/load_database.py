@@ -12,7 +12,6 @@ from comfy_api.latest import io, ui
 
 from .. import carlos_core as carlos
 from ..carlos_core.clip.encoder import DEFAULT_ENCODER_ID
-from ..carlos_core.comfy.folders import database_names
 from ..carlos_core.database.names_alike import names_alike
 from ..carlos_core.errors import DatabaseError
 from .common.report import database_line
@@ -42,7 +41,7 @@ class CarlosMetricsDBLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "database",
-                    options=[BUNDLED, EMPTY, *database_names()],
+                    options=[BUNDLED, EMPTY, *folders.database_names()],
                     default=BUNDLED,
                     tooltip="bundled: 740 published SDXL LoRAs, read-only. empty: no LoRAs. Otherwise a file in models/carlos.",
                 ),

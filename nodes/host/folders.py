@@ -14,13 +14,13 @@ from ...carlos_core.clip.weights import LocalEncoder, local_encoders
 from ...carlos_core.comfy.folders import (
     DATABASE_SUFFIX,
     FOLDER,
-    database_names,
     own_folder,
     own_phrases_file,
     prompt_set_file,
     sub_folders,
 )
 from ...carlos_core.comfy.folders import cache_folder as cache_folder  # noqa: PLC0414
+from ...carlos_core.comfy.folders import database_names as database_names  # noqa: PLC0414
 from ...carlos_core.comfy.folders import encoder_folders as encoder_folders  # noqa: PLC0414
 from ...carlos_core.comfy.folders import picture_folders as picture_folders  # noqa: PLC0414
 from ...carlos_core.comfy.folders import register_folders as register_folders  # noqa: PLC0414
