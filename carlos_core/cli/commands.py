@@ -10,8 +10,13 @@ from . import app
 _IN_THE_ORDER_OF_THE_HELP = ("find", "alike", "index", "fits", "databases", "cache", "doctor")
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run a command line. Returns the exit status."""
+def load() -> None:
+    """Register all commands."""
     for name in _IN_THE_ORDER_OF_THE_HELP:
         import_module(f".{name}", __package__)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line. Returns the exit status."""
+    load()
     return app.run(arguments)

@@ -17,7 +17,8 @@ import pytest
 
 from carlos_core.database.database import load_database
 from tests.support import comfyui_host as hosts
-from tests.support import workflows
+from tests.support import miniworld, workflows
+from tests.support.miniworld import MINIWORLD
 
 LORAS = ("pencil_sketch", "red_balloons", "sepia_toned", "pixel_art")
 SETTINGS = {"preset": "custom", "prompts": "miniworld-short", "steps": 2, "cfg": 3.0, "scheduler": "simple", "max_prompts": 8}
@@ -155,6 +156,38 @@ def test_what_fits_and_what_goes_wrong(comfyui: Path, own_base: Path, tmp_path: 
         broken.unlink()
     assert [each["file"] for each in done["failed"]] == ["broken.safetensors"]
     assert [each["file"] for each in done["indexed"]] == ["pixel_art.safetensors"]
+
+
+def test_an_agent_asks_by_the_api_workflow(comfyui: Path, own_base: Path) -> None:
+    workflow = json.loads((hosts.ROOT / "docs" / "agents" / "choose_loras_api.json").read_text(encoding="utf-8"))
+    database = own_base / "models" / "carlos" / "reference.parquet"
+    miniworld.reference_rows(database)
+    workflow["checkpoint"]["inputs"]["ckpt_name"] = workflows.CHECKPOINT
+    workflow["database"]["inputs"]["database"] = database.name
+    ask = workflow["choose"]["inputs"]
+    ask["prompts"] = "miniworld-signature"
+    with hosts.running(comfyui, own_base) as host:
+        answers = []
+        for query in ("pencil sketch, red balloons", "a queue at the post office"):
+            ask["query"] = query
+            answers.append(json.loads(host.run(workflow)["answer"]["text"][0]))
+    chosen = [each["file"] for each in answers[0]["choice"]]
+    assert sorted(chosen) == ["pencil_sketch.safetensors", "red_balloons.safetensors"]
+    assert (answers[1]["choice"], bool(answers[1]["reason"])) == ([], True)
+    said = carlos(
+        comfyui,
+        own_base,
+        "choose",
+        "pencil sketch, red balloons",
+        "--mode",
+        "composed",
+        "-d",
+        "reference",
+        "--installed-only",
+        *("--prompts", str(MINIWORLD / "prompts_signature.json")),
+    )["result"]
+    weights = {each["file"]: each["weight"] for each in answers[0]["choice"]}
+    assert {each["file"]: each["weight"] for each in said["loras"]} == weights
 
 
 def pictures_kept(base: Path) -> int:
