@@ -121,7 +121,9 @@ def id_of(database: MetricsDatabase, lora: str, files: dict[str, Resolved]) -> s
     if not named:
         raise RetrievalError(f"{database.name} has no LoRA {lora!r}.", "Give its id, its file's name, or a part of its name.")
     several = ", ".join(f"{match.name} ({match.lora_id})" for match in named[:5])
-    raise RetrievalError(f"Several LoRAs are called {lora!r}.", f"Give the id of one: {several}{', ...' if named[5:] else ''}.")
+    raise RetrievalError(
+        f"Several LoRAs are called {lora!r}.", f"Give the id of one: {several}{' and more' if named[5:] else ''}."
+    )
 
 
 def _yes(match: dict[str, Any]) -> str:

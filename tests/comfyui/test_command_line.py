@@ -49,6 +49,14 @@ def fresh_base(own_base: Path) -> Path:
     return own_base
 
 
+@pytest.fixture(scope="module")
+def whole(comfyui: Path, own_base: Path) -> dict[str, Any]:
+    """What one run makes of the folder: the command's result, and "rows"."""
+    path = own_base / "whole.parquet"
+    result = carlos(comfyui, own_base, "index-folder", "-d", str(path), *MINI)["result"]
+    return {**result, "rows": rows(path)}
+
+
 def command(comfyui: Path, base: Path, *arguments: str) -> list[str]:
     options = ["--comfyui", str(comfyui), "--python", str(hosts.comfyui_python(comfyui))]
     options += ["--base-directory", str(base), "--comfyui-args", "--cpu"]
@@ -76,44 +84,41 @@ def rows(path: Path) -> dict[str, tuple[Any, ...]]:
     }
 
 
-def test_half_by_the_command_line_and_half_by_the_node_into_one_database(comfyui: Path, fresh_base: Path) -> None:
+def test_half_by_the_command_line_and_half_by_the_node_into_one_database(
+    comfyui: Path, whole: dict[str, Any], fresh_base: Path
+) -> None:
     own = fresh_base / "models" / "carlos" / "shared.parquet"
     first = carlos(comfyui, fresh_base, "index-folder", "-d", "shared", "--filter", "p*", *MINI)["result"]
     assert sorted(each["file"] for each in first["indexed"]) == ["pencil_sketch.safetensors", "pixel_art.safetensors"]
     half = rows(own)
     with hosts.running(comfyui, fresh_base) as host:
-        library = workflows.index_library("", "shared", batch_size=4, **SETTINGS)
+        library = workflows.index_library("", "", batch_size=4, **SETTINGS)
         library["db"]["inputs"]["database"] = "shared.parquet"
         facts = hosts.facts_of(host.run(library), "index")
     assert sorted(facts["skipped"]) == sorted(half)
     assert sorted(each["file"] for each in facts["indexed"]) == ["red_balloons.safetensors", "sepia_toned.safetensors"]
     assert all(each["base_model_evaluations"] == 0 for each in facts["indexed"]), "the pictures without a LoRA are shared"
     assert {each["protocol_id"] for each in facts["indexed"]} == {first["protocol_id"]}
-    whole = rows(own)
-    assert {name: whole[name] for name in half} == half
-    again = carlos(comfyui, fresh_base, "index-folder", "-d", "again", *MINI)["result"]
-    assert rows(fresh_base / "models" / "carlos" / "again.parquet") == whole
-    assert (again["pictures_made"], [each["file"] for each in again["for_other_models"]]) == (0, ["mystery_04.safetensors"])
+    assert {name: rows(own)[name] for name in half} == half
+    assert rows(own) == whole["rows"]
 
 
-def test_two_shards_and_a_merge_equal_one_run(comfyui: Path, fresh_base: Path, tmp_path: Path) -> None:
-    whole = carlos(comfyui, fresh_base, "index-folder", "-d", str(tmp_path / "whole.parquet"), *MINI)["result"]
-    parts = [tmp_path / "part1.parquet", tmp_path / "part2.parquet"]
-    names = []
+def test_two_shards_and_a_merge_equal_one_run(comfyui: Path, whole: dict[str, Any], fresh_base: Path, tmp_path: Path) -> None:
+    parts, names = [tmp_path / "part1.parquet", tmp_path / "part2.parquet"], []
     for place, part in enumerate(parts, start=1):
-        done = carlos(comfyui, fresh_base, "index-folder", "-d", str(part), "--shard", f"{place}/2", "--overwrite", *MINI)[
-            "result"
-        ]
+        done = carlos(comfyui, fresh_base, "index-folder", "-d", str(part), "--shard", f"{place}/2", *MINI)["result"]
         names.append({each["file"] for each in (*done["indexed"], *done["for_other_models"])})
     assert not names[0] & names[1]
     assert names[0] | names[1] == {each["file"] for each in (*whole["indexed"], *whole["for_other_models"])}
     merged = [sys.executable, "-m", "carlos_core.cli", "merge", str(tmp_path / "all.parquet"), *map(str, parts)]
     subprocess.run(merged, cwd=hosts.ROOT, check=True, timeout=60)
-    assert rows(tmp_path / "all.parquet") == rows(tmp_path / "whole.parquet")
+    assert rows(tmp_path / "all.parquet") == whole["rows"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_is_ended_goes_on_where_it_was(comfyui: Path, fresh_base: Path, tmp_path: Path, how: signal.Signals) -> None:
+def test_a_run_that_is_ended_goes_on_where_it_was(
+    comfyui: Path, whole: dict[str, Any], fresh_base: Path, tmp_path: Path, how: signal.Signals
+) -> None:
     arguments = ["index-folder", "-d", str(tmp_path / "ended.parquet"), *MINI]
     errors = tmp_path / "stderr"
     with errors.open("wb") as sink:
@@ -121,25 +126,21 @@ def test_a_run_that_is_ended_goes_on_where_it_was(comfyui: Path, fresh_base: Pat
             command(comfyui, fresh_base, *arguments, "--json"), cwd=hosts.ROOT, stdout=subprocess.PIPE, stderr=sink
         )
         wait_for(lambda: "measured: " in errors.read_text())
-        time.sleep(0.5)
         child = children_of(process.pid)
         process.send_signal(how)
         out, _ = process.communicate(timeout=60)
+    assert child
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in child))
     if how == signal.SIGINT:
         said = json.loads(out)
         assert (process.returncode, said["ok"], said["error"]["kind"]) == (130, False, "Interrupted")
         assert "kept" in said["error"]["what"]
-    kept = len(rows(tmp_path / "ended.parquet"))
+    kept, made = len(rows(tmp_path / "ended.parquet")), pictures_kept(fresh_base)
     assert 0 < kept < len(LORAS)
-    n_pictures = len(LORAS) * 8 + 8
-    made = pictures_kept(fresh_base)
     done = carlos(comfyui, fresh_base, *arguments)["result"]
     assert (len(done["skipped"]), len(done["indexed"])) == (kept, len(LORAS) - kept)
-    assert made + done["pictures_made"] == n_pictures, "nothing that was kept is made again"
-    whole = tmp_path / "whole.parquet"
-    carlos(comfyui, fresh_base, "index-folder", "-d", str(whole), "--overwrite", *MINI)
-    assert rows(tmp_path / "ended.parquet") == rows(whole)
+    assert made + done["pictures_made"] == whole["pictures_made"], "nothing that was kept is made again"
+    assert rows(tmp_path / "ended.parquet") == whole["rows"]
 
 
 def test_what_fits_and_what_goes_wrong(comfyui: Path, own_base: Path, tmp_path: Path) -> None:
