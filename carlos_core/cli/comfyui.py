@@ -56,6 +56,7 @@ class Listing:
 
     version: str
     encoders: tuple[Path, ...]
+    pictures: tuple[Path, ...]
     cache: Path
     library_file: Path
     databases: Mapping[str, Path]
@@ -75,6 +76,7 @@ def listing_of(comfyui: ComfyUI) -> Listing:
     return Listing(
         str(found["version"]),
         tuple(map(Path, found["encoders"])),
+        tuple(map(Path, found["pictures"])),
         Path(found["cache"]),
         Path(found["library_file"]),
         {name: Path(path) for name, path in found["databases"]},

@@ -32,6 +32,9 @@ class Places:
     encoders: tuple[Path, ...]
     """Where CLIP weights are looked for; the first is where they are fetched to."""
 
+    pictures: tuple[Path, ...]
+    """Where pictures of measured LoRAs are kept."""
+
     cache: Path
     library_file: Path
     """Where what is known of the LoRA files is kept."""
@@ -111,9 +114,12 @@ def places_of(comfyui: ComfyUI | None, loras: Sequence[Path] | None = None) -> P
     own = tuple(entry for folder in loras or () for entry in files_in(folder))
     if comfyui is None:
         home = storage.home()
-        return Places((storage.encoders_directory(),), storage.cache_directory(), home / "loras.sqlite", loras=own)
+        folders = (storage.encoders_directory(),), (home / "pictures",)
+        return Places(*folders, storage.cache_directory(), home / "loras.sqlite", loras=own)
     listing = listing_of(comfyui)
-    return Places(listing.encoders, listing.cache, listing.library_file, listing.databases, (*listing.loras, *own), listing)
+    folders = listing.encoders, listing.pictures
+    files = (*listing.loras, *own)
+    return Places(*folders, listing.cache, listing.library_file, listing.databases, files, listing)
 
 
 def files_in(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -24,6 +24,7 @@ def answer(_channel: Channel, _request: Mapping[str, Any]) -> dict[str, Any]:
         "version": comfyui_version,
         "python": sys.version.split()[0],
         "encoders": list(map(str, folders.encoder_folders())),
+        "pictures": list(map(str, folders.picture_folders())),
         "cache": str(folders.cache_folder()),
         "library_file": str(folders.library_file()),
         "own_folder": str(folders.own_folder()),

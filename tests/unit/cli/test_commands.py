@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from carlos_core.cli.commands import run
 from carlos_core.database.database import load_database
@@ -95,6 +96,21 @@ def test_similar_and_duplicates(capsys: pytest.CaptureFixture[str], mini: Path) 
     assert missing["kind"] == "RetrievalError"
 
 
+def test_card_and_map_are_pictures(capsys: pytest.CaptureFixture[str], mini: Path, tmp_path: Path) -> None:
+    card, plan = tmp_path / "card.png", tmp_path / "map.jpg"
+    about = envelope(capsys, "card", "pixel_art", "-d", str(mini), "-o", str(card))["result"]
+    assert (about["lora"]["file"], len(about["most_like_it"]) > 0) == ("pixel_art.safetensors", True)
+    asked = ("map", "pencil sketch", "--mark", "pixel_art", "-d", str(mini), *PROMPTS, "-o", str(plan))
+    names = {each["name"]: each["marked"] for each in envelope(capsys, *asked)["result"]["named"]}
+    assert (names["pixel_art.safetensors"], names["pencil_sketch.safetensors"]) == (True, False)
+    for path, kind in ((card, "PNG"), (plan, "JPEG")):
+        with Image.open(path) as picture:
+            assert (picture.format, min(picture.size) > 200) == (kind, True)
+    assert envelope(capsys, "card", "pixel_art", "-d", str(mini), "-o", "card.txt", status=2)["error"]["kind"] == "Usage"
+    missing = str(tmp_path / "card.png" / "card.png")
+    assert envelope(capsys, "card", "pixel_art", "-d", str(mini), "-o", missing, status=1)["error"]["hint"]
+
+
 def test_info_of_a_database_and_of_a_lora(capsys: pytest.CaptureFixture[str], mini: Path) -> None:
     about = envelope(capsys, "info", "-d", str(mini), *LORAS)["result"]
     assert (about["database"]["rows"], about["dimension"], about["installed"]) == (23, 64, 23)
@@ -174,7 +190,20 @@ def test_wrong_use_has_a_status_and_an_envelope(capsys: pytest.CaptureFixture[st
 def test_every_command_has_help_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     listed = capsys.readouterr().out
-    commands = ("retrieve", "choose", "similar", "duplicates", "index", "index-folder", "fits", "info", "import", "merge")
+    commands = (
+        "retrieve",
+        "choose",
+        "similar",
+        "duplicates",
+        "card",
+        "map",
+        "index",
+        "index-folder",
+        "fits",
+        "info",
+        "import",
+        "merge",
+    )
     for name in (*commands, "export", "cache", "doctor"):
         assert name in listed
         assert run([name, "--help"]) == 0
