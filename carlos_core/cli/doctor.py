@@ -78,6 +78,7 @@ def doctor(
     findings += _tried("LoRA files", lambda: _files(places))
     if checkpoint is not None and host is not None:
         findings += _tried("what fits", lambda: _fitting(host, places, checkpoint))
+    findings = list(dict.fromkeys(findings))
     n_wrong = sum(finding.status == WRONG for finding in findings)
     result = {"healthy": n_wrong == 0, "findings": [vars(finding) for finding in findings]}
     rows = [(finding.status, finding.about, f"{finding.said} {finding.do}".strip()) for finding in findings]
@@ -147,7 +148,7 @@ def _database(places: Places, name: str) -> Iterator[Finding]:
         yield Finding("database", ODD, f"{opened.name} is empty{read_only}.", "Index some LoRAs: carlos index-folder.")
     else:
         yield Finding("database", FINE, f"{opened.name}: {counted(len(opened), 'LoRA')}{read_only}, encoder {opened.encoder_id}.")
-    yield from _encoder(places, opened)
+    yield from _tried("CLIP weights", lambda: _encoder(places, opened))
     if places.loras:
         yield from _indexed(places, opened)
 
@@ -178,8 +179,9 @@ def _encoder(places: Places, database: MetricsDatabase) -> Iterator[Finding]:
 
 def _indexed(places: Places, database: MetricsDatabase) -> Iterator[Finding]:
     known = set(places.installed(database).values())
-    missing = [name for name, _path in places.loras if name not in known]
-    said = f"{len(places.loras) - len(missing)} of {counted(len(places.loras), 'LoRA file')} have a row in {database.name}."
+    usable = [entry.name for entry in places.library.entries if entry.is_usable]
+    missing = [name for name in usable if name not in known]
+    said = f"{len(usable) - len(missing)} of {counted(len(usable), 'LoRA file')} have a row in {database.name}."
     do = f"carlos index-folder measures the others, such as {posix(missing[0])}." if missing else ""
     yield Finding("indexed", ODD if missing else FINE, said, do)
 

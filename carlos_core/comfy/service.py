@@ -6,6 +6,8 @@ Each answer is an object with "event": "progress", "outcome" and "failure" while
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -29,6 +31,8 @@ _GRACE_S = 15.0
 _PROGRESS_EVERY_S = 0.2
 
 INTERRUPTED = 130
+
+_COMFYUIS_OWN = ("comfy", "comfyui_version", "folder_paths", "utils")
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,40 +62,55 @@ def serve(stream: IO[bytes], folder: Path) -> int:
     channel = Channel(stream)
     _end_when_told()
     try:
-        request = json.loads(_line_of_stdin())
-        _end_with_stdin()
-        as_library.prepare_folders(folder)
-        answer: Callable[[Channel, Mapping[str, Any]], dict[str, Any]]
-        answer = import_module(f"carlos_core.comfy.requests_{request['command']}").answer
-        result = answer(channel, request)
-        # The parent will now close our stdin, and there is nothing left to end.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        channel.send("result", **result)
-        return 0
+        event, facts = _answered(channel, folder)
     except KeyboardInterrupt:
         return INTERRUPTED
+    # The parent will now close our stdin, and there is nothing left to end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel.send(event, **facts)
+    return 0 if event == "result" else 1
+
+
+def _answered(channel: Channel, folder: Path) -> tuple[str, dict[str, Any]]:
+    """The last event and its facts."""
+    try:
+        request = json.loads(_line_of_stdin())
+        _end_with_stdin()
+        _prepare_folders(folder)
+        answer: Callable[[Channel, Mapping[str, Any]], dict[str, Any]]
+        answer = import_module(f"carlos_core.comfy.requests_{request['command']}").answer
+        return "result", answer(channel, request)
     except CarlosError as error:
-        channel.send("error", what=error.what, hint=error.hint, kind=type(error).__name__)
+        return "error", {"what": error.what, "hint": error.hint, "kind": type(error).__name__}
     except ModuleNotFoundError as error:
         missing = error.name or str(error)
+        if missing.partition(".")[0] in _COMFYUIS_OWN:
+            return _error(
+                f"{folder} is no ComfyUI that CARLoS knows: it has no {missing}.", "Update ComfyUI, or name its folder."
+            )
         hint = f"Install what CARLoS needs there: {sys.executable} -m pip install -r requirements.txt (in the folder of CARLoS)."
-        channel.send("error", what=f"ComfyUI's Python has no {missing}.", hint=hint, kind=GenerationError.__name__)
-    except SystemExit as error:
-        # ComfyUI's own parser ends the process for an option that it does not know, once it has said so.
-        channel.send(
-            "error",
-            what=f"ComfyUI does not take the options {' '.join(sys.argv[1:])} ({error.code}).",
-            hint="What it wrote above says why: correct --comfyui-args.",
-            kind=GenerationError.__name__,
-        )
+        return _error(f"ComfyUI's Python has no {missing}.", hint)
     # ComfyUI raises all kinds of errors.
     except Exception as error:
-        hint = (
-            "Add --comfyui-args=--cpu if this machine has no GPU." if "CUDA" in str(error) else "Check that ComfyUI itself runs."
-        )
-        what = f"ComfyUI's code cannot be used ({printable(str(error)) or type(error).__name__})."
-        channel.send("error", what=what, hint=hint, kind=GenerationError.__name__)
-    return 1
+        has_no_gpu = any(word in str(error) for word in ("CUDA", "NVIDIA"))
+        hint = "Add --comfyui-args=--cpu if this machine has no GPU." if has_no_gpu else "Check that ComfyUI itself runs."
+        return _error(f"ComfyUI's code cannot be used ({printable(str(error)) or type(error).__name__}).", hint)
+
+
+def _error(what: str, hint: str) -> tuple[str, dict[str, Any]]:
+    return "error", {"what": what, "hint": hint, "kind": GenerationError.__name__}
+
+
+def _prepare_folders(folder: Path) -> None:
+    """Raises GenerationError for options that ComfyUI does not know: its parser would end the process, after a page of help."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            as_library.prepare_folders(folder)
+    except SystemExit:
+        reason = (said.getvalue().strip().splitlines() or ["no reason"])[-1].rpartition("error: ")[2]
+        raise GenerationError(f"ComfyUI does not take its options: {printable(reason)}.", "Correct --comfyui-args.") from None
+    sys.stderr.write(said.getvalue())
 
 
 def _line_of_stdin() -> bytes:

@@ -171,7 +171,29 @@ def test_doctor_says_what_is_wrong_and_what_to_do(
     assert (broken["about"], "broken.safetensors" in broken["said"]) == ("LoRA files", True)
     (own_home / "encoders" / "mini_clip.safetensors").unlink()
     (no_clip,) = wrong("-d", str(mini))
-    assert "mini_clip.safetensors" in no_clip["do"]
+    assert (no_clip["about"], "mini_clip.safetensors" in no_clip["do"]) == ("CLIP weights", True)
+
+
+def test_a_comfyui_that_cannot_be_used_is_said_in_one_message(
+    capsys: pytest.CaptureFixture[str], mini: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ComfyUI"
+    (folder / "comfy").mkdir(parents=True)
+    (folder / "main.py").touch()
+    here = ("fits", "--checkpoint", "x", "--comfyui", str(folder), "--python")
+    old = envelope(capsys, *here, sys.executable, status=1)["error"]
+    assert (old["kind"], "is no ComfyUI that CARLoS knows" in old["what"]) == ("GenerationError", True)
+    gone = envelope(capsys, *here, str(tmp_path / "python"), status=1)["error"]
+    assert gone["hint"] == "Give ComfyUI's Python with --python."
+    for name, code in (("options", "def enable_args_parsing(): pass"), ("cli_args", "import sys\nsys.exit(2)")):
+        (folder / "comfy" / f"{name}.py").write_text(code)
+    wrong = envelope(capsys, *here, sys.executable, "--comfyui-args", "--no-such", status=1)["error"]
+    assert (wrong["what"], wrong["hint"]) == ("ComfyUI does not take its options: no reason.", "Correct --comfyui-args.")
+    (folder / "comfy" / "cli_args.py").write_text("import os\nos._exit(7)")
+    ended = envelope(capsys, *here, sys.executable, status=1)["error"]
+    assert ended["what"] == "ComfyUI's process ended without an answer (status 7)."
+    (folder / "comfy" / "cli_args.py").write_text("raise RuntimeError('no CUDA')")
+    assert "--cpu" in envelope(capsys, *here, sys.executable, status=1)["error"]["hint"]
 
 
 def test_wrong_use_has_a_status_and_an_envelope(capsys: pytest.CaptureFixture[str]) -> None:
