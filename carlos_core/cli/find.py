@@ -175,7 +175,8 @@ def _picks(selection: Selection, places: Places) -> list[dict[str, Any]]:
 
 
 def _picks_table(picks: list[dict[str, Any]]) -> Table:
-    header = ("for", "LoRA", "weight", "score", "confidence", "installed", "file")
+    has_other_names = any(pick["file"] not in (None, pick["name"]) for pick in picks)
+    header = ("for", "LoRA", "weight", "score", "confidence", "installed", *(["file"] if has_other_names else []))
     rows = [
         (
             pick["for"],
@@ -184,7 +185,7 @@ def _picks_table(picks: list[dict[str, Any]]) -> Table:
             number(pick["score"]),
             pick["confidence"] or "-",
             "yes" if pick["installed"] else "no",
-            pick["file"] or "-",
+            *([pick["file"] or "-"] if has_other_names else []),
         )
         for pick in picks
     ]
