@@ -108,7 +108,11 @@ def draw_library(
         "database": database_facts(opened),
     }
     rows = [(number(each.cosine, 2), each.record.name, "yes" if each.is_marked else "no") for each in library.names]
-    shown = [f"{out}: {title}", Table(("cosine", "named on the map", "marked"), rows, ("cosine",)), database_line(opened)]
+    shown: list[str | Table] = [
+        f"{out}: {title}",
+        Table(("cosine", "named on the map", "marked"), rows, ("cosine",)),
+        database_line(opened),
+    ]
     return Answer(result, shown)
 
 

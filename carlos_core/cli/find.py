@@ -9,7 +9,7 @@ import typer
 
 from ..counting import number
 from . import options
-from .app import FINDING, command
+from .app import FINDING, Usage, command
 from .codes import DONE, NOTHING_FITS
 from .comfyui import ComfyUI
 from .facts import database_facts, database_line, lora_facts, match_facts, matches_table, posix
@@ -111,6 +111,13 @@ def choose(
     mode: Annotated[str, typer.Option("--mode", help='"best one", "top k equal" or "composed".', metavar="WORDS")] = "best one",
     max_loras: Annotated[int, typer.Option("--max-loras", min=1, max=16, help="So many LoRAs at most.")] = 2,
     strength_budget: Annotated[float, typer.Option("--strength-budget", help="What all weights may add up to.")] = 2.0,
+    keep_content: Annotated[
+        float,
+        typer.Option("--keep-content", min=0, max=1, help="Between effect (0) and what the prompt shows (1); 0.5 leaves both."),
+    ] = 0.5,
+    weight: Annotated[
+        str, typer.Option("--weight", metavar="WORD", help="A LoRA's own weight: suggested (by a scale sweep), or 1.0.")
+    ] = "suggested",
     min_confidence: Confidence = "likely",
     prompts: Prompts = None,
     installed_only: options.InstalledOnly = False,
@@ -130,7 +137,10 @@ def choose(
 
     places = places_of(ComfyUI.of(comfyui, python, base_directory, comfyui_args), loras)
     opened = places.open_database(database)
-    rules = ChoiceRules(mode, max_loras, strength_budget, min_confidence)
+    if weight not in ("suggested", "1.0"):
+        raise Usage(f"There is no weight {weight!r}.", "Choose suggested or 1.0.")
+    own = weight == "suggested"
+    rules = ChoiceRules(mode, max_loras, strength_budget, min_confidence, takes_suggested=own, keep_content=keep_content)
     limits = SearchLimits(
         max_strength, min_consistency, base_model=base_model, installed_only=installed_only, exclude=tuple(exclude or ())
     )
@@ -147,6 +157,7 @@ def choose(
         "trigger_words": words,
         "lora_syntax": " ".join(f"<lora:{_stem(pick['file'])}:{pick['weight']:g}>" for pick in picks if pick["file"]),
         "reading": {} if selection.understanding is None else selection.understanding.facts,
+        "keep_content": None if selection.keeping is None else selection.keeping.facts,
         "database": database_facts(opened),
     }
     shown: list[str | Table] = [selection.reason] if selection.reason else []

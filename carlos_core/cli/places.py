@@ -114,12 +114,18 @@ def places_of(comfyui: ComfyUI | None, loras: Sequence[Path] | None = None) -> P
     own = tuple(entry for folder in loras or () for entry in files_in(folder))
     if comfyui is None:
         home = storage.home()
-        folders = (storage.encoders_directory(),), (home / "pictures",)
-        return Places(*folders, storage.cache_directory(), home / "loras.sqlite", loras=own)
+        index = home / "loras.sqlite"
+        return Places((storage.encoders_directory(),), (home / "pictures",), storage.cache_directory(), index, loras=own)
     listing = listing_of(comfyui)
-    folders = listing.encoders, listing.pictures
-    files = (*listing.loras, *own)
-    return Places(*folders, listing.cache, listing.library_file, listing.databases, files, listing)
+    return Places(
+        encoders=listing.encoders,
+        pictures=listing.pictures,
+        cache=listing.cache,
+        library_file=listing.library_file,
+        databases=listing.databases,
+        loras=(*listing.loras, *own),
+        listing=listing,
+    )
 
 
 def files_in(folder: Path) -> Iterator[tuple[str, Path]]:
