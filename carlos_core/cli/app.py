@@ -6,10 +6,11 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from .. import __version__
 from ..errors import CarlosError
 from .codes import DONE, FAILED, INTERRUPTED, USAGE
 from .output import Answer, show, show_error
@@ -19,9 +20,22 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="LoRAs by what they do: finds them for a sentence, measures them, and looks after what was measured.",
     epilog="Exit status: 0 done, 1 cannot be done, 2 wrong use, 3 nothing fits, 4 some LoRAs failed, 130 interrupted.",
 )
+
+
+def _say_version(is_asked: bool) -> None:
+    if is_asked:
+        sys.stdout.write(f"carlos {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    _version: Annotated[bool, typer.Option("--version", help="Say the version.", is_eager=True, callback=_say_version)] = False,
+) -> None:
+    """LoRAs by what they do: finds them for a sentence, measures them, and looks after what was measured."""
+
 
 FINDING, MEASURING, KEEPING = "Find LoRAs", "Measure LoRAs", "Look after databases and caches"
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from carlos_core import __version__
 from carlos_core.cli.commands import run
 from carlos_core.database.database import load_database
 from tests.support import miniworld
@@ -230,6 +231,11 @@ def test_every_command_has_help_with_examples(capsys: pytest.CaptureFixture[str]
         assert name in listed
         assert run([name, "--help"]) == 0
         assert f"carlos {name}" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"carlos {__version__}\n"
 
 
 def test_help_waits_for_nothing_heavy() -> None:
