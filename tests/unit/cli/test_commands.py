@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -231,6 +232,14 @@ def test_every_command_has_help_with_examples(capsys: pytest.CaptureFixture[str]
         assert name in listed
         assert run([name, "--help"]) == 0
         assert f"carlos {name}" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_json_is_utf_8_whatever_the_pipe_is() -> None:
+    command = [sys.executable, "-m", "carlos_core.cli", "cache", "--clear", "é", "--json"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    process = subprocess.run(command, capture_output=True, timeout=60, check=False, env=environment)
+    assert process.returncode == 2
+    assert "'é'" in json.loads(process.stdout.decode("utf-8"))["error"]["what"]
 
 
 def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
