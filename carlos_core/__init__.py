@@ -19,13 +19,16 @@ if TYPE_CHECKING:
     from .civitai.refresh import refresh_metadata
     from .clip.loading import encoder_dimension, load_encoder
     from .comfy.encoder import load_comfy_encoder as load_comfy_encoder
+    from .comfy.indexing import Loaded as Loaded
+    from .comfy.indexing import Workplace as Workplace
+    from .comfy.indexing import comfy_indexer as comfy_indexer
     from .database.database import MetricsDatabase, create_database, load_database
     from .database.published import copy_bundled_database, load_bundled_database
     from .database.target import DatabaseFile
     from .errors import CarlosError
     from .measuring.base_check import BaseCheck as BaseCheck
     from .measuring.caches import cache_usage, clear_cache
-    from .measuring.estimate import LibraryEstimate as LibraryEstimate
+    from .measuring.estimate import LibraryProgress as LibraryProgress
     from .measuring.estimate import estimate_lora as estimate_lora
     from .measuring.failures import Failure
     from .measuring.failures import alike as alike
@@ -92,7 +95,8 @@ _HOMES = {
     "Gallery": ".measuring.gallery",
     "Indexer": ".measuring.indexer",
     "IndexingResult": ".records",
-    "LibraryEstimate": ".measuring.estimate",
+    "LibraryProgress": ".measuring.estimate",
+    "Loaded": ".comfy.indexing",
     "LoraMetadata": ".records",
     "LoraRecord": ".records",
     "LoraVector": ".records",
@@ -107,9 +111,11 @@ _HOMES = {
     "Searcher": ".search.searcher",
     "Selection": ".search.selection",
     "Studio": ".measuring.studio",
+    "Workplace": ".comfy.indexing",
     "alike": ".measuring.failures",
     "cache_usage": ".measuring.caches",
     "choose": ".search.retrieval",
+    "comfy_indexer": ".comfy.indexing",
     "clear_cache": ".measuring.caches",
     "copy_bundled_database": ".database.published",
     "create_database": ".database.database",

@@ -11,7 +11,6 @@ from ..carlos_core.counting import counted
 from ..carlos_core.drawing import theme
 from ..carlos_core.drawing.listing import MOST_ROWS, Listing, Said
 from ..carlos_core.search import duplicates
-from ..carlos_core.search.matches import Match, matches_at
 from .common import matches, pictures
 from .common.choice import posix
 from .common.report import database_facts, database_line, number, report, table
@@ -21,6 +20,7 @@ from .host import lora_folder
 
 if TYPE_CHECKING:
     from ..carlos_core.database.database import MetricsDatabase
+    from ..carlos_core.search.matches import Match
 
 
 class CarlosDuplicateLoras(io.ComfyNode):
@@ -56,15 +56,9 @@ class CarlosDuplicateLoras(io.ComfyNode):
 
     @classmethod
     def execute(cls, database: MetricsDatabase, min_cosine: float, installed_only: bool = False) -> io.NodeOutput:
-        arrays, ids = database.ranking_arrays, database.column("lora_id")
         files = lora_folder.resolved(database)
         at_hand, copies = lora_folder.installed(files), [list(map(posix, names)) for names in lora_folder.copies(files)]
-        places = [place for place, row in enumerate(arrays.rows.tolist()) if not installed_only or ids[row] in at_hand]
-        compared = [ids[row] for row in arrays.rows[places].tolist()]
-        groups = [
-            matches_at(database, [places[row] for row in cluster.rows], cluster.cosines, at_hand)
-            for cluster in duplicates.clusters(arrays.directions[places], min_cosine, ids=compared)
-        ]
+        groups = duplicates.groups_of(database, min_cosine, at_hand, installed_only=installed_only)
         first = f"cosine of at least {min_cosine:g} with the first of the group"
         lines = [f"{counted(len(groups), 'group')} of LoRAs that do the same ({first})."]
         for number_of_group, group in enumerate(groups, start=1):

@@ -14,6 +14,7 @@ from comfy_api.latest import io, ui
 
 from .. import carlos_core as carlos
 from ..carlos_core.comfy.families import class_of_model
+from ..carlos_core.comfy.folders import paths_of
 from ..carlos_core.counting import counted
 from ..carlos_core.errors import CarlosError, IndexingError
 from ..carlos_core.foreign import printable
@@ -23,7 +24,7 @@ from ..carlos_core.measuring.failures import log_failures
 from ..carlos_core.measuring.labels import labelled, notice, stacked
 from .common import descriptions, index_report, indexing
 from .common.choice import posix
-from .common.index_progress import LibraryProgress, told_when_cancelled
+from .common.index_progress import library_progress, told_when_cancelled
 from .common.index_report import LibraryRun, Noted
 from .common.model_fit import misfit_of
 from .common.report import database_facts, database_line, report
@@ -164,7 +165,7 @@ class CarlosIndexLibrary(io.ComfyNode):
         names = [name for name in lora_folder.lora_names() if _fits(name, name_filter)]
         if not names:
             raise IndexingError(f"No LoRA's name fits {name_filter!r}.", "Empty name_filter to take all of models/loras.")
-        places = dict(lora_folder.paths_of(names))
+        places = dict(paths_of(names))
         same = {first.name: others for first, *others in by_file(survey(places.items()))}
         fits = _fits_of(settings["model"], settings["clip"])
         gone, misfits = _gone(names, places), _unfit(list(same), fits, class_of_model(settings["model"]))
@@ -208,7 +209,7 @@ def _index_all(
     """What came of each LoRA. An error that would meet all of them is raised at once; it says how many were saved before."""
     results: list[Outcome | Failure] = []
     indexer = indexing.indexer_of(hidden, [posix(name) for name, _ in files], tally, **settings)
-    progress_of = LibraryProgress(hidden.unique_id, indexer, [name for name, _ in files], tally)
+    progress_of = library_progress(hidden.unique_id, indexer, [name for name, _ in files], tally)
     n_new, n_sheets = 0, Counter[bool]()
     try:
         for result in indexer.index_all(files, progress_of):

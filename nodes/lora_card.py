@@ -78,7 +78,7 @@ class CarlosLoraCard(io.ComfyNode):
         pairs = [] if sheet is None else [Shown(pair, kind) for pair, kind in sheet.shown]
         facts = _facts(about, sheet, database)
         text, facts_said = report([*_lines(about, sheet), database_line(database)], facts)
-        image, said = shown(card(about, pairs, _about_pictures(sheet, record)), text)
+        image, said = shown(card(about, pairs, "" if sheet is None else sheet.about(record)), text)
         without = _batch([each.pair.without for each in pairs])
         with_lora = _batch([each.pair.with_lora for each in pairs])
         return io.NodeOutput(image, without, with_lora, text, facts_said, ui=said)
@@ -110,15 +110,6 @@ def _nothing(database: MetricsDatabase, matches: Matches) -> io.NodeOutput:
     return io.NodeOutput(image, _batch([]), _batch([]), text, facts_said, ui=on_node)
 
 
-def _about_pictures(sheet: Sheet | None, record: LoraRecord) -> str:
-    """Where the pictures come from, in a line."""
-    if sheet is None:
-        return ""
-    weight = "" if sheet.weight is None else f" LoRA weight {sheet.weight:g}."
-    other = "" if sheet.protocol_id == record.protocol_id else " They are of another measurement than the numbers."
-    return f"Chosen by their effect among {counted(sheet.chosen_among, 'pair')}.{weight}{other}"
-
-
 def _lines(about: Portrait, sheet: Sheet | None) -> list[str]:
     row = about.record
     lines = [row.name]
@@ -132,7 +123,7 @@ def _lines(about: Portrait, sheet: Sheet | None) -> list[str]:
         cells = [(number(near.cosine, 2), near.record.name, near.record.lora_id) for near in about.neighbours]
         lines += ["most like it:", *table(("cosine", "LoRA", "id"), cells)]
     if sheet is not None:
-        return [*lines, f"pictures: {counted(len(sheet.shown), 'pair')}. {_about_pictures(sheet, row)}"]
+        return [*lines, f"pictures: {counted(len(sheet.shown), 'pair')}. {sheet.about(row)}"]
     return [*lines, "No pictures of it are kept. LoRA Indexer keeps some when it measures."]
 
 

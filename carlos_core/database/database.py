@@ -219,6 +219,26 @@ class MetricsDatabase:
             self.protocols[record.protocol_id] = dict(protocol)
         self._changes.append(lambda database: database.upsert(record, protocol))
 
+    def add_rows(self, source: MetricsDatabase, lora_ids: Sequence[str]) -> list[str]:
+        """Add rows of another database of the same encoder, which this one lacks, at once. Returns their ids here (`id_of`).
+
+        Raises DatabaseError for a read-only database, and KeyError for an id that `source` does not have.
+        """
+        if self.read_only:
+            raise DatabaseError(f"{self.name} is read-only.", "Make a copy of your own first, and change that (copy).")
+        places: dict[str, int] = {}
+        for lora_id in lora_ids:
+            place = source._position[lora_id]
+            places.setdefault(self.id_of(lora_id, source._sha256(lora_id)), place)
+        self._replace(schema.appended(self._table, _rows_named(source.table, places)))
+        self.protocols = {**source.protocols, **self.protocols}
+
+        def repeat(database: MetricsDatabase) -> None:
+            database.add_rows(source, [each for each in lora_ids if database.id_of(each, source._sha256(each)) not in database])
+
+        self._changes.append(repeat)
+        return list(places)
+
     def set_value(self, lora_id: str, column: str, value: Any) -> None:
         """Change one cell that is not a metric, such as the name of a file that moved. Raises as `set_values` does."""
         self.set_values(column, {lora_id: value})
@@ -294,10 +314,7 @@ class MetricsDatabase:
             lora_id = current.id_of(row.lora_id, row.sha256)
             if lora_id not in current:
                 missing[lora_id] = place
-        ours = self._table.take(np.array(list(missing.values()), dtype=np.int64))
-        ids = pa.array(list(missing), pa.string())
-        ours = ours.set_column(ours.schema.get_field_index("lora_id"), "lora_id", ids)
-        self._replace(schema.appended(current.table, ours))
+        self._replace(schema.appended(current.table, _rows_named(self._table, missing)))
         self.protocols = {**current.protocols, **self.protocols}
         self.made_from = current.made_from
 
@@ -323,6 +340,9 @@ class MetricsDatabase:
             strength=torch.tensor(strength),
             consistency=torch.tensor(consistency),
         )
+
+    def _sha256(self, lora_id: str) -> str | None:
+        return self.identities[self._position[lora_id]].sha256
 
     @cached_property
     def has_effect(self) -> np.ndarray:
@@ -359,6 +379,12 @@ class MetricsDatabase:
 def _usual(values: torch.Tensor) -> tuple[float, float] | None:
     defined = values[torch.isfinite(values)].numpy()
     return (float(np.percentile(defined, 5)), float(np.percentile(defined, 95))) if len(defined) else None
+
+
+def _rows_named(table: pa.Table, places: Mapping[str, int]) -> pa.Table:
+    """Rows of a table under other ids. places: id -> place of its row."""
+    rows = table.take(np.array(list(places.values()), dtype=np.int64))
+    return rows.set_column(rows.schema.get_field_index("lora_id"), "lora_id", pa.array(list(places), pa.string()))
 
 
 def load_database(path: str | Path, *, encoder_id: str | None = None) -> MetricsDatabase:

@@ -54,6 +54,12 @@ def fits_of(
     return {entry.name: known[entry.layout] for entry in usable if entry.layout in known}
 
 
+def misfit_of(name: str, fit: LayerFit, model: str) -> str:
+    """That a LoRA is for another model than the one that is loaded, and how that is known."""
+    shapes = f"; {fit.of_other_shape} have its names and other shapes" if fit.of_other_shape else ""
+    return f"{name} does not fit: {fit.layers} of {fit.of} layers match this {model} model{shapes}."
+
+
 def _fit_of(path: Path, layout: str, look: Callable[[Path], LayerFit]) -> LayerFit | None:
     """How a file of a layout fits; None if it is gone, or another by now: what is kept is for all files of the layout."""
     try:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from ..loras.lora_file import LoraFile
+from ..progress import OnProgress, Progress
 from .indexer import Indexer
 from .measure import sides_of
 from .speed import UNKNOWN, in_words
@@ -96,3 +97,27 @@ class LibraryEstimate:
         if seconds is None:
             return ""
         return f"{in_words(max(0.0, self._pictures * seconds - (time.monotonic() - self._begin)))} left"
+
+
+class LibraryProgress:
+    """Progress of a library run: that of each LoRA, with its place among `names` and the time left for all of them."""
+
+    def __init__(self, indexer: Indexer, names: Sequence[str], show: Callable[[Callable[[], str]], OnProgress]) -> None:
+        """show: (what each line begins with, as it is then) -> the callback for one LoRA."""
+        self._names, self._show = list(names), show
+        self._estimate = LibraryEstimate(indexer, names)
+        self.known = str(self._estimate) or UNKNOWN
+        """The time that the run will take, in words."""
+
+    def __call__(self, name: str) -> OnProgress:
+        self._estimate.begin(name)
+        place = f"{self._names.index(name) + 1} of {len(self._names)}"
+        show = self._show(lambda: ", ".join(filter(None, [place, str(self._estimate), f"{name}: "])))
+
+        def tell(progress: Progress) -> None:
+            if progress.pictures_left is not None:
+                self._estimate.update(progress.pictures_left)
+            # The time that is told is that of the whole run.
+            show(replace(progress, note=progress.note_without_time or progress.note))
+
+        return tell

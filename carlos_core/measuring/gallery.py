@@ -19,6 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..civitai.file_names import safe_name
+from ..counting import counted
 from ..drawing.pair import Pair
 from ..drawing.tensors import DAMAGE
 from ..errors import GalleryError
@@ -72,6 +73,12 @@ class Sheet:
     @property
     def pairs(self) -> tuple[Pair, ...]:
         return tuple(each.pair for each in self.shown)
+
+    def about(self, record: LoraRecord) -> str:
+        """Where the pictures come from, in a line. record: the LoRA's row now."""
+        weight = "" if self.weight is None else f" LoRA weight {self.weight:g}."
+        other = "" if self.protocol_id == record.protocol_id else " They are of another measurement than the numbers."
+        return f"Chosen by their effect among {counted(self.chosen_among, 'pair')}.{weight}{other}"
 
 
 class Gallery:

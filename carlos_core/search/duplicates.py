@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..errors import RetrievalError
+from .matches import Match, matches_at
+
+if TYPE_CHECKING:
+    from ..database.database import MetricsDatabase
 
 _ROWS_AT_ONCE = 1024
 
@@ -50,3 +55,19 @@ def clusters(directions: Tensor, min_cosine: float, *, ids: Sequence[str]) -> tu
             found.append(Cluster((row, *others), (1.0, *(min(cosines[other], 1.0) for other in others))))
             open_rows -= {row, *others}
     return tuple(sorted(found, key=lambda cluster: (-len(cluster.rows), ids[cluster.rows[0]])))
+
+
+def groups_of(
+    db: MetricsDatabase, min_cosine: float, installed: Mapping[str, str], *, installed_only: bool = False
+) -> list[tuple[Match, ...]]:
+    """The LoRAs of a database that do the same, as `clusters` of matches whose scores are the cosines.
+
+    installed: lora_id -> file name of the LoRAs on this machine. installed_only: only these are compared. Raises as `clusters`.
+    """
+    arrays, ids = db.ranking_arrays, db.column("lora_id")
+    places = [place for place, row in enumerate(arrays.rows.tolist()) if not installed_only or ids[row] in installed]
+    compared = [ids[row] for row in arrays.rows[places].tolist()]
+    return [
+        matches_at(db, [places[row] for row in cluster.rows], cluster.cosines, installed)
+        for cluster in clusters(arrays.directions[places], min_cosine, ids=compared)
+    ]

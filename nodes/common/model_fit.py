@@ -10,6 +10,7 @@ from ...carlos_core.comfy.families import class_of_model, model_family
 from ...carlos_core.counting import counted
 from ...carlos_core.loras.family import families_alike
 from ...carlos_core.loras.family import fits as is_labelled_for
+from ...carlos_core.loras.fits import misfit_of as misfit_of  # noqa: PLC0414
 from ...carlos_core.records import LayerFit
 from ...carlos_core.search.limits import SearchLimits
 from ...carlos_core.search.preference import Preference
@@ -97,12 +98,6 @@ def for_model(
     kind = class_of_model(model)
     misfits = {name: fit for name, fit in found.items() if fit.of and not fit.fits}
     return ForModel(replace(limits, model=kind, unfit=unfit), len(unfit), kind, installed, preference, misfits, fitting)
-
-
-def misfit_of(name: str, fit: LayerFit, model: str) -> str:
-    """That a LoRA is for another model than the one that is loaded, and how that is known."""
-    shapes = f"; {fit.of_other_shape} have its names and other shapes" if fit.of_other_shape else ""
-    return f"{name} does not fit: {fit.layers} of {fit.of} layers match this {model} model{shapes}."
 
 
 def _is_for(fit: LayerFit, label: str | None, alike: frozenset[str] | None) -> bool:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...carlos_core.counting import counted
+from ...carlos_core.counting import number as number  # noqa: PLC0414
+from ...carlos_core.facts_text import facts_text as facts_text  # noqa: PLC0414
 from ...carlos_core.foreign import printable
 
 if TYPE_CHECKING:
     from ...carlos_core.database.database import MetricsDatabase
-
-_UNSAFE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""What JSON may hold as it is, and other readers take for the end of a line, or cannot write."""
 
 
 class Report(NamedTuple):
@@ -35,12 +31,6 @@ def report(lines: Sequence[str], facts: Mapping[str, Any]) -> Report:
     """
     said = facts_text(facts)
     return Report("\n".join([*map(printable, lines), said]), said)
-
-
-def facts_text(facts: Mapping[str, Any]) -> str:
-    """Facts as one line of strict JSON: the last line of a report, and an output of its own. Undefined numbers are null."""
-    content = json.dumps(_strict(facts), ensure_ascii=False, allow_nan=False)
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", content)
 
 
 def database_line(database: MetricsDatabase) -> str:
@@ -70,23 +60,5 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [line(header), *map(line, rows)]
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A number for people; a dash where it is undefined."""
-    if value is None or not math.isfinite(value):
-        return "-"
-    # Rounded first, and 0 added, so that nothing is shown as -0.
-    return f"{round(value, digits) + 0.0:.{digits}f}"
-
-
 def _is_number(rows: Sequence[Sequence[str]], column: int) -> bool:
     return all(row[column].replace(".", "").replace("-", "").isdigit() or row[column] == "-" for row in rows)
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value

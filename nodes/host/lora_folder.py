@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import folder_paths
 
+from ...carlos_core.comfy import folders
+from ...carlos_core.comfy.folders import library_file, paths_of, place_of
+from ...carlos_core.comfy.folders import lora_names as lora_names  # noqa: PLC0414
 from ...carlos_core.comfy.layers import ModelLayers
 from ...carlos_core.comfy.lora_fit import fit_of_file
 from ...carlos_core.errors import LoraError
@@ -34,14 +36,9 @@ _SURVEY_SHARE = 0.05
 """Part of the time that may be spent on checking whether LoRA files have changed: on a slow drive this is done less often."""
 
 
-def lora_names() -> list[str]:
-    """ComfyUI's list of LoRAs."""
-    return folder_paths.get_filename_list("loras")
-
-
 def lora_path(name: str) -> Path:
     """Path of a listed LoRA, whether it can be read or not. Raises LoraError for any other name."""
-    path = _place_of(name) if name in lora_names() else None
+    path = place_of(name) if name in lora_names() else None
     if path is None:
         raise unlisted("LoRA", name, LoraError)
     return path
@@ -108,21 +105,7 @@ def _layers_of(model: Any, clip: Any) -> ModelLayers:
 def read_lora(path: Path, name: str) -> LoraFile:
     """A LoRA with its hash, which is kept: the file is read whole once. Raises LoraError for a file that is not a LoRA."""
     _memory.library = None
-    return scan([(name, path)], library_file()).entries[0].as_lora_file()
-
-
-def lora_at_hand(name: str) -> LoraFile | None:
-    """The LoRA that is listed under a row's `file_name` ("/" between folders); None if there is no such LoRA."""
-    listed = next((listed for listed in lora_names() if listed.replace("\\", "/") == name), None)
-    try:
-        return None if listed is None else read_lora(lora_path(listed), listed)
-    except LoraError:
-        return None
-
-
-def library_file() -> Path:
-    """What is known of the LoRA files, in the user's folder."""
-    return Path(folder_paths.get_user_directory()) / "carlos" / "loras.sqlite"
+    return folders.read_lora(path, name)
 
 
 def loras_folder() -> Path:
@@ -232,27 +215,11 @@ def trigger_words(file: str, row: LoraRecord | None) -> tuple[str, ...]:
     return () if entry is None else used(entry.metadata.trigger_words or ())
 
 
-class ListedLoras:
-    """The LoRAs that ComfyUI lists, for an indexing run."""
+class ListedLoras(folders.ListedLoras):
+    """The LoRAs that ComfyUI lists, for an indexing run, which changes what is known of them."""
 
     def read(self, path: Path, name: str) -> LoraFile:
         return read_lora(path, name)
-
-    def at_hand(self, name: str) -> LoraFile | None:
-        return lora_at_hand(name)
-
-
-def paths_of(names: list[str]) -> list[tuple[str, Path]]:
-    """(name, path) of listed LoRAs; those that were removed since they were listed are left out."""
-    paths = ((name, _place_of(name)) for name in names)
-    return [(name, path) for name, path in paths if path is not None]
-
-
-def _place_of(name: str) -> Path | None:
-    """Where a listed LoRA is; None if nothing is there. ComfyUI also lists links that lead nowhere, without a path."""
-    path = folder_paths.get_full_path("loras", name)
-    places = [path] if path is not None else [os.path.join(root, name) for root in folder_paths.get_folder_paths("loras")]
-    return next((Path(place) for place in places if os.path.lexists(place)), None)
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...carlos_core.comfy.families import class_of_model, is_guidance_distilled, wants_few_steps
-from ...carlos_core.comfy.workflow import guidances_of
-from ...carlos_core.errors import GenerationError
-from ...carlos_core.generator import Sampling
-from ...carlos_core.measuring.presets import AS_GIVEN, FEW_STEPS, PRESETS, Preset
-
-AUTOMATIC, AS_PRESET = "automatic", "preset"
-SAMPLINGS = (AUTOMATIC, AS_PRESET, AS_GIVEN)
+from ..errors import GenerationError
+from ..generator import Sampling
+from ..measuring.presets import AS_GIVEN, FEW_STEPS, PRESETS, Preset
+from ..measuring.settings import AUTOMATIC, MeasureSettings
+from .families import class_of_model, is_guidance_distilled, wants_few_steps
 
 _WITHOUT_GUIDANCE = 1.5
 """Scales of guidance up to this one are those of models that are distilled to do without."""
@@ -33,27 +30,28 @@ class ChosenSampling:
     """Steps of pictures that its few steps are to be compared with: the model decides how many suffice. 0: the steps stand."""
 
 
-def chosen_sampling(model: Any, settings: dict[str, Any], prompt: Any, node_id: str | None) -> ChosenSampling:
-    """What the settings of an indexing node come to.
+def chosen_sampling(model: Any, settings: MeasureSettings, guidances: tuple[float, ...]) -> ChosenSampling:
+    """What the settings of an indexing run come to.
 
     Args:
         model: ComfyUI's MODEL.
-        settings: the values of the node's widgets.
-        prompt: what ComfyUI runs; it says how else the MODEL is used.
-        node_id: the indexing node.
+        settings: of the run.
+        guidances: the scales of guidance that the MODEL is used with otherwise, as far as they are known.
+
+    Raises GenerationError for the published protocol on another model than SDXL.
     """
-    width, height = settings["width"], settings["height"]
-    given = Sampling(settings["steps"], settings["cfg"], settings["sampler_name"], settings["scheduler"], width, height)
-    preset = PRESETS.get(settings["preset"])
+    size = settings.width, settings.height
+    given = Sampling(settings.steps, settings.cfg, settings.sampler_name, settings.scheduler, *size)
+    preset = PRESETS.get(settings.preset)
     if preset is None:
         return ChosenSampling(given)
     if preset.name == "paper":
         if class_of_model(model) != "SDXL":
             raise GenerationError("The published protocol is one for SDXL.", "Load an SDXL checkpoint, or choose 'standard'.")
         return ChosenSampling(preset.sampling)
-    if settings["sampling"] == AS_GIVEN:
+    if settings.sampling == AS_GIVEN:
         return ChosenSampling(given, AS_GIVEN, "sampled as given: steps, cfg, sampler and scheduler of this node")
-    return _of_model(model, preset, settings["sampling"] == AUTOMATIC, (width, height), guidances_of(prompt, node_id))
+    return _of_model(model, preset, settings.sampling == AUTOMATIC, size, guidances)
 
 
 def _of_model(

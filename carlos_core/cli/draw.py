@@ -1,0 +1,131 @@
+"""`carlos card` and `carlos map`: one LoRA, and a library, as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..counting import counted, number
+from ..errors import CarlosError
+from ..storage import write_atomically
+from . import options
+from .alike import id_of
+from .app import FINDING, Usage, command
+from .comfyui import ComfyUI
+from .facts import database_facts, database_line, lora_facts
+from .output import Answer, Table
+from .places import BUNDLED, places_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The picture: .png, .jpg or .webp.")]
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+@command("card", FINDING, "card 130742 -o card.png", "card pixel_art -d my_loras --comfyui ~/ComfyUI -o pixel_art.png")
+def card(
+    lora: Annotated[str, typer.Argument(help="The LoRA: its id, its file's name, or a part of its name.", show_default=False)],
+    out: Out = Path("card.png"),
+    database: options.Database = BUNDLED,
+    loras: options.Loras = None,
+    comfyui: options.ComfyUI = None,
+    python: options.Python = None,
+    base_directory: options.BaseDirectory = None,
+    comfyui_args: options.ComfyUIArguments = "",
+    as_json: options.Json = False,
+) -> Answer:
+    """Draw all that is known of one LoRA as a picture, with pictures before and after if indexing has kept some."""
+    from ..drawing.card import Shown
+    from ..drawing.card import card as draw_card
+    from ..measuring.gallery import Gallery
+    from ..search.portrait import portrait
+
+    kind = _format_of(out)
+    places = places_of(ComfyUI.of(comfyui, python, base_directory, comfyui_args), loras)
+    opened = places.open_database(database)
+    row = opened.row(id_of(opened, lora, places.resolved(opened)))
+    assert row is not None, "its id was found"
+    about, sheet = portrait(opened, row), Gallery(*places.pictures).sheet(row)
+    pairs = [] if sheet is None else [Shown(pair, which) for pair, which in sheet.shown]
+    _save(draw_card(about, pairs, "" if sheet is None else sheet.about(row)), out, kind)
+    near = [{"lora_id": each.record.lora_id, "name": each.record.name, "cosine": each.cosine} for each in about.neighbours]
+    facts = lora_facts(row, places.installed(opened).get(row.lora_id), places)
+    result = {"file": str(out), "lora": facts, "most_like_it": near, "pairs": len(pairs), "database": database_facts(opened)}
+    kept = counted(len(pairs), "pair") + " of pictures" if pairs else "no pictures of it are kept: indexing it keeps some"
+    return Answer(result, [f"{out}: {facts['name']}, {kept}", database_line(opened)])
+
+
+@command("map", FINDING, "map -o map.png", 'map "snowfall" -o snow.png', "map --mark 130742 --base-model SDXL -o map.png")
+def draw_library(
+    query: Annotated[
+        str, typer.Argument(help="What to look for on the map; the nearest LoRAs are named.", show_default=False)
+    ] = "",
+    out: Out = Path("map.png"),
+    database: options.Database = BUNDLED,
+    mark: Annotated[
+        list[str] | None, typer.Option("--mark", metavar="LORA", help="Mark a LoRA. Several times for several.")
+    ] = None,
+    base_model: options.BaseModel = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", metavar="FILE", help="A prompt set for what the query means.")
+    ] = None,
+    loras: options.Loras = None,
+    comfyui: options.ComfyUI = None,
+    python: options.Python = None,
+    base_directory: options.BaseDirectory = None,
+    comfyui_args: options.ComfyUIArguments = "",
+    as_json: options.Json = False,
+) -> Answer:
+    """Draw a library as a map: LoRAs that do alike are near each other."""
+    from ..drawing.map import draw_map
+    from ..search.library_map import library_map
+
+    kind = _format_of(out)
+    places = places_of(ComfyUI.of(comfyui, python, base_directory, comfyui_args), loras)
+    opened = places.open_database(database)
+    files = places.resolved(opened) if mark else {}
+    marked = [id_of(opened, each, files) for each in mark or ()]
+    signature = places.searcher(opened, prompts).signature(query) if query.strip() else None
+    library = library_map(opened, base_model=base_model, signature=signature, marked=marked)
+    looked_for = f' and "{query}"' if query else " by what they do"
+    title = f"{counted(library.n_loras, 'LoRA')}{f' for {base_model}' if base_model else ''}{looked_for}"
+    _save(draw_map(library, title, query), out, kind)
+    named = [
+        {"lora_id": each.record.lora_id, "name": each.record.name, "cosine": each.cosine, "marked": each.is_marked}
+        for each in library.names
+    ]
+    families = {family or "unknown": n for family, n in library.families.items()}
+    result = {
+        "file": str(out),
+        "loras": library.n_loras,
+        "without_effect": library.n_without_effect,
+        "shares": list(library.shares),
+        "families": families,
+        "named": named,
+        "database": database_facts(opened),
+    }
+    rows = [(number(each.cosine, 2), each.record.name, "yes" if each.is_marked else "no") for each in library.names]
+    shown: list[str | Table] = [
+        f"{out}: {title}",
+        Table(("cosine", "named on the map", "marked"), rows, ("cosine",)),
+        database_line(opened),
+    ]
+    return Answer(result, shown)
+
+
+def _format_of(out: Path) -> str:
+    """Pillow's name of a file's format. Raises Usage for another ending."""
+    if out.suffix.lower() not in _FORMATS:
+        raise Usage(f"{out} is not the name of a picture.", f"End it with {', '.join(_FORMATS)}.")
+    return _FORMATS[out.suffix.lower()]
+
+
+def _save(picture: Image.Image, out: Path, kind: str) -> None:
+    """Write a picture. Raises CarlosError if that cannot be done."""
+    try:
+        write_atomically(out, lambda target: picture.save(target, format=kind), is_cache=True)
+    except OSError as error:
+        raise CarlosError(f"{out} could not be written ({error.strerror or error}).", "Check the folder and the disk.") from error
