@@ -13,6 +13,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from .. import carlos_core as carlos
+from ..carlos_core.comfy import run_facts
 from ..carlos_core.comfy.families import class_of_model
 from ..carlos_core.comfy.folders import paths_of
 from ..carlos_core.counting import counted
@@ -112,13 +113,13 @@ class CarlosLoraIndexer(io.ComfyNode):
         fit = lora_folder.lora_fit(outcome.lora.path, settings["model"], settings["clip"])
         database, said = indexer.target.read(), words.get(outcome.row.lora_id)
         facts = {
-            **indexing.facts_of(outcome, fit),
+            **run_facts.facts_of(outcome, fit),
             "described_as": said,
-            "settings": indexing.settings_facts(indexer),
+            "settings": run_facts.settings_facts(indexer),
             "database": database_facts(database),
         }
         NodeProgress(cls.hidden.unique_id).say(f"done: {outcome.status}")
-        details = [*remarks, *indexing.plan_lines(indexer), database_line(database)]
+        details = [*remarks, *run_facts.plan_lines(indexer), database_line(database)]
         text, facts_said = report(index_report.lora_lines(outcome, said, details), facts)
         return io.NodeOutput(database, text, _sheets([outcome]), facts_said, ui=ui.PreviewText(text))
 
@@ -186,7 +187,7 @@ class CarlosIndexLibrary(io.ComfyNode):
         # Scripts find what is for other models among the failures, as ever.
         failures = [*failed, *misfits.values()]
         facts = {
-            "indexed": [indexing.facts_of(outcome, fits.get(outcome.lora.name)) for outcome in run.new],
+            "indexed": [run_facts.facts_of(outcome, fits.get(outcome.lora.name)) for outcome in run.new],
             "described_as": {outcome.lora.name: words.get(outcome.row.lora_id) for outcome in outcomes},
             "skipped": [outcome.lora.name for outcome in outcomes if not outcome.is_new],
             "failed": [vars(failure) for failure in failures],
@@ -194,11 +195,11 @@ class CarlosIndexLibrary(io.ComfyNode):
             "failed_alike": [vars(group) for group in carlos.alike(failures)],
             "noted": [vars(note) for note in noted],
             "not_found": index_report.not_found_facts(outcomes),
-            "settings": indexing.settings_facts(indexer),
+            "settings": run_facts.settings_facts(indexer),
             "database": database_facts(database),
         }
         NodeProgress(cls.hidden.unique_id).say(f"done: {run.in_short}")
-        details = [*remarks, *indexing.plan_lines(indexer), database_line(database)]
+        details = [*remarks, *run_facts.plan_lines(indexer), database_line(database)]
         text, facts_said = report(index_report.library_lines(run, details), facts)
         return io.NodeOutput(database, text, _sheets(outcomes), facts_said, ui=ui.PreviewText(text))
 

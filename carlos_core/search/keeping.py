@@ -64,9 +64,10 @@ class Keeping:
         """What was taken, and what is expected, one sentence each."""
         said = []
         if self.before - self.total > _SAID_FROM:
+            what = "more of the prompt" if self.may_break else "the prompt"
             said.append(
-                f"Weights reduced from {self.before:.2f} to {self.total:.2f} in all, so that {'more of ' if self.may_break else ''}"
-                "the prompt stays visible; keep_content 0 leaves them as they were."
+                f"Weights reduced from {self.before:.2f} to {self.total:.2f} in all, so that {what} stays visible; "
+                "keep_content 0 leaves them as they were."
             )
         if self.may_break:
             change = "the LoRA changes" if self.n_loras == 1 else "the LoRAs together change"

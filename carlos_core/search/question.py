@@ -317,7 +317,7 @@ class Question:
         return tuple(replace(pick, weight=round(weight * share, 3)) for pick, weight in zip(picks, weights, strict=True))
 
     def _alone(self, picks: Sequence[Pick], factors: Sequence[float]) -> list[float]:
-        """The weight that each LoRA might have alone: its own, or more if it is emphasised. Playing one down gives others no less."""
+        """The weight that each LoRA might have alone: its own, or more if it is emphasised; never less."""
         own = [own_weight(pick.match, self.rules) * max(1.0, factor) for pick, factor in zip(picks, factors, strict=True)]
         return [min(weight, most) for weight, most in zip(own, self._tops(picks), strict=True)]
 

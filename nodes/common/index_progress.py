@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from comfy.model_management import InterruptProcessingException
 
 from ... import carlos_core as carlos
+from ...carlos_core.comfy.run_facts import plan_lines
 from ..host.progress import NodeProgress, Tally
-from .indexing import plan_lines
 
 if TYPE_CHECKING:
     from ...carlos_core.measuring.estimate import LibraryProgress

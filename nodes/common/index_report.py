@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ... import carlos_core as carlos
+from ...carlos_core.comfy.run_facts import misses_of
 from ...carlos_core.counting import counted
 from ...carlos_core.search.limits import NO_CHANGE, TOO_STRONG
 from . import descriptions
-from .indexing import curve_lines, misses_of
+from .indexing import curve_lines
 from .report import number, table
 
 if TYPE_CHECKING:

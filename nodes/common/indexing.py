@@ -9,10 +9,7 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ... import carlos_core as carlos
-from ...carlos_core.comfy.run_facts import facts_of as facts_of  # noqa: PLC0414
-from ...carlos_core.comfy.run_facts import misses_of as misses_of  # noqa: PLC0414
-from ...carlos_core.comfy.run_facts import plan_lines as plan_lines  # noqa: PLC0414
-from ...carlos_core.comfy.run_facts import settings_facts as settings_facts  # noqa: PLC0414
+from ...carlos_core.comfy.run_facts import plan_lines
 from ...carlos_core.comfy.workflow import guidances_of
 from ...carlos_core.errors import GenerationError
 from ...carlos_core.measuring.presets import TRIGGER_RULES
