@@ -60,12 +60,11 @@ class CarlosDuplicateLoras(io.ComfyNode):
         at_hand, copies = lora_folder.installed(files), [list(map(posix, names)) for names in lora_folder.copies(files)]
         groups = duplicates.groups_of(database, min_cosine, at_hand, installed_only=installed_only)
         first = f"cosine of at least {min_cosine:g} with the first of the group"
-        lines = [f"{counted(len(groups), 'group')} of LoRAs that do the same ({first})."]
+        same = [f"the same content in several files: {', '.join(names)}" for names in copies]
+        lines = [f"{counted(len(groups), 'group')} of LoRAs that do the same ({first}).", *same]
         for number_of_group, group in enumerate(groups, start=1):
             header = ("cosine", f"group {number_of_group}", "strength", "installed")
             lines += ["", *table(header, [_cells(match) for match in group])]
-        if copies:
-            lines += ["", "The same content in several files:", *map(", ".join, copies)]
         facts = {
             "min_cosine": min_cosine,
             "copies": copies,
@@ -84,12 +83,12 @@ class CarlosDuplicateLoras(io.ComfyNode):
             "database": database_facts(database),
         }
         text, said = report([*lines, "", database_line(database)], facts)
-        picture, shown = pictures.drawn(_listing(groups, Said(lines[0]), database), text)
+        picture, shown = pictures.drawn(_listing(groups, Said(lines[0]), same, database), text)
         return io.NodeOutput(text, said, picture, ui=shown)
 
 
-def _listing(groups: Sequence[Sequence[Match]], title: Said, database: MetricsDatabase) -> Listing:
-    """The groups as a picture, one below the other."""
+def _listing(groups: Sequence[Sequence[Match]], title: Said, same: Sequence[str], database: MetricsDatabase) -> Listing:
+    """The groups as a picture, one below the other. same: which files are copies, in words."""
     rows = pictures.Rows(database)
     every = [
         (match, f"group {number_of_group}" if match is group[0] else "")
@@ -106,7 +105,7 @@ def _listing(groups: Sequence[Sequence[Match]], title: Said, database: MetricsDa
         )
         for match, heading in every[:MOST_ROWS]
     ]
-    return rows.listing(title, (), drawn, len(every))
+    return rows.listing(title, [Said(line) for line in same], drawn, len(every))
 
 
 def _cells(match: Match) -> tuple[str, ...]:

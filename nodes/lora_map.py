@@ -128,8 +128,12 @@ def _lines(library: LibraryMap, counts: dict[str, int], unplaced: list[str]) -> 
     lines += [f"{name} has no measurable effect, and so no place on the map." for name in unplaced]
     if library.n_without_effect:
         lines.append(f"left out: {counted(library.n_without_effect, 'LoRA')} without effect")
-    cells = [(number(name.cosine, 2), name.record.name, "yes" if name.is_marked else "no") for name in library.names]
-    return [*lines, "named on the map:", *table(("cosine", "LoRA", "marked"), cells)]
+    has_marked = any(name.is_marked for name in library.names)
+    cells = [
+        (number(name.cosine, 2), name.record.name, *(["yes" if name.is_marked else "no"] if has_marked else []))
+        for name in library.names
+    ]
+    return [*lines, "named on the map:", *table(("cosine", "LoRA", *(["marked"] if has_marked else [])), cells)]
 
 
 NODES = [CarlosLoraMap]

@@ -25,6 +25,9 @@ MOST_FITTED = 4000
 """Directions that the axes are computed from: further ones change them little, and cost much."""
 
 N_NEAREST = 6
+_UNLIKE = 0.1
+"""Cosine up to which a LoRA has next to nothing in common with what is looked for, and is not named as near."""
+
 N_LANDMARKS = 10
 
 
@@ -186,7 +189,8 @@ def _nearest(db: MetricsDatabase, taken: np.ndarray, towards: Tensor, own: Seque
     arrays = db.ranking_arrays
     cosines = (arrays.directions @ towards.float() / arrays.norms.clamp(min=1e-12)).numpy()
     order = taken[np.argsort(-cosines[taken], kind="stable")]
-    others = [place for place in order[: N_NEAREST + len(own)].tolist() if place not in own][:N_NEAREST]
+    near = order[cosines[order] > _UNLIKE]
+    others = [place for place in near[: N_NEAREST + len(own)].tolist() if place not in own][:N_NEAREST]
     return {place: float(cosines[place]) for place in (*own, *others)}
 
 

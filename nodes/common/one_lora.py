@@ -37,7 +37,9 @@ def wanted_row(database: MetricsDatabase, lora_name: str, lora_id: str) -> LoraR
 
 
 def id_of_file(database: MetricsDatabase, lora_name: str, model: Any = None) -> str:
-    """Id of the row whose file is `lora_name`. Raises RetrievalError if it has none, LoraError for a name that is not listed.
+    """Id of the row whose file is `lora_name`, or a copy of it: content decides.
+
+    Raises RetrievalError if it has none, LoraError for a name that is not listed or a file that is not a LoRA.
 
     model: that the node was given, None if it has none: a LoRA for another one cannot be indexed with it.
     """
@@ -56,4 +58,7 @@ def id_of_file(database: MetricsDatabase, lora_name: str, model: Any = None) -> 
             f"{lora_name} is not in {database.name}. {misfit_of(lora_name, fit, class_of_model(model))}",
             "Index it with a checkpoint that it was made for.",
         )
+    same = database.id_of("", lora_folder.read_lora(path, lora_name).sha256)
+    if same in database:
+        return same
     raise RetrievalError(f"{lora_name} is not in {database.name}.", "Index it with LoRA Indexer first.")

@@ -69,6 +69,22 @@ def test_the_card_of_a_lora_shows_the_pictures_that_indexing_kept(host: Host, ba
     assert facts_of(host.run(card(workflows.loader(create_as="pictured"), lora_name=LORA)), "card") == facts
 
 
+def test_a_copy_of_a_measured_lora_is_known_by_its_content(host: Host, base: Path) -> None:
+    indexed = facts_of(host.run(workflows.index("pixel_art.safetensors", "copied", max_prompts=4)), "index")
+    loras = base / "models" / "loras"
+    shutil.copy(loras / "pixel_art.safetensors", loras / "a copy.safetensors")
+    page = loras / "page.safetensors"
+    page.write_bytes(b"<!DOCTYPE html><html>" + b" " * 100)
+    try:
+        facts = facts_of(host.run(card(workflows.loader(create_as="copied"), lora_name="a copy.safetensors")), "card")
+        assert facts["lora_id"] == indexed["lora_id"]
+        with pytest.raises(Failed, match="not a safetensors file but a web page"):
+            host.run(card(workflows.loader(create_as="copied"), lora_name="page.safetensors"))
+    finally:
+        page.unlink()
+        (loras / "a copy.safetensors").unlink()
+
+
 def test_pictures_that_are_gone_are_gone_from_the_card_at_once(host: Host, base: Path) -> None:
     name = "burning_flames.safetensors"
     host.run(workflows.index(name, "gone", max_prompts=4))
