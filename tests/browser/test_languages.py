@@ -1,0 +1,51 @@
+"""The nodes in another language: its words are shown, and what a workflow saves and runs stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from scripts.locales import english, read
+from tests.browser.test_example_workflows import errors_of, open_and_adapt, run, saved_picture
+
+if TYPE_CHECKING:
+    from tests.support.comfyui_host import Host
+    from tests.support.frontend import Frontend
+
+pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
+
+_SHOWN = """type => {
+    const node = app.graph.nodes.find(node => node.type === type);
+    return {
+        title: node.title,
+        inputs: Object.fromEntries(node.inputs.map(slot => [slot.name, slot.label ?? slot.localized_name ?? slot.name])),
+        widgets: Object.fromEntries((node.widgets ?? []).map(widget => [widget.name, widget.label ?? widget.name])),
+        outputs: node.outputs.map(slot => slot.label ?? slot.localized_name ?? slot.name),
+    };
+}"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _chinese(host: Host) -> Iterator[None]:
+    """Before the browser opens: the frontend reads its language when it starts."""
+    host.set_setting("Comfy.Locale", "zh")
+    yield
+    host.set_setting("Comfy.Locale", "en")
+
+
+def test_english_is_what_the_nodes_say(host: Host) -> None:
+    assert english(host.object_info()) == read("en")
+
+
+def test_a_workflow_opens_in_chinese_and_runs_as_before(frontend: Frontend, host: Host) -> None:
+    graph = open_and_adapt(frontend, "2_ask")
+    texts = read("zh")["CarlosAutoLora"]
+    shown: dict[str, Any] = frontend.page.evaluate(_SHOWN, "CarlosAutoLora")
+    assert shown["title"] == texts["display_name"]
+    names = {name: slot["name"] for name, slot in texts["inputs"].items()}
+    assert {**shown["inputs"], **shown["widgets"]} == names
+    assert shown["outputs"] == [slot["name"] for slot in texts["outputs"].values()]
+    assert saved_picture(run(frontend, host), graph, host).size == (128, 128)
+    assert errors_of(frontend) == []
