@@ -14,18 +14,31 @@ _SHORTEST, _LONG = 4, 8
 def names_alike(name: str, others: Iterable[str]) -> list[str]:
     """Which other names are this one but for case, marks between words, or a letter or two.
 
-    Names with other numbers are not: "loras_1" and "loras_2" were meant.
+    Names with other numbers are not: "loras_1" and "loras_2" were meant, and so were "loras_1_2" and "loras_12". Neither are those
+    with two letters more at the start of a word: "male_faces" and "female_faces".
     """
     return [other for other in others if other != name and _are_alike(name, other)]
 
 
 def _are_alike(one: str, other: str) -> bool:
-    one, other = (_MARKS.sub("", text.casefold()) for text in (one, other))
+    one, other = one.casefold(), other.casefold()
     if _DIGITS.findall(one) != _DIGITS.findall(other):
         return False
-    shorter = min(len(one), len(other))
+    joined, its = (_MARKS.sub("", text) for text in (one, other))
+    shorter = min(len(joined), len(its))
     most = 0 if shorter < _SHORTEST else 1 if shorter < _LONG else 2
-    return abs(len(one) - len(other)) <= most and _slips(one, other) <= most
+    if abs(len(joined) - len(its)) > most:
+        return False
+    n = _slips(joined, its)
+    return n <= most and not (n > 1 and _begin_otherwise(one, other))
+
+
+def _begin_otherwise(one: str, other: str) -> bool:
+    """Whether a word of one is a word of the other with something before it."""
+    words, its = (_MARKS.sub(" ", text).split() for text in (one, other))
+    if len(words) != len(its):
+        words, its = ["".join(words)], ["".join(its)]
+    return any(a != b and (a.endswith(b) or b.endswith(a)) for a, b in zip(words, its, strict=True))
 
 
 def _slips(one: str, other: str) -> int:

@@ -9,6 +9,9 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+import torch
+from torch import Tensor
+
 from ..errors import RetrievalError
 from .limits import PUBLISHED_LIMITS, SearchLimits
 from .matches import Matches, matches_at
@@ -58,28 +61,19 @@ def find_named(
         raise RetrievalError(f"top_k is {top_k}.", "Ask for at least 1 LoRA.")
     arrays = db.ranking_arrays
     chosen = limits.chosen(db, installed)
-    columns = [db.column(column) for column in _COLUMNS if column in db.table.column_names]
-    ids = db.column("lora_id")
-    named = []
-    for index, row in enumerate(arrays.rows.tolist()):
-        names = [text for column in columns for text in _texts(column[row])]
-        score = _score(words, names, ids[row])
-        # A row that does not know its file has the name without the ending.
-        if without_ending != words and without_ending:
-            score = max(score, _score(without_ending, names, ids[row]))
-        if score > 0:
-            named.append((-score, index))
-    named.sort()
-    found = [each for each in named if chosen[each[1]]][:top_k]
+    # A row that does not know its file has the name without the ending.
+    spellings = [words, *([without_ending] if without_ending and without_ending != words else [])]
+    found = _called(db, spellings, chosen)[:top_k]
+    left_out = [] if found else _called(db, spellings, ~chosen)
     reason = ""
-    if named and not found:
-        best = named[0][1]
+    if left_out:
+        best = left_out[0][1]
         name_of_best = db.row_at(int(arrays.rows[best])).name
         reason = f"{name_of_best} is called so and left out: {limits.why_left_out(db, installed, best)}"
     elif not found:
         reason = f"No LoRA's name, file, id or trigger words hold all of: {', '.join(words)}."
     indices = [index for _, index in found]
-    items = matches_at(db, indices, [-score for score, _ in found], installed)
+    items = matches_at(db, indices, [score for score, _ in found], installed)
     norms = arrays.norms[indices]
     units = arrays.directions[indices][norms > 0] / norms[norms > 0, None]
     return Matches(
@@ -89,6 +83,19 @@ def find_named(
         reason=reason,
         signature=units.mean(0) if len(units) else None,
     )
+
+
+def _called(db: MetricsDatabase, spellings: Iterable[list[str]], among: Tensor) -> list[tuple[float, int]]:
+    """The rows that are called so, best first: score, and place in ranking order. among: the rows to look at, [R] bool."""
+    columns = [db.column(column) for column in _COLUMNS if column in db.table.column_names]
+    ids, rows, called = db.column("lora_id"), db.ranking_arrays.rows, []
+    for index in torch.nonzero(among).flatten().tolist():
+        row = int(rows[index])
+        names = [text for column in columns for text in _texts(column[row])]
+        score = max(_score(words, names, ids[row]) for words in spellings)
+        if score > 0:
+            called.append((score, index))
+    return sorted(called, key=lambda each: (-each[0], each[1]))
 
 
 def _score(words: list[str], names: list[str], lora_id: str) -> float:

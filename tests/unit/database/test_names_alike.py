@@ -24,7 +24,19 @@ def test_a_slip_is_seen_in_both_directions(slip: str) -> None:
         ("styles", "people"),
         ("old", "odd"),
         ("anime_styles", "photo_styles"),
+        ("sdxl_1.0", "sdxl_10"),
+        ("loras_1_2", "loras_12"),
+        ("men_styles", "women_styles"),
+        ("menstyles", "women_styles"),
+        ("male_faces", "female_faces"),
     ],
 )
 def test_names_that_were_meant_are_no_slips(name: str, other: str) -> None:
     assert names_alike(name, [other]) == []
+    assert names_alike(other, [name]) == []
+
+
+def test_marks_between_words_and_numbers_are_slips_and_so_are_two_letters_within_a_word() -> None:
+    assert names_alike("loras-1 2", ["loras_1.2", "loras_12"]) == ["loras_1.2"]
+    assert names_alike("my_loras2", ["my_loras_2"]) == ["my_loras_2"]
+    assert names_alike("wmen_styls", ["women_styles"]) == ["women_styles"]

@@ -11,6 +11,7 @@ import pytest
 from carlos_core.database.database import MetricsDatabase
 from carlos_core.database.published import load_bundled_database
 from carlos_core.errors import RetrievalError
+from carlos_core.search import by_name
 from carlos_core.search.by_name import Place, named_in
 from carlos_core.search.by_name import find_named as find_named_among
 from carlos_core.search.limits import SearchLimits
@@ -221,6 +222,22 @@ def test_a_lora_of_that_name_which_the_limits_leave_out_is_named_with_the_limit(
     assert reason(SearchLimits(unfit={"1"}, model="SDXL")) == f"{name} has layers that fit this SDXL model is listed."
     assert reason(SearchLimits(installed_only=True)) == f"{name} is installed is listed."
     assert find_named(LIBRARY, "pixelart_v3", top_k=5).reason.startswith("No LoRA's name")
+
+
+def test_rows_beyond_the_limits_are_compared_only_if_no_other_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str] = []
+    score = by_name._score
+
+    def counting(words: list[str], names: list[str], lora_id: str) -> float:
+        compared.append(lora_id)
+        return score(words, names, lora_id)
+
+    monkeypatch.setattr(by_name, "_score", counting)
+    here = {"2": "art.safetensors"}
+    assert [match.lora_id for match in find_named(LIBRARY, "pixel", top_k=5, installed=here, installed_only=True).items] == ["2"]
+    assert compared == ["2"]
+    assert "left out" in find_named(LIBRARY, "nacht", top_k=5, installed=here, installed_only=True).reason
+    assert sorted(compared[1:]) == sorted(LIBRARY.column("lora_id"))
 
 
 def test_a_name_in_a_query_says_which_file_it_is() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +67,20 @@ def snow() -> MetricsDatabase:
         ("pencilrat", "pencilart"),
         ("aquarele", "aquarelle"),
         ("kirschblute", None),
-        ("kirschblütte", "kirschblute"),
+        ("kirschblutte", "kirschblute"),
+        ("kirschblütte", None),
+        ("kirschblu\u0308tte", None),
+        ("snowfäl", None),
         ("snfal", None),
     ],
 )
 def test_one_letter_away_from_a_word_that_loras_are_called_by(snow: MetricsDatabase, word: str, other: str | None) -> None:
     assert list(meant(f"a house in {word}", snow).values()) == ([] if other is None else [other])
+
+
+def test_a_word_is_quoted_as_it_was_first_written(snow: MetricsDatabase) -> None:
+    assert meant("Snowfal!, snowfal", snow) == {"Snowfal": "snowfall"}
+    assert meant("«Pencli» sketch, old-Snowfal", snow) == {"Pencli": "pencil", "Snowfal": "snowfall"}
 
 
 def test_one_letter_away_from_a_word_of_the_bank_of_effects() -> None:
@@ -109,7 +119,7 @@ def test_no_english_word_of_all_queries_is_doubted_and_most_slips_are_asked_abou
     for db in (database, load_bundled_database()):
         known = Searcher(db).spelling
         doubted = {each.word for text in texts for each in known.suggestions(read(text))}
-        assert doubted <= {"schoner", "hund"}
+        assert doubted <= {"Hund"}
     queries = json.loads((miniworld.MINIWORLD / "queries.json").read_text(encoding="utf-8"))["single"]
     words = sorted({word for query in queries for word in re.findall(r"[a-z]{5,}", query["query"])})
     slips = [(slip, word) for word in words for slip in _slips_in(word)]
@@ -208,6 +218,23 @@ def test_the_vocabulary_of_clip_is_read_without_importing_its_package() -> None:
         [sys.executable, "-c", WITHOUT_A_VOCABULARY], capture_output=True, text=True, timeout=120, check=True
     )
     assert process.stdout.split() == ["False"]
+
+
+@pytest.mark.parametrize("content", [None, b"no archive", gzip.compress(b"\xff\n\xff</w>"), gzip.compress(b"a b")[:-6]])
+def test_without_that_vocabulary_nothing_is_doubted_which_is_logged_once(
+    content: bytes | None, snow: MetricsDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if content is not None:
+        (tmp_path / spelling._VOCABULARY).write_bytes(content)
+    moved = ModuleSpec("open_clip", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(spelling, "find_spec", lambda name: moved)
+    spelling._tokens.cache_clear()
+    try:
+        assert meant("snowfal, a baloon, lighthose, zyzzyxq", snow) == meant("pencli", snow) == {}
+    finally:
+        spelling._tokens.cache_clear()
+    (said,) = caplog.messages
+    assert "words are not checked for slips" in said
 
 
 @pytest.mark.parametrize("unit", ["a", "snowfal", "snowfal ", "no snowfal, ", "é", "'", "ﬁ"])
