@@ -14,8 +14,8 @@ _SHORTEST, _LONG = 4, 8
 def names_alike(name: str, others: Iterable[str]) -> list[str]:
     """Which other names are this one but for case, marks between words, or a letter or two.
 
-    Names with other numbers are not: "loras_1" and "loras_2" were meant, and so were "loras_1_2" and "loras_12". Neither are those
-    with two letters more at the start of a word: "male_faces" and "female_faces".
+    Names with other numbers are not: "loras_1" and "loras_2" were meant, and so were "loras_1_2" and "loras_12". Neither are
+    those with two letters more at the start of a word: "male_faces" and "female_faces".
     """
     return [other for other in others if other != name and _are_alike(name, other)]
 

@@ -166,7 +166,7 @@ def _counted(groups: Iterable[Collection[str]]) -> Counter[str]:
 
 
 def _checked(written: Iterable[str]) -> Iterator[str]:
-    """Words that may be misspelt ones of these, as they are written; nothing that holds a digit, as names of LoRAs and tags do."""
+    """Words that may be misspelt, as they are written; none that holds a digit, as names of LoRAs and tags do."""
     for text in written:
         if not any(char.isdigit() for char in text):
             # A mark that belongs to the letter before it parts no word.

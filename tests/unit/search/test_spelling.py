@@ -222,7 +222,11 @@ def test_the_vocabulary_of_clip_is_read_without_importing_its_package() -> None:
 
 @pytest.mark.parametrize("content", [None, b"no archive", gzip.compress(b"\xff\n\xff</w>"), gzip.compress(b"a b")[:-6]])
 def test_without_that_vocabulary_nothing_is_doubted_which_is_logged_once(
-    content: bytes | None, snow: MetricsDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    content: bytes | None,
+    snow: MetricsDatabase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     if content is not None:
         (tmp_path / spelling._VOCABULARY).write_bytes(content)
