@@ -87,7 +87,10 @@ class CarlosDescribeLoras(io.ComfyNode):
         at_hand = lora_folder.installed(lora_folder.resolved(database))
         ids = _chosen(database, names, at_hand if installed_only else None)
         describer = describer_of(database)
-        descriptions = describer.describe(ids, NodeProgress(cls.hidden.unique_id)) if ids else []
+        progress = NodeProgress(cls.hidden.unique_id)
+        descriptions = describer.describe(ids, progress) if ids else []
+        # Otherwise the last step that took long would stay on the node.
+        progress.say(f"done: {counted(len(descriptions), 'LoRA')}")
         can_keep = keep and bool(descriptions) and not database.read_only and database.path is not None
         reason = not_kept(carlos.DatabaseFile.of(database), database, descriptions, describer) if can_keep else ""
         is_kept = can_keep and not reason

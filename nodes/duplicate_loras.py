@@ -61,7 +61,8 @@ class CarlosDuplicateLoras(io.ComfyNode):
         groups = duplicates.groups_of(database, min_cosine, at_hand, installed_only=installed_only)
         first = f"cosine of at least {min_cosine:g} with the first of the group"
         same = [f"the same content in several files: {', '.join(names)}" for names in copies]
-        lines = [f"{counted(len(groups), 'group')} of LoRAs that do the same ({first}).", *same]
+        found = f"{counted(len(groups), 'group')} of LoRAs that do" if groups else "No LoRAs do"
+        lines = [f"{found} the same ({first}).", *same]
         for number_of_group, group in enumerate(groups, start=1):
             header = ("cosine", f"group {number_of_group}", "strength", "installed")
             lines += ["", *table(header, [_cells(match) for match in group])]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
 if TYPE_CHECKING:
     from tests.support.comfyui_host import Host
@@ -39,3 +41,18 @@ def test_help_page_is_shown_beside_the_node(frontend: Frontend, nodes: dict[str,
         frontend.page.get_by_test_id("info-button").click()
         first_sentence = (FOLDER / f"{node_id}.md").read_text(encoding="utf-8").split(".")[0]
         frontend.page.get_by_text(first_sentence).first.wait_for()
+
+
+def test_pictures_of_help_pages_are_shown_beside_the_node(frontend: Frontend) -> None:
+    pages = {path.stem: re.findall(r"!\[.+?\]\((.+?)\)", path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.md")}
+    pages = {node_id: pictures for node_id, pictures in pages.items() if pictures}
+    assert pages
+    for node_id, pictures in pages.items():
+        frontend.load({"nodes": [], "links": [], "version": 0.4})
+        frontend.add_and_select(node_id)
+        frontend.page.get_by_test_id("info-button").click()
+        for picture in pictures:
+            shown = frontend.page.locator(f'img[src$="{picture}"]').first
+            shown.wait_for()
+            frontend.page.wait_for_function("picture => picture.naturalWidth > 0", arg=shown.element_handle())
+            assert shown.evaluate("picture => picture.naturalWidth") == Image.open(FOLDER / picture).width

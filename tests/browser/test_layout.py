@@ -46,7 +46,7 @@ def test_no_node_of_an_example_covers_another(frontend: Frontend, host: Host, is
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_node_covers_another_once_all_show_their_pictures(frontend: Frontend, host: Host, name: str) -> None:
-    graph = open_and_adapt(frontend, name)
+    graph = open_and_adapt(frontend, host, name)
     run(frontend, host)
     assert _covering(frontend, len(graph["nodes"])) == []
 

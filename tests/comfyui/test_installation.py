@@ -98,6 +98,7 @@ def test_the_archive_holds_the_pack_and_not_its_workshop(archive: Path) -> None:
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE", "NOTICE"} <= set(names)
     assert "carlos_core/database/data/published.parquet" in names
     assert {f"locales/{language}/nodeDefs.json" for language in ("en", "ja", "zh", "zh-TW")} <= set(names)
+    assert {"subgraphs/LoRAs for a sentence (CARLoS).json", "web/docs/pictures/card.png"} <= set(names)
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", ".ci/", ".venv"))]
     assert size < 8_000_000
 

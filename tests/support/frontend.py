@@ -126,6 +126,17 @@ class Frontend:
         self.page.wait_for_timeout(300)
         self.page.mouse.click(x, y)
 
+    def place_by_name(self, name: str) -> None:
+        """Look a node up as users do, by a double click on the empty canvas, and put the first one found there."""
+        self.page.mouse.dblclick(1000, 600)
+        self.page.wait_for_timeout(1000)
+        self.page.keyboard.type(name)
+        self.page.wait_for_timeout(1000)
+        self.page.keyboard.press("Enter")
+        self.page.wait_for_timeout(500)
+        # Newer versions let it hang at the pointer until a click.
+        self.page.mouse.click(1000, 600)
+
     def queue(self) -> str:
         """Run the open workflow as the button does. Returns the prompt id, fails with ComfyUI's reasons if it is refused."""
         with self.page.expect_response(

@@ -31,3 +31,28 @@ def test_templates_that_index_use_one_preset() -> None:
                 presets[path.stem, node["type"]] = node["widgets_values"][names.index("preset")]
     assert presets
     assert set(presets.values()) == {"quick"}, presets
+
+
+def test_pictures_of_help_pages_are_there_and_small() -> None:
+    folder = ROOT / "web" / "docs"
+    named = {
+        picture for page in folder.glob("*.md") for picture in re.findall(r"!\[.+?\]\((.+?)\)", page.read_text(encoding="utf-8"))
+    }
+    assert named
+    assert named == {path.relative_to(folder).as_posix() for path in (folder / "pictures").iterdir()}
+    assert all((folder / picture).stat().st_size <= 150_000 for picture in named)
+
+
+def test_widgets_of_auto_lora_are_saved_alike_in_templates_and_blueprint() -> None:
+    """Values are saved by place: a file with inputs in another order would set the wrong ones."""
+    saved = {}
+    for path in [*(ROOT / "example_workflows").glob("*.json"), *(ROOT / "subgraphs").glob("*.json")]:
+        graph = json.loads(path.read_text(encoding="utf-8"))
+        inner = [node for subgraph in graph.get("definitions", {}).get("subgraphs", []) for node in subgraph["nodes"]]
+        for node in [*graph["nodes"], *inner]:
+            if node["type"] == "CarlosAutoLora":
+                widgets = [entry["name"] for entry in node["inputs"] if "widget" in entry]
+                saved[path.stem] = dict(zip(widgets, node["widgets_values"], strict=True))
+    assert len(saved) >= 3
+    first = saved["2_ask"]
+    assert all(values == first for values in saved.values())
