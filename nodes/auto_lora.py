@@ -323,9 +323,8 @@ def _listing(selection: Selection, doubts: Sequence[str], database: MetricsDatab
     drawn = []
     weights = pictures.weights([pick.weight for pick in selection.picks])
     for pick, weight in zip(selection.picks, weights, strict=True):
-        sure = () if pick.match.confidence is None else (pictures.sure(pick.match.confidence),)
-        part = () if pick.part == selection.query else (Said(f"“{pick.part}”"),)
-        drawn.append(rows.of_applied(pick.match.record, pick.match.name, (*sure, *part), weight))
+        part = "" if pick.part == selection.query else pick.part
+        drawn.append(rows.of_applied(pick.match.record, pick.match.name, weight, pick.match.confidence, part))
     title = Said(f"LoRAs for “{selection.query}”")
     return rows.listing(title, [Said(selection.reason, theme.QUIET), *notes], drawn, len(drawn))
 
@@ -335,7 +334,7 @@ def _chosen_before(loras: Sequence[AppliedLora], notes: Sequence[str], database:
     rows, drawn = pictures.Rows(database), []
     for lora, weight in zip(loras, pictures.weights([lora.weight for lora in loras]), strict=True):
         record = database.row(lora.lora_id)
-        drawn.append(Row(posix(lora.file), (), (weight,)) if record is None else rows.of_applied(record, record.name, (), weight))
+        drawn.append(Row(posix(lora.file), (), (weight,)) if record is None else rows.of_applied(record, record.name, weight))
     return rows.listing(Said("LoRAs chosen before"), [Said(line, theme.QUIET) for line in notes], drawn, len(drawn))
 
 

@@ -174,7 +174,8 @@ def _listing(database: Any, found: Searched, notes: Sequence[str], doubts: Seque
     if not matches.items:
         return rows.listing(Said(f"Nothing fits “{matches.query}”", theme.DOUBTFUL), [*said, Said(matches.reason)])
     drawn = (rows.of_match(match) for match in matches.items[:MOST_ROWS])
-    return rows.listing(Said(f"LoRAs for “{matches.query}”"), said, drawn, len(matches.items))
+    title = f"LoRAs {matches.query}" if matches.query.startswith("like ") else f"LoRAs for “{matches.query}”"
+    return rows.listing(Said(title), said, drawn, len(matches.items))
 
 
 def _table(matches: Matches, words: Mapping[str, str], doubts: Sequence[str]) -> list[str]:

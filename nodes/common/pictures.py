@@ -67,9 +67,16 @@ class Rows:
         files = (_INSTALLED if is_installed else _NOT_INSTALLED, *fits)
         return Row(short_name(name), (tuple(said), files, (_family(record),)), self._measured(record), _pair(record), heading)
 
-    def of_applied(self, record: LoraRecord, name: str, said: Iterable[Said], weight: Gauge) -> Row:
-        """A LoRA that has just been applied: it is at hand by now, and fits. weight: its own, from `weights`."""
-        lines = (tuple(said), (_INSTALLED, _FITS), (_family(record),))
+    def of_applied(
+        self, record: LoraRecord, name: str, weight: Gauge, confidence: Confidence | None = None, part: str = ""
+    ) -> Row:
+        """A LoRA that has just been applied: it is at hand by now, and fits.
+
+        weight: its own, from `weights`. confidence: how sure the match was. part: of the query, that it was chosen for.
+        """
+        how_sure = () if confidence is None else (sure(confidence),)
+        wanted = (Said(f"“{part}”"),) if part else ()
+        lines = ((*how_sure, _INSTALLED), wanted or (_FITS,), (*((_FITS,) if wanted else ()), _family(record)))
         return Row(short_name(name), lines, (weight, *self._measured(record)), _pair(record))
 
     def _measured(self, record: LoraRecord) -> tuple[Gauge, Gauge]:

@@ -40,7 +40,7 @@ def test_english_is_what_the_nodes_say(host: Host) -> None:
 
 
 def test_a_workflow_opens_in_chinese_and_runs_as_before(frontend: Frontend, host: Host) -> None:
-    graph = open_and_adapt(frontend, "2_ask")
+    graph = open_and_adapt(frontend, host, "2_ask")
     texts = read("zh")["CarlosAutoLora"]
     shown: dict[str, Any] = frontend.page.evaluate(_SHOWN, "CarlosAutoLora")
     assert shown["title"] == texts["display_name"]
