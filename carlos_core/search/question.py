@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import RetrievalError
 from ..progress import OnProgress
-from .calibration import LIKELY, WEAK, Background, confidences, word_for
-from .content import ContentTails, corrected
+from .calibration import LIKELY, WEAK, Background, confidences, p_values
+from .content import ContentTails
 from .keeping import keeping
 from .language import knows_other_languages, other_language
 from .limits import ANY, CALIBRATED, ChoiceRules, SearchLimits
-from .matches import Confidence, Match, Matches, matches_at
+from .matches import Confidence, Matches
 from .queries import but_not
-from .reading import Reading, plain_word
-from .selection import CANDIDATES, Pick, Selection, own_weight, parts_of, select, with_nearest
-from .understanding import MIXED_SHARE, Understanding, Verdict, judged, understand
+from .reading import Reading
+from .reasons import in_the_way, lacks_something, quoted, what_is_nearest, why_content, why_empty, why_language, why_not_all
+from .selection import CANDIDATES, Pick, Selection, own_weight, parts_of, select
+from .understanding import Understanding, Verdict, understand
 from .weights import MAX_OVERDRIVE
 
 if TYPE_CHECKING:
@@ -35,8 +36,12 @@ _LONG = 12
 """A query of more words or of several parts that asks for no effect is only looked at as a whole, to say what comes nearest:
 encoding it with all prompts would take longer than all else."""
 
-_FEW = 4
-"""Of so many things in a query the report says for each that nothing fits it; in more, most are what the picture shows."""
+
+class Best(NamedTuple):
+    """The row, as a place in ranking order, that fits something best, and its z-score."""
+
+    row: int
+    z: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +77,20 @@ class Question:
     minds_installed: bool = False
     """Whether the surest installed LoRA of each search is considered, too, however many come before it."""
 
+    _looked: dict[str, Best | None] = field(default_factory=dict, init=False, repr=False)
+    """What texts find when they are looked at."""
+
     def selection(self) -> Selection:
         """The LoRAs for the query; none if nothing fits. Raises what `Searcher.choose` does."""
         selection = self._chosen()
-        return replace(selection, reason=f"{selection.reason} {self._what_is_in_the_way(selection)}".strip())
+        blocked = self._what_is_in_the_way(selection)
+        if selection.picks:
+            return replace(selection, reason=f"{selection.reason} {blocked}".strip())
+        why_not = selection.reason or self._why_no_effects(self.understanding, advises=not blocked)
+        return replace(selection, reason=f"{blocked} {why_not}".strip())
 
     def _chosen(self) -> Selection:
+        """The LoRAs; none and no reason for content alone, as `_why_no_effects` says why."""
         reading = self.reading
         if not reading.query.strip():
             self.searcher.signature(reading.query)
@@ -94,28 +107,61 @@ class Question:
         if understanding.effects:
             texts = [effect.text for effect in understanding.effects]
             selection = self._selected(", ".join(texts), texts, understanding)
-            return replace(selection, reason=f"{selection.reason} {self._why_not_all(understanding)}".strip())
-        return self._without_effects(understanding)
+            return replace(selection, reason=f"{selection.reason} {why_not_all(self, understanding)}".strip())
+        return self._nothing("", understanding)
 
     def _what_is_in_the_way(self, selection: Selection) -> str:
         """What would fit if nothing were unwanted, for a query of which something gets no LoRA; empty if that is nothing."""
         negative, forbidden = self.negative.strip(), self.reading.forbidden
-        if not (negative or forbidden) or not self._n_allowed or self._why_not_asked:
+        if (
+            not (negative or forbidden)
+            or not self._n_allowed
+            or self._why_not_asked
+            or not lacks_something(selection, self.rules, self.reading)
+        ):
             return ""
-        unwanted = [f"negative_query ({negative!r})"] if negative else []
-        unwanted += [f"what the query does not want ({_quoted([phrase.text for phrase in forbidden])})"] if forbidden else []
-        free = replace(self, negative="", reading=replace(self.reading, forbidden=()))._chosen()
-        if not selection.picks and free.picks:
-            return f"What is in the way is {' and '.join(unwanted)}: otherwise {free.picks[0].match.name} would fit."
-        pushed_out = _pushed_out(selection, free)
-        return f"In the way of {_quoted(pushed_out)} is {' and '.join(unwanted)}." if pushed_out else ""
+        wishes = replace(self.reading, forbidden=())
+        free = replace(self, negative="", reading=wishes)
+        if not self._may_get_more_as(free):
+            return ""
+        by_negative = f"negative_query ({negative!r})"
+        by_query = f"what the query does not want ({quoted([phrase.text for phrase in forbidden])})"
+        if not (negative and forbidden):
+            return in_the_way(selection, {by_negative if negative else by_query: free._chosen()})
+        freed = {by_negative: replace(self, negative=""), by_query: replace(self, reading=wishes)}
+        said = in_the_way(selection, {cause: question._chosen_if_possible() for cause, question in freed.items()})
+        return said or in_the_way(selection, {f"{by_negative} and {by_query}": free._chosen()})
+
+    def _may_get_more_as(self, free: Question) -> bool:
+        """Whether some part of the query, as it is looked at, finds another LoRA or a surer one where nothing is unwanted."""
+        if self._background is None:
+            return True
+        text = self.reading.text
+        phrases = (phrase for wish in self.reading.wishes for phrase in wish.options)
+        texts = [
+            text,
+            *parts_of(text),
+            *(phrase.part(*run) for phrase in phrases for run in phrase.runs),
+            *self.understanding.unfit,
+        ]
+        return any(
+            then is not None and (now is None or then.row != now.row or self._is_sure(then.z) > self._is_sure(now.z))
+            for now, then in zip(self._looks(texts), free._looks(texts), strict=True)
+        )
+
+    def _chosen_if_possible(self) -> Selection:
+        """As `_chosen`; nothing where what is asked for is all unwanted."""
+        try:
+            return self._chosen()
+        except RetrievalError as error:
+            return self._nothing(error.what, self.understanding)
 
     @property
     def _why_not_asked(self) -> str:
         """Why the query asks for nothing that could be looked for; empty if it does."""
         if not self.reading.wishes:
-            return _why_empty(self.reading)
-        return _why_language(self._language) if self._language is not None else ""
+            return why_empty(self.reading)
+        return why_language(self._language) if self._language is not None else ""
 
     @cached_property
     def understanding(self) -> Understanding:
@@ -145,9 +191,10 @@ class Question:
 
     def search(self, text: str) -> Matches:
         """The best LoRAs for a text, without what the query forbids."""
-        return self._matches(text, self.searcher.signature(text))
+        return self.matches(text, self.searcher.signature(text))
 
-    def _matches(self, text: str, signature: Tensor) -> Matches:
+    def matches(self, text: str, signature: Tensor) -> Matches:
+        """The same for a text's signature."""
         signature, barred = self._without_negative(signature), torch.zeros(0, dtype=torch.bool)
         if self._forbidden:
             # Nothing is left of "snow, no snow".
@@ -178,33 +225,37 @@ class Question:
 
     def looks(self, texts: Sequence[str]) -> list[float | None]:
         """See `understanding.Judge`."""
-        return [self._best_z(signature) for signature in self.searcher.looks(texts)]
+        return [None if best is None else best.z for best in self._looks(texts)]
+
+    def _looks(self, texts: Sequence[str]) -> list[Best | None]:
+        new = [text for text in dict.fromkeys(texts) if text not in self._looked]
+        self._looked |= zip(new, map(self.best, self.searcher.looks(new)), strict=True)
+        return [self._looked[text] for text in texts]
 
     def closer_looks(self, texts: Sequence[str]) -> list[float | None]:
         """See `understanding.Judge`."""
-        return [self._best_z(signature) for signature in self.searcher.looks(texts, closer=True)]
+        found = map(self.best, self.searcher.looks(texts, closer=True))
+        return [None if best is None else best.z for best in found]
 
     def verdicts(self, texts: Sequence[str]) -> list[Verdict | None]:
         """See `understanding.Judge`."""
         return [self._verdict(signature) for signature in self.searcher.signatures(texts)]
 
     def _verdict(self, signature: Tensor) -> Verdict | None:
-        best = self._best(signature)
+        best = self.best(signature)
         if best is None:
             return None
-        row, z = best
-        return Verdict(self._ids[row], z, self._confidence(z).reaches(self.rules.min_confidence))
+        return Verdict(self._ids[best.row], best.z, self._is_sure(best.z))
+
+    def _is_sure(self, z: float) -> bool:
+        return self.rules.min_confidence == ANY or self._confidence(z).reaches(self.rules.min_confidence)
 
     def p_value(self, z: float, *, is_content: bool) -> float:
         """See `understanding.Judge`."""
         return max(self._confidence(z).p_value, self._tails.p_value(z, is_known=is_content))
 
-    def _best_z(self, signature: Tensor) -> float | None:
-        best = self._best(signature)
-        return None if best is None else best[1]
-
-    def _best(self, signature: Tensor) -> tuple[int, float] | None:
-        """The row that fits a signature best, and its z-score."""
+    def best(self, signature: Tensor) -> Best | None:
+        """The row that fits a signature best."""
         if not bool(signature.any()):
             return None
         try:
@@ -213,7 +264,7 @@ class Question:
             return None
         z = self._z(signature).masked_fill(~self._allowed | barred, -torch.inf)
         row = int(z.argmax())
-        return (row, float(z[row])) if bool(torch.isfinite(z[row])) else None
+        return Best(row, float(z[row])) if bool(torch.isfinite(z[row])) else None
 
     def _without_negative(self, signature: Tensor) -> Tensor:
         """A signature without the negative query. Raises RetrievalError if nothing is left of it."""
@@ -288,10 +339,11 @@ class Question:
     def _doing(self, signature: Tensor) -> Tensor:
         """z-scores of the rows that surely do something, or of the best if it is not just any; -inf for the others. [R]."""
         z = self._z(signature).masked_fill(~self._allowed, -torch.inf)
-        sure = confidences(z, self._n_allowed)
-        does_it = torch.tensor([bool(torch.isfinite(each)) and one.fits for each, one in zip(z, sure, strict=True)])
-        if not bool(does_it.any()) and sure[int(z.argmax())].reaches("weak"):
-            does_it[int(z.argmax())] = True
+        p = p_values(z, self._n_allowed)
+        does_it = torch.isfinite(z) & (p <= LIKELY)
+        if not bool(does_it.any()):
+            best = int(z.argmax())
+            does_it[best] = p[best] <= WEAK
         return z.masked_fill(~does_it, -torch.inf)
 
     def _selected(self, text: str, parts: Sequence[str] | None, understanding: Understanding) -> Selection:
@@ -327,67 +379,17 @@ class Question:
         own = [own_weight(pick.match, self.rules) for pick in picks]
         return [min(MAX_OVERDRIVE * weight, most) for weight, most in zip(own, strongest, strict=True)]
 
-    def _without_effects(self, understanding: Understanding) -> Selection:
-        """Nothing, for content alone; the reason says why."""
+    def _why_no_effects(self, understanding: Understanding, *, advises: bool) -> str:
+        """Why content alone gets nothing."""
         is_long = len(self.reading.text.split()) > _LONG
         if len(understanding.content) > 1 or is_long:
-            of_parts = "" if is_long else self._why_not_all(understanding)
-            return self._nothing(f"{self._what_is_nearest()} {of_parts}".strip(), understanding)
+            of_parts = "" if is_long else why_not_all(self, understanding)
+            return f"{what_is_nearest(self, advises=advises)} {of_parts}".strip()
         selection = self._selected(self.reading.text, None, understanding)
-        if not selection.picks:
-            return selection
-        return self._nothing(_why_content(self.reading, selection.picks[0].match), understanding)
-
-    def _why_not_all(self, understanding: Understanding) -> str:
-        """Which parts of a query nothing fits, where it names so few things that each is to be told."""
-        left = understanding.unfit
-        n = len(left) + len(understanding.effects)
-        if not left or n > _FEW:
-            return ""
-        signatures = zip(left, self.searcher.signatures(left), strict=True)
-        nearest = (with_nearest(text, self._nearest(text, towards, n)) for text, towards in signatures)
-        return f"Nothing fits {' nor '.join(nearest)}."
-
-    def _nearest(self, text: str, signature: Tensor, n: int) -> Match | None:
-        """The LoRA that comes nearest to one of `n` things, as sure as `understand` holds it there; None if there is none."""
-        best = self._best(signature)
-        if best is None:
-            return None
-        row, z = best
-        words = self.searcher.content_words
-        alone = judged(self, z, is_content=all(plain_word(word) in words for word in text.split()))
-        p_value = min(1.0, corrected(alone, n) / MIXED_SHARE)
-        sure = Confidence(z, p_value, word_for(p_value))
-        (match,) = matches_at(self.searcher.db, [row], [0.0], self.searcher.installed, [sure])
-        # One that is as sure as this, and content all the same: another part explains it.
-        return replace(match, confidence=None) if sure.reaches(self.rules.min_confidence) else match
-
-    def _what_is_nearest(self) -> str:
-        """Why a prompt gets nothing."""
-        text = self.reading.text
-        matches = self._matches(text, self.searcher.looks([text])[0])
-        if not matches.items:
-            return matches.reason
-        best = matches.items[0]
-        if best.confidence is not None and best.confidence.reaches(self.rules.min_confidence):
-            return _why_content(self.reading, best)
-        return _why_no_effect(self.reading, best)
+        return why_content(self.reading, selection.picks[0].match) if selection.picks else selection.reason
 
     def _nothing(self, reason: str, understanding: Understanding) -> Selection:
         return Selection(self.reading.query.strip(), (), reason, understanding=understanding)
-
-
-def _pushed_out(selection: Selection, free: Selection) -> list[str]:
-    """The parts of a query that get a LoRA only if nothing is unwanted. free: the selection then."""
-    ids = {pick.match.lora_id for pick in selection.picks}
-    gone = [pick.part for pick in free.picks if pick.match.lora_id not in ids] if len(free.picks) > len(ids) else []
-    unfit = selection.understanding.unfit if selection.understanding is not None else ()
-    effects = free.understanding.effects if free.understanding is not None else ()
-    return list(dict.fromkeys([*gone, *(effect.text for effect in effects if effect.text in unfit)]))
-
-
-def _quoted(texts: Sequence[str]) -> str:
-    return ", ".join(map(repr, texts))
 
 
 def _emphasis(picks: Sequence[Pick], understanding: Understanding) -> list[float]:
@@ -395,26 +397,3 @@ def _emphasis(picks: Sequence[Pick], understanding: Understanding) -> list[float
     of_text = {effect.text: effect.weight for effect in understanding.effects}
     of_lora = {effect.lora_id: effect.weight for effect in understanding.effects}
     return [of_text.get(pick.part, of_lora.get(pick.match.lora_id, 1.0)) for pick in picks]
-
-
-def _why_empty(reading: Reading) -> str:
-    if reading.forbidden:
-        return "The query only says what is not wanted: no LoRA is needed for that."
-    return "The query asks for no effect: it holds only words and marks that say nothing alone."
-
-
-def _why_language(language: str) -> str:
-    return f"The query seems to be in {language}, which the encoder hardly knows: ask in English."
-
-
-def _why_no_effect(reading: Reading, nearest: Match) -> str:
-    return (
-        f"Nothing in {reading.query.strip()!r} asks surely enough for what a LoRA of this library does (what comes nearest is "
-        f"{nearest.name}): name the effect alone, or lower min_confidence."
-    )
-
-
-def _why_content(reading: Reading, best: Match) -> str:
-    return (
-        f"Nothing fits {reading.query.strip()!r}: phrases that ask for no effect find LoRAs that fit as well as {best.name} does."
-    )

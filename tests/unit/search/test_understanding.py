@@ -19,8 +19,12 @@ from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.errors import EncoderError, RetrievalError
 from carlos_core.progress import Progress
 from carlos_core.prompts.prompt_set import PromptSet
+from carlos_core.search import question
+from carlos_core.search.calibration import confidences
 from carlos_core.search.content import ContentTail, content_tails, corrected, own_words
 from carlos_core.search.limits import COMPOSED, PUBLISHED_LIMITS, ChoiceRules, SearchLimits
+from carlos_core.search.matches import Confidence
+from carlos_core.search.question import Question
 from carlos_core.search.reading import read
 from carlos_core.search.searcher import Searcher
 from carlos_core.search.selection import Selection
@@ -383,7 +387,7 @@ def test_what_is_not_wanted_is_named_where_it_is_why_nothing_fits(
 ) -> None:
     selection = searcher.choose(query, negative=negative, rules=RULES)
     assert files(selection) == []
-    assert selection.reason.endswith(f"What is in the way is {said}")
+    assert selection.reason.startswith(f"What is in the way is {said} Nothing fits ")
     # It is not blamed for what nothing would fit anyway.
     assert "in the way" not in searcher.choose("a herd of elephants", negative="snow", rules=RULES).reason
     assert "in the way" not in searcher.choose("drawn in pencil", negative="snow falling", rules=RULES).reason
@@ -397,6 +401,80 @@ def test_what_is_not_wanted_is_named_where_it_takes_a_part_of_the_query(searcher
     whole = searcher.choose("snowflakes in the air with two by two grid", negative="snow", rules=RULES)
     assert len(files(whole)) == 1
     assert whole.reason.endswith("In the way of 'snowflakes in the air' is negative_query ('snow').")
+
+
+def test_what_is_in_the_way_comes_first_and_without_advice_that_does_not_help(searcher: Searcher) -> None:
+    advice = "name the effect alone, or lower min_confidence"
+    query = "snowstorm, a herd of elephants"
+    blocked = searcher.choose(query, negative="snow falling", rules=RULES)
+    assert blocked.reason.startswith(
+        f"What is in the way is negative_query ('snow falling'): otherwise {SNOW} would fit. Nothing in {query!r} asks"
+    )
+    assert advice not in blocked.reason
+    assert "'a herd of elephants' (nearest:" in blocked.reason
+    assert advice in searcher.choose("a brick wall, a herd of elephants", negative="snow falling", rules=RULES).reason
+
+
+def test_of_two_things_that_are_not_wanted_each_is_blamed_for_what_it_keeps_out(searcher: Searcher) -> None:
+    def reason(query: str, negative: str) -> str:
+        return searcher.choose(query, negative=negative, rules=RULES).reason
+
+    assert reason("snow, no snow, pencil sketch", "graphite pencil drawing").startswith(
+        f"What is in the way is negative_query ('graphite pencil drawing'): otherwise {PENCIL} would fit. "
+        f"What is in the way is what the query does not want ('snow'): otherwise {SNOW} would fit. Nothing in"
+    )
+    # Either is enough, one alone is it, or both must go.
+    either = reason("burning flames, no fire", "graphite pencil drawing")
+    assert "is negative_query ('graphite pencil drawing') or what the query does not want ('fire'): otherwise" in either
+    assert reason("pink hearts, snow, no hearts", "watercolour").endswith(
+        "In the way of 'pink hearts' is what the query does not want ('hearts')."
+    )
+    both = "In the way of 'snow' is negative_query ('snow falling') and what the query does not want ('snow')."
+    assert reason("snow, no snow, pencil sketch", "snow falling").endswith(both)
+    # What is left of the query without the one may be what the other avoids.
+    assert searcher.choose("snow, pencil sketch, no snow", negative="snow, pencil sketch", rules=RULES).query
+
+
+@pytest.mark.parametrize(
+    ("query", "negative", "n_choices"),
+    [
+        ("drawn in pencil", "snow falling", 1),
+        ("drawn in pencil, burning flames, no snow", "", 1),
+        ("drawn in pencil, a brick wall", "burning flames", 1),
+        ("a herd of elephants", "blurry", 1),
+        ("snowstorm", "snow falling", 2),
+        ("pencil sketch and snow falling", "graphite pencil drawing", 2),
+        ("a house in a snowstorm drawn in pencil", "snow", 2),
+    ],
+)
+def test_a_query_is_chosen_for_again_only_if_what_is_unwanted_can_have_changed_something(
+    searcher: Searcher, monkeypatch: pytest.MonkeyPatch, query: str, negative: str, n_choices: int
+) -> None:
+    chosen: list[str] = []
+    choose = Question._chosen
+
+    def counting(asked: Question) -> Selection:
+        chosen.append(asked.negative)
+        return choose(asked)
+
+    monkeypatch.setattr(Question, "_chosen", counting)
+    reason = searcher.choose(query, negative=negative, rules=RULES).reason
+    assert len(chosen) == n_choices
+    assert ("n the way" in reason) == (n_choices > 1)
+
+
+def test_what_does_something_forbidden_is_told_without_a_loop_over_the_rows(
+    searcher: Searcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[int] = []
+
+    def counting(z: torch.Tensor, n_rows: int) -> list[Confidence]:
+        judged.append(len(z))
+        return confidences(z, n_rows)
+
+    monkeypatch.setattr(question, "confidences", counting)
+    assert files(searcher.choose("snow, drawn in pencil, no snow", rules=RULES)) == [PENCIL]
+    assert set(judged) == {1}
 
 
 def test_a_query_that_asks_for_what_it_avoids_is_refused_by_the_name_of_the_input(searcher: Searcher) -> None:
