@@ -251,7 +251,7 @@ def test_a_lora_that_will_hardly_be_seen_is_applied_with_a_word_about_it(host: H
     (note,) = [note for note in facts["notes"] if "hardly be seen" in note]
     assert note == (
         "mystery_11.safetensors may hardly be seen: its strength is 0.58, and the median of this database is 5.22. "
-        "Raise its weight, or take another LoRA."
+        'Emphasise it in the query, as in "(snow:1.5)", or raise its weight in a copy of the choice.'
     )
     assert note in outputs["report"]["text"][0].splitlines()
     listed = workflows.retrieve("warm golden tint")

@@ -250,7 +250,7 @@ def test_where_there_is_no_picture_to_show_one_says_so(host: Host) -> None:
     outputs = host.run(workflow)
     (picture,) = outputs["sheets"]["images"]
     shown = np.asarray(Image.open(host.output_file(picture)).convert("L"))
-    assert shown.shape == (60, 512)
+    assert shown.shape == (64, 512)
     assert (shown.min(), shown.max()) == (0, 255)
     said = "0 of 1 LoRA is in the database: 0 measured, 0 known already, 1 for other models"
     assert outputs["index"]["text"][0].startswith(said)
