@@ -249,14 +249,13 @@ def test_a_lora_that_will_hardly_be_seen_is_applied_with_a_word_about_it(host: H
     facts = facts_of(outputs, "report")
     assert weights(facts) == {"mystery_11.safetensors": 1.0}
     (note,) = [note for note in facts["notes"] if "hardly be seen" in note]
-    assert note == (
-        "mystery_11.safetensors may hardly be seen: its strength is 0.58, and the median of this database is 5.22. "
-        'Emphasise it in the query, as in "(snow:1.5)", or raise its weight in a copy of the choice.'
-    )
+    said = "mystery_11.safetensors may hardly be seen: its strength is 0.58, and the median of this database is 5.22."
+    assert note == f'{said} Emphasise it in the query, as in "(snow:1.5)", or raise its weight in a copy of the choice.'
     assert note in outputs["report"]["text"][0].splitlines()
     listed = workflows.retrieve("warm golden tint")
     listed["db"] = workflows.loader(DATABASE)
-    assert note in host.run(listed)["report"]["text"][0].splitlines()
+    # Where it is applied with a weight of one's own, that is the way.
+    assert f"{said} Raise its weight, or take another LoRA." in host.run(listed)["report"]["text"][0].splitlines()
     assert not any("hardly be seen" in note for note in asked(host, "pencil sketch")["notes"])
 
 

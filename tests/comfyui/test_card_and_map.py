@@ -142,9 +142,10 @@ def test_a_card_of_no_lora_is_refused(host: Host, rows: MetricsDatabase, inputs:
 
 def test_a_lora_that_is_not_measured_is_refused(host: Host, rows: MetricsDatabase, base: Path) -> None:
     folder = base / "models" / "loras"
-    shutil.copy(folder / LORA, folder / "not_measured.safetensors")
-    with (folder / "not_measured.safetensors").open("ab") as file:
-        file.write(b" ")
+    content = bytearray((folder / LORA).read_bytes())
+    # Another LoRA: one of its numbers is a little different.
+    content[-2] ^= 1
+    (folder / "not_measured.safetensors").write_bytes(content)
     try:
         with pytest.raises(Failed, match=r"not_measured.safetensors is not in cards.parquet. Index it with LoRA Indexer first."):
             host.run(card(lora_name="not_measured.safetensors"))
@@ -158,7 +159,8 @@ def test_the_map_names_what_is_nearest_to_a_query(host: Host, rows: MetricsDatab
     with_effect = sum(rows.row_at(place).strength > 0 for place in range(len(rows)))
     assert (facts["loras"], facts["drawn"]) == (with_effect, with_effect)
     assert facts["named"][0]["name"] in PAIR
-    assert len(facts["named"]) == 6
+    assert 2 <= len(facts["named"]) <= 6
+    assert all(each["cosine"] > 0.1 for each in facts["named"]), "what is not like it is not named as near"
     assert [each["cosine"] for each in facts["named"]] == sorted((each["cosine"] for each in facts["named"]), reverse=True)
     (shown,) = pictures_of(host, outputs, "map")
     assert shown.shape[1] == 1024

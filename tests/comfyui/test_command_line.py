@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,12 @@ def test_a_run_that_is_ended_goes_on_where_it_was(
     errors = tmp_path / "stderr"
     with errors.open("wb") as sink:
         process = subprocess.Popen(
-            command(comfyui, fresh_base, *arguments, "--json"), cwd=hosts.ROOT, stdout=subprocess.PIPE, stderr=sink
+            command(comfyui, fresh_base, *arguments, "--json"),
+            cwd=hosts.ROOT,
+            stdout=subprocess.PIPE,
+            stderr=sink,
+            # What runs in the background of a shell is started deaf to Ctrl-C.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         wait_for(lambda: "measured: " in errors.read_text())
         child = children_of(process.pid)
