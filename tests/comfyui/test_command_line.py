@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,16 @@ def test_two_shards_and_a_merge_equal_one_run(comfyui: Path, whole: dict[str, An
     assert rows(tmp_path / "all.parquet") == whole["rows"]
 
 
+@contextmanager
+def heard_by_children(number: signal.Signals) -> Iterator[None]:
+    """What runs in the background of a shell is started deaf to Ctrl-C, and its children are, too."""
+    earlier = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, earlier)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_run_that_is_ended_goes_on_where_it_was(
     comfyui: Path, whole: dict[str, Any], fresh_base: Path, tmp_path: Path, how: signal.Signals
@@ -123,14 +133,10 @@ def test_a_run_that_is_ended_goes_on_where_it_was(
     arguments = ["index-folder", "-d", str(tmp_path / "ended.parquet"), *MINI]
     errors = tmp_path / "stderr"
     with errors.open("wb") as sink:
-        process = subprocess.Popen(
-            command(comfyui, fresh_base, *arguments, "--json"),
-            cwd=hosts.ROOT,
-            stdout=subprocess.PIPE,
-            stderr=sink,
-            # What runs in the background of a shell is started deaf to Ctrl-C.
-            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-        )
+        with heard_by_children(signal.SIGINT):
+            process = subprocess.Popen(
+                command(comfyui, fresh_base, *arguments, "--json"), cwd=hosts.ROOT, stdout=subprocess.PIPE, stderr=sink
+            )
         wait_for(lambda: "measured: " in errors.read_text())
         child = children_of(process.pid)
         process.send_signal(how)
