@@ -22,6 +22,8 @@ ORDINARY = miniworld.labels("ordinary")
 @pytest.fixture(scope="module")
 def indexed(host: Host) -> dict[str, dict[str, Any]]:
     """Facts of all ordinary LoRAs, indexed into the database "mini" on the short prompt set."""
+    # Other tests may have made some of the pictures.
+    host.run({"caches": workflows.node("CarlosCaches", clear="everything")})
     return {name: facts_of(host.run(workflows.index(name)), "index") for name in ORDINARY}
 
 
