@@ -111,7 +111,9 @@ def sure(confidence: Confidence) -> Said:
 
 def _sure(match: Match) -> tuple[Said, ...]:
     known = Said(f"score {match.score:.3f}", theme.QUIET) if match.confidence is None else sure(match.confidence)
-    return (known,) if match.is_sure else (known, _NOT_SURE_ENOUGH)
+    # What is no better than chance need not be called unsure as well.
+    is_said = match.is_sure or (match.confidence is not None and not match.confidence.fits)
+    return (known,) if is_said else (known, _NOT_SURE_ENOUGH)
 
 
 def weights(values: Sequence[float]) -> list[Gauge]:
