@@ -112,7 +112,7 @@ def sure(confidence: Confidence) -> Said:
 def _sure(match: Match) -> tuple[Said, ...]:
     known = Said(f"score {match.score:.3f}", theme.QUIET) if match.confidence is None else sure(match.confidence)
     # What is no better than chance need not be called unsure as well.
-    is_said = match.is_sure or (match.confidence is not None and not match.confidence.fits)
+    is_said = match.is_sure or (match.confidence is not None and not match.confidence.reaches("weak"))
     return (known,) if is_said else (known, _NOT_SURE_ENOUGH)
 
 
