@@ -141,9 +141,7 @@ def _facts(about: Portrait, sheet: Sheet | None, database: MetricsDatabase) -> d
         **{name: getattr(row, name) for name in (*measured, *made)},
         "strength_curve": [vars(point) for point in row.strength_curve],
         "topics": {effect.topic: effect.vector.strength for effect in row.topics},
-        "most_like_it": [
-            {"lora_id": near.record.lora_id, "name": near.record.name, "cosine": near.cosine} for near in about.neighbours
-        ],
+        "most_like_it": [near.facts for near in about.neighbours],
         "pictures": [
             {"prompt": pair.prompt, "seed": pair.seed, "kind": kind} for pair, kind in (sheet.shown if sheet is not None else ())
         ],

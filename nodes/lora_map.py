@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
@@ -88,42 +88,24 @@ class CarlosLoraMap(io.ComfyNode):
         library = library_map(database, base_model=family, signature=signature, marked=ids)
         named = {name.record.lora_id for name in library.names if name.is_marked}
         unplaced = [row.name for each in ids if each not in named and (row := database.row(each)) is not None]
-        title = _title(library, base_model, query or ("" if matches is None else matches.query))
-        counts = {family or "unknown": n for family, n in library.families.items()}
+        title = library.title(query or ("" if matches is None else matches.query), family)
         facts = {
             "query": query or None,
-            "loras": library.n_loras,
             "drawn": len(library.dots),
-            "without_effect": library.n_without_effect,
-            "shares": list(library.shares),
-            "families": counts,
-            "named": _named(library),
+            **library.facts,
             "database": database_facts(database),
         }
-        lines = [title, *_lines(library, counts, unplaced), database_line(database)]
+        lines = [title, *_lines(library, unplaced), database_line(database)]
         text, facts_said = report(lines, facts)
         image, said = shown(draw_map(library, title, query), text)
         return io.NodeOutput(image, text, facts_said, ui=said)
 
 
-def _title(library: LibraryMap, base_model: str, query: str) -> str:
-    of_family = "" if base_model == ANY_BASE_MODEL else f" for {base_model}"
-    looked_for = f' and "{query}"' if query else " by what they do"
-    return f"{counted(library.n_loras, 'LoRA')}{of_family}{looked_for}"
-
-
-def _named(library: LibraryMap) -> list[dict[str, Any]]:
-    return [
-        {"lora_id": name.record.lora_id, "name": name.record.name, "cosine": name.cosine, "marked": name.is_marked}
-        for name in library.names
-    ]
-
-
-def _lines(library: LibraryMap, counts: dict[str, int], unplaced: list[str]) -> list[str]:
+def _lines(library: LibraryMap, unplaced: list[str]) -> list[str]:
     """What the map shows, in words. unplaced: names of LoRAs to mark that have no direction."""
     if not library.dots:
         return ["There is no LoRA with an effect to show. Index some, or choose another base_model."]
-    families = ", ".join(f"{family} {n:,}" for family, n in counts.items())
+    families = ", ".join(f"{family} {n:,}" for family, n in library.facts["families"].items())
     lines = [f"The two axes hold {sum(library.shares):.0%} of all differences between them. Families: {families}."]
     lines += [f"{name} has no measurable effect, and so no place on the map." for name in unplaced]
     if library.n_without_effect:

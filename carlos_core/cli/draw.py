@@ -51,7 +51,7 @@ def card(
     about, sheet = portrait(opened, row), Gallery(*places.pictures).sheet(row)
     pairs = [] if sheet is None else [Shown(pair, which) for pair, which in sheet.shown]
     _save(draw_card(about, pairs, "" if sheet is None else sheet.about(row)), out, kind)
-    near = [{"lora_id": each.record.lora_id, "name": each.record.name, "cosine": each.cosine} for each in about.neighbours]
+    near = [each.facts for each in about.neighbours]
     facts = lora_facts(row, places.installed(opened).get(row.lora_id), places)
     result = {"file": str(out), "lora": facts, "most_like_it": near, "pairs": len(pairs), "database": database_facts(opened)}
     kept = counted(len(pairs), "pair") + " of pictures" if pairs else "no pictures of it are kept: indexing it keeps some"
@@ -90,23 +90,9 @@ def draw_library(
     marked = [id_of(opened, each, files) for each in mark or ()]
     signature = places.searcher(opened, prompts).signature(query) if query.strip() else None
     library = library_map(opened, base_model=base_model, signature=signature, marked=marked)
-    looked_for = f' and "{query}"' if query else " by what they do"
-    title = f"{counted(library.n_loras, 'LoRA')}{f' for {base_model}' if base_model else ''}{looked_for}"
+    title = library.title(query, base_model or None)
     _save(draw_map(library, title, query), out, kind)
-    named = [
-        {"lora_id": each.record.lora_id, "name": each.record.name, "cosine": each.cosine, "marked": each.is_marked}
-        for each in library.names
-    ]
-    families = {family or "unknown": n for family, n in library.families.items()}
-    result = {
-        "file": str(out),
-        "loras": library.n_loras,
-        "without_effect": library.n_without_effect,
-        "shares": list(library.shares),
-        "families": families,
-        "named": named,
-        "database": database_facts(opened),
-    }
+    result = {"file": str(out), **library.facts, "database": database_facts(opened)}
     rows = [(number(each.cosine, 2), each.record.name, "yes" if each.is_marked else "no") for each in library.names]
     shown: list[str | Table] = [
         f"{out}: {title}",

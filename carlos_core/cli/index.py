@@ -26,17 +26,7 @@ DEFAULT_ENCODER = "ViT-B-32-quickgelu/openai"
 )
 def index(
     files: Annotated[list[str], typer.Argument(help="LoRA files: paths, or names in ComfyUI's list.")],
-    database: Annotated[
-        str,
-        typer.Option(
-            "--database",
-            "-d",
-            envvar="CARLOS_DATABASE",
-            metavar="FILE",
-            help="Your own database. A plain name is in ComfyUI's models/carlos. It is made if it is not there.",
-            show_default=False,
-        ),
-    ],
+    database: options.OwnDatabase,
     checkpoint: options.Checkpoint,
     preset: measuring.Preset = "standard",
     encoder: measuring.NewEncoder = DEFAULT_ENCODER,
@@ -82,17 +72,7 @@ def index(
     "index-folder --shard 1/2 -d part1.parquet --checkpoint sdxl.safetensors --comfyui ~/ComfyUI --json",
 )
 def index_folder(
-    database: Annotated[
-        str,
-        typer.Option(
-            "--database",
-            "-d",
-            envvar="CARLOS_DATABASE",
-            metavar="FILE",
-            help="Your own database. A plain name is in ComfyUI's models/carlos. It is made if it is not there.",
-            show_default=False,
-        ),
-    ],
+    database: options.OwnDatabase,
     checkpoint: options.Checkpoint,
     folder: Annotated[
         Path | None, typer.Argument(help="A folder of LoRA files. Default: all that ComfyUI lists.", show_default=False)

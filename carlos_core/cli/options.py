@@ -21,6 +21,17 @@ Database = Annotated[
         help="A .parquet file, or its name in ComfyUI's models/carlos. bundled: 740 published SDXL LoRAs.",
     ),
 ]
+OwnDatabase = Annotated[
+    str,
+    typer.Option(
+        "--database",
+        "-d",
+        envvar="CARLOS_DATABASE",
+        metavar="FILE",
+        help="Your own database. A plain name is in ComfyUI's models/carlos. It is made if it is not there.",
+        show_default=False,
+    ),
+]
 Loras = Annotated[
     list[Path] | None,
     typer.Option(

@@ -43,6 +43,12 @@ class RankingArrays:
     """[R] float64, NaN where it is undefined."""
 
     @cached_property
+    def median_strength(self) -> float | None:
+        """The median strength of the LoRAs with an effect; None if there are none."""
+        strengths = self.strength[self.norms > 0].numpy()
+        return float(np.median(strengths)) if len(strengths) else None
+
+    @cached_property
     def usual_strength(self) -> tuple[float, float] | None:
         """Between which values nine of ten strengths are: the 5th and the 95th percentile. None if there are none."""
         return _usual(self.strength)

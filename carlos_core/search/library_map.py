@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import RetrievalError
+from ..counting import counted
 from ..loras.family import family_of_name
 from ..records import LoraRecord
 from ..vectors import unit
 from .limits import SearchLimits
+from .queries import row_of
 
 if TYPE_CHECKING:
     from ..database.database import MetricsDatabase
@@ -95,6 +96,11 @@ class Name(NamedTuple):
     is_marked: bool
     """Whether it is one that was asked for."""
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For scripts."""
+        return {"lora_id": self.record.lora_id, "name": self.record.name, "cosine": self.cosine, "marked": self.is_marked}
+
 
 @dataclass(frozen=True, eq=False)
 class LibraryMap:
@@ -122,6 +128,26 @@ class LibraryMap:
         """Of the library within the limits, those without effect left out."""
         return sum(self.families.values())
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "loras": self.n_loras,
+            "without_effect": self.n_without_effect,
+            "shares": list(self.shares),
+            "families": {family or "unknown": n for family, n in self.families.items()},
+            "named": [name.facts for name in self.names],
+        }
+
+    def title(self, query: str, base_model: str | None) -> str:
+        """What it is a map of.
+
+        query: what is looked for; empty for nothing. base_model: the family that is shown; None for all.
+        """
+        of_family = "" if base_model is None else f" for {base_model}"
+        looked_for = f' and "{query}"' if query else " by what they do"
+        return f"{counted(self.n_loras, 'LoRA')}{of_family}{looked_for}"
+
 
 def library_map(
     db: MetricsDatabase, *, base_model: str | None = None, signature: Tensor | None = None, marked: Sequence[str] = ()
@@ -147,9 +173,8 @@ def library_map(
     if not len(taken):
         return LibraryMap((), (), {}, int((~has_effect).sum()), plane.shares)
     where = {lora_id: place for place, lora_id in enumerate(np.array(db.column("lora_id"), dtype=object)[arrays.rows])}
-    missing = [lora_id for lora_id in marked if lora_id not in where]
-    if missing:
-        raise RetrievalError(f"{db.name} has no LoRA {missing[0]!r}.", "Take the id from a report, or index the LoRA first.")
+    for lora_id in marked:
+        row_of(db, lora_id)
     own = [where[lora_id] for lora_id in marked if has_effect[where[lora_id]]]
     towards = unit(signature) if signature is not None else None
     query = None

@@ -37,6 +37,11 @@ class Neighbour(NamedTuple):
     cosine: float
     """Of the two directions, in [-1, 1]."""
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For scripts."""
+        return {"lora_id": self.record.lora_id, "name": self.record.name, "cosine": self.cosine}
+
 
 @dataclass(frozen=True, eq=False)
 class Portrait:

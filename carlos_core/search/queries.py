@@ -14,13 +14,20 @@ from ..vectors import unit, without
 if TYPE_CHECKING:
     from ..clip.encoder import Encoder
     from ..database.database import MetricsDatabase
+    from ..records import LoraRecord
+
+
+def row_of(db: MetricsDatabase, lora_id: str) -> LoraRecord:
+    """The row of a LoRA that somebody asks for. Raises RetrievalError if `db` has none."""
+    row = db.row(lora_id.strip())
+    if row is None:
+        raise RetrievalError(f"{db.name} has no LoRA {lora_id.strip()!r}.", "Take the id from a report, or index the LoRA first.")
+    return row
 
 
 def like_lora(db: MetricsDatabase, lora_id: str) -> Tensor:
     """The direction of a LoRA. [D] float32. Raises RetrievalError if `db` has no such row, or the LoRA has no effect."""
-    row = db.row(lora_id.strip())
-    if row is None:
-        raise RetrievalError(f"{db.name} has no LoRA {lora_id.strip()!r}.", "Take the id from a report, or index the LoRA first.")
+    row = row_of(db, lora_id)
     direction = torch.tensor(row.direction)
     if not bool(direction.any()):
         raise RetrievalError(f"{row.name} has no measurable effect.", "Nothing is like it: choose another LoRA.")

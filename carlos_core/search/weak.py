@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 if TYPE_CHECKING:
     from ..database.database import MetricsDatabase
 
@@ -33,11 +31,10 @@ class Weak(NamedTuple):
     """The median of its database, of the LoRAs with an effect."""
 
 
-def usual_strength(db: MetricsDatabase) -> float | None:
+def median_strength(db: MetricsDatabase) -> float | None:
     """The median strength of the LoRAs with an effect, in raw CLIP units; None if there are too few to tell."""
     arrays = db.ranking_arrays
-    strengths = arrays.strength[arrays.norms > 0].numpy()
-    return float(np.median(strengths)) if len(strengths) >= _FEWEST else None
+    return arrays.median_strength if int((arrays.norms > 0).sum()) >= _FEWEST else None
 
 
 def weakness(strength: float, usual: float | None, weight: float = 1.0) -> Weak | None:
@@ -45,7 +42,7 @@ def weakness(strength: float, usual: float | None, weight: float = 1.0) -> Weak 
 
     Args:
         strength: as measured, raw CLIP units.
-        usual: what `usual_strength` says of its database.
+        usual: what `median_strength` says of its database.
         weight: that it is applied with. More than 1 makes up for a low strength; less was chosen, and is not held against it.
     """
     if usual is None or strength * max(1.0, abs(weight)) >= WEAK_SHARE * usual:

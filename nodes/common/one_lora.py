@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ...carlos_core.comfy.families import class_of_model
 from ...carlos_core.errors import RetrievalError
+from ...carlos_core.search.queries import row_of
 from ..host import lora_folder
 from .model_fit import misfit_of
 
@@ -30,10 +31,7 @@ def wanted_row(database: MetricsDatabase, lora_name: str, lora_id: str) -> LoraR
     Raises RetrievalError for a LoRA that the database does not have, LoraError for a file that is not listed.
     """
     wanted = id_of_file(database, lora_name) if lora_name != BY_ID else lora_id.strip()
-    row = database.row(wanted) if wanted else None
-    if wanted and row is None:
-        raise RetrievalError(f"{database.name} has no LoRA {wanted!r}.", "Take the id from a report, or index the LoRA first.")
-    return row
+    return row_of(database, wanted) if wanted else None
 
 
 def id_of_file(database: MetricsDatabase, lora_name: str, model: Any = None) -> str:

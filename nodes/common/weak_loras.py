@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ...carlos_core.search.weak import usual_strength, weakness
+from ...carlos_core.search.weak import median_strength, weakness
 from .report import number
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def notes_of(database: MetricsDatabase, weighed: Iterable[tuple[Match, float]], 
 
     advice: what to do about it, a sentence.
     """
-    usual = usual_strength(database)
+    usual = median_strength(database)
     notes = []
     for match, weight in weighed:
         weak = weakness(match.vector.strength, usual, weight)

@@ -8,7 +8,7 @@ import pytest
 from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.database.published import load_bundled_database
 from carlos_core.search.limits import PUBLISHED_LIMITS
-from carlos_core.search.weak import usual_strength, weakness
+from carlos_core.search.weak import median_strength, weakness
 from tests.support import miniworld
 from tests.support.miniworld import MINIWORLD
 
@@ -21,19 +21,19 @@ def rows() -> MetricsDatabase:
 def test_the_usual_strength_is_the_median_of_the_loras_with_an_effect(rows: MetricsDatabase) -> None:
     strengths = [strength for strength in rows.column("strength") if strength > 0]
     assert len(strengths) == len(rows) - 2
-    assert usual_strength(rows) == pytest.approx(np.median(strengths))
+    assert median_strength(rows) == pytest.approx(np.median(strengths))
 
 
 def test_only_the_lora_that_is_hardly_visible_is_weak(rows: MetricsDatabase) -> None:
     kinds = {file: facts["kind"] for file, facts in miniworld.labels().items()}
     columns = zip(rows.column("file_name"), rows.column("strength"), strict=True)
-    weak = {kinds[file] for file, strength in columns if strength > 0 and weakness(strength, usual_strength(rows))}
+    weak = {kinds[file] for file, strength in columns if strength > 0 and weakness(strength, median_strength(rows))}
     assert weak == {"weak"}
 
 
 def test_no_published_lora_that_a_search_finds_is_called_weak() -> None:
     database = load_bundled_database()
-    arrays, usual = database.ranking_arrays, usual_strength(database)
+    arrays, usual = database.ranking_arrays, median_strength(database)
     findable = PUBLISHED_LIMITS.within(arrays.strength, arrays.consistency)
     assert not any(weakness(strength, usual) for strength in arrays.strength[findable].tolist())
     assert sum(weakness(strength, usual) is not None for strength in arrays.strength.tolist()) == 12
@@ -50,5 +50,5 @@ def test_more_weight_makes_up_for_little_strength_and_less_is_not_held_against_a
 
 def test_of_a_few_loras_nothing_is_said(rows: MetricsDatabase) -> None:
     few = MetricsDatabase(rows.table.slice(0, 4), encoder_id=rows.encoder_id)
-    assert usual_strength(few) is None
+    assert median_strength(few) is None
     assert weakness(0.1, None) is None
