@@ -17,7 +17,7 @@ types:
 	mkdir -p .typecheck
 	ln -sfn $(CURDIR) .typecheck/carlos_pack
 	MYPYPATH=.typecheck $(PYTHON) -m mypy -p carlos_pack.carlos_core -p carlos_pack.nodes
-	MYPYPATH=$(CURDIR) $(PYTHON) -m mypy --explicit-package-bases tests fuzz demo benchmarks scripts --exclude tests/assets
+	MYPYPATH=$(CURDIR) $(PYTHON) -m mypy --explicit-package-bases tests fuzz benchmarks scripts --exclude tests/assets
 
 # Longer: make fuzz EXECUTIONS=1000000
 EXECUTIONS ?= 10000

@@ -18,6 +18,19 @@ class CarlosError(Exception):
             self.ends_run = ends_run
 
 
+OF_A_FILE: tuple[type[Exception], ...] = (
+    CarlosError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+)
+"""What readers and models raise over a bad file, or one that they do not know. A cancel is not one of these."""
+
+
 class DatabaseError(CarlosError):
     """A metrics database cannot be read, written or changed as asked."""
 

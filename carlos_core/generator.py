@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from .errors import LoraError
 from .progress import OnProgress
 
 if TYPE_CHECKING:
@@ -35,6 +36,23 @@ class Sampling:
     """Pixels; 0 for the model's native size."""
     zero_negative: bool = False
     """The unconditional side is zeros, not an encoded empty text."""
+
+    @property
+    def evaluations_per_image(self) -> int:
+        """Forward passes that a picture takes with a sampler of one evaluation in each step: cond and uncond one each."""
+        return self.steps * (1 if self.cfg == 1.0 else 2)
+
+    def facts(self, width: int, height: int) -> dict[str, Any]:
+        """For a generator's `settings`. width, height: of its pictures, native where they are 0 here."""
+        return {
+            "steps": self.steps,
+            "cfg": self.cfg,
+            "sampler": self.sampler_name,
+            "scheduler": self.scheduler,
+            "width": width,
+            "height": height,
+            **({"negative": "zeros"} if self.zero_negative else {}),
+        }
 
 
 @dataclass(frozen=True)
@@ -90,6 +108,24 @@ class LoraFit:
         shapes = f" ({self.of_other_shape} have its names and other shapes)" if self.of_other_shape else ""
         lacking = f"{self.total - self.matched} of {self.total} keys do not match this {self.model} model"
         return f"{lacking}{shapes} and are without effect"
+
+    def check(self, file_name: str, n_broken: int) -> None:
+        """Raises LoraError, with the counts, if the model took nothing of a file, or something that is not finite.
+
+        n_broken: how many of the tensors that it took hold a value that is not.
+        """
+        if not self.matched:
+            shapes = f"; {self.of_other_shape} have its names and other shapes" if self.of_other_shape else ""
+            model = self.model or "text encoder"
+            raise LoraError(
+                f"LoRA does not fit: 0 of {self.total} keys in '{file_name}' match this {model} model{shapes}.",
+                "Load a checkpoint of the LoRA's own family and size, or pick another LoRA.",
+            )
+        if n_broken:
+            what = (
+                f"{n_broken} of {self.matched} keys of '{file_name}' hold NaN or infinity: all pictures with it would be broken."
+            )
+            raise LoraError(what, "Download it again, or delete it.")
 
 
 class Generator(Protocol):

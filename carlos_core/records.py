@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+RACE = "race"
+"""The name of the least preset: quick's first pictures, as many as a race gave a LoRA (`measuring.race.Race`)."""
+
 NO_EFFECT = "no measurable effect"
 """A note of rows whose pictures show no direction that could be told from chance."""
 

@@ -14,6 +14,7 @@ from . import (
     load_database,
     lora_card,
     lora_map,
+    race_loras,
     refresh_metadata,
 )
 from .common import choice_in_pictures
@@ -30,6 +31,7 @@ _MODULES = (
     lora_map,
     apply_loras,
     index_loras,
+    race_loras,
     refresh_metadata,
     caches,
 )

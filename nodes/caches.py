@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io, ui
 
 from .. import carlos_core as carlos
+from ..carlos_core.counting import counted
 from ..carlos_core.foreign import printable
 from ..carlos_core.measuring.caches import CLEARABLE, FACTS, SIGNATURES, THUMBNAILS
 from ..carlos_core.measuring.picture_cache import BASE, LORAS, TRIALS, VARIABLE
@@ -16,6 +17,7 @@ from .common.report import report, table
 from .common.schema import search_aliases
 from .common.sockets import facts_output
 from .host import folders
+from .host.progress import NodeProgress
 
 if TYPE_CHECKING:
     from ..carlos_core.measuring.caches import CachePart, CacheUsage
@@ -41,6 +43,7 @@ class CarlosCaches(io.ComfyNode):
             category="CARLoS",
             description="Shows how much is kept of pictures and texts to save time, and clears it. No database needs it.",
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Combo.Input(
                     "clear",
@@ -66,7 +69,9 @@ class CarlosCaches(io.ComfyNode):
         cleared = carlos.clear_cache(clear, folder) if clear != NOTHING else ()
         usage = carlos.cache_usage(folder)
         facts = _facts(usage, cleared, clear)
-        text, said = report(_lines(usage, cleared, clear), facts)
+        lines = _lines(usage, cleared, clear)
+        NodeProgress(cls.hidden.unique_id).say(lines[0] if cleared else _in_short(usage))
+        text, said = report(lines, facts)
         return io.NodeOutput(text, said, ui=ui.PreviewText(text))
 
 
@@ -75,11 +80,9 @@ def _lines(usage: CacheUsage, cleared: tuple[CachePart, ...], what: str) -> list
     if cleared:
         gone = [f"{part.count:,} {_IN_WORDS[part.kind]} ({_megabytes(part.size)} MB)" for part in cleared if part.count]
         lines.append(f"cleared ({what}): {', '.join(gone) or 'there was nothing to clear'}")
-    limit = "no limit" if math.isinf(usage.limit) else f"limit {usage.limit / 1e9:g} GB"
-    of_pictures = sum(part.size for part in usage.parts if part.kind in (BASE, LORAS, TRIALS, THUMBNAILS))
     lines += [
         f"in {printable(str(usage.folder))}",
-        f"pictures and thumbnails: {of_pictures / 1e9:.2f} GB, {limit} ({VARIABLE}); signatures: at most "
+        f"pictures and thumbnails: {_of_pictures(usage) / 1e9:.2f} GB, {_limit(usage)} ({VARIABLE}); signatures: at most "
         f"{usage.most_signatures:,}. What was not used for longest goes first.",
         *table(
             ("what is kept", "number", "MB", "MB in use"),
@@ -89,6 +92,21 @@ def _lines(usage: CacheUsage, cleared: tuple[CachePart, ...], what: str) -> list
     if any(part.in_use for part in usage.parts):
         lines.append("What is in use is needed by a measurement that runs now: it is not removed before that has ended.")
     return lines
+
+
+def _of_pictures(usage: CacheUsage) -> int:
+    """Bytes that count for the limit."""
+    return sum(part.size for part in usage.parts if part.kind in (BASE, LORAS, TRIALS, THUMBNAILS))
+
+
+def _limit(usage: CacheUsage) -> str:
+    return "no limit" if math.isinf(usage.limit) else f"limit {usage.limit / 1e9:g} GB"
+
+
+def _in_short(usage: CacheUsage) -> str:
+    """What there is, for the node itself."""
+    signatures = counted(usage.part(SIGNATURES).count, "signature")
+    return f"pictures and thumbnails: {_megabytes(_of_pictures(usage))} MB, {_limit(usage)}; {signatures}"
 
 
 def _facts(usage: CacheUsage, cleared: tuple[CachePart, ...], what: str) -> dict[str, object]:

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from .. import carlos_core as carlos
 from ..carlos_core.counting import counted
+from ..carlos_core.drawing import theme
 from ..carlos_core.drawing.listing import MOST_ROWS, Said
 from ..carlos_core.errors import RetrievalError
 from ..carlos_core.search.describing import FITS, KINDS, PERHAPS, UNNAMED
@@ -114,7 +115,8 @@ class CarlosDescribeLoras(io.ComfyNode):
             rows.of_record(record, record.name, [Said(told.text)], is_installed=told.lora_id in at_hand)
             for told, record in described[:MOST_ROWS]
         ]
-        picture, shown = pictures.drawn(rows.listing(Said(lines[0]), (), drawn, len(described)), text)
+        title, notes = _heading(database, facts)
+        picture, shown = pictures.drawn(rows.listing(Said(title), notes, drawn, len(described)), text)
         return io.NodeOutput(text, csv_text(_cells(facts)), facts_text({**about, "loras": facts}), picture, ui=shown)
 
 
@@ -166,7 +168,6 @@ def _lines(database: MetricsDatabase, describer: Describer, facts: list[dict[str
     if not facts:
         return [f"{database.name}: no LoRA to describe. {_nothing(database)}"]
     kinds = Counter(fact["kind"] for fact in facts)
-    counts = ", ".join(f"{kinds[kind]} {_WORDS[kind]}" for kind in KINDS if kinds[kind])
     cells = [
         (
             fact["name"],
@@ -179,12 +180,26 @@ def _lines(database: MetricsDatabase, describer: Describer, facts: list[dict[str
         for fact in facts[:_SHOWN]
     ]
     return [
-        f"{counted(len(facts), 'LoRA')} of {database.name} ({database.encoder_id}): {counts}.",
+        f"{counted(len(facts), 'LoRA')} of {database.name} ({database.encoder_id}): {_counts(facts)}.",
         f"What each does: {told_by(describer)}. {kept}".rstrip(),
         *table(("LoRA", "what it does", "confidence", "strength", "consistency", "installed"), cells),
         *([f"and {len(facts) - _SHOWN} more, in the outputs csv and facts"] if len(facts) > _SHOWN else []),
         *([_OWN_PHRASES] if not kinds[FITS] and (kinds[PERHAPS] or kinds[UNNAMED]) else []),
     ]
+
+
+def _heading(database: MetricsDatabase, facts: list[dict[str, Any]]) -> tuple[str, list[Said]]:
+    """Title and notes of the picture."""
+    if not facts:
+        return "No LoRA to describe", [Said(_nothing(database))]
+    does = "does" if len(facts) == 1 else "do"
+    return f"What {counted(len(facts), 'LoRA')} of {database.name} {does}", [Said(f"{_counts(facts)}.", theme.QUIET)]
+
+
+def _counts(facts: list[dict[str, Any]]) -> str:
+    """How many are of each kind, in words."""
+    kinds = Counter(fact["kind"] for fact in facts)
+    return ", ".join(f"{kinds[kind]} {_WORDS[kind]}" for kind in KINDS if kinds[kind])
 
 
 def _nothing(database: MetricsDatabase) -> str:

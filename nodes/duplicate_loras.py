@@ -10,9 +10,9 @@ from comfy_api.latest import io
 from ..carlos_core.counting import counted
 from ..carlos_core.drawing import theme
 from ..carlos_core.drawing.listing import MOST_ROWS, Listing, Said
+from ..carlos_core.loras.listed import posix
 from ..carlos_core.search import duplicates
 from .common import matches, pictures
-from .common.choice import posix
 from .common.report import database_facts, database_line, number, report, table
 from .common.schema import search_aliases
 from .common.sockets import CarlosDb, facts_output, picture_output
@@ -84,12 +84,12 @@ class CarlosDuplicateLoras(io.ComfyNode):
             "database": database_facts(database),
         }
         text, said = report([*lines, "", database_line(database)], facts)
-        picture, shown = pictures.drawn(_listing(groups, Said(lines[0]), same, database), text)
+        picture, shown = pictures.drawn(_listing(groups, Said(f"{found} the same"), [f"C{first[1:]}.", *same], database), text)
         return io.NodeOutput(text, said, picture, ui=shown)
 
 
-def _listing(groups: Sequence[Sequence[Match]], title: Said, same: Sequence[str], database: MetricsDatabase) -> Listing:
-    """The groups as a picture, one below the other. same: which files are copies, in words."""
+def _listing(groups: Sequence[Sequence[Match]], title: Said, notes: Sequence[str], database: MetricsDatabase) -> Listing:
+    """The groups as a picture, one below the other. notes: how alike they are, and which files are copies, in words."""
     rows = pictures.Rows(database)
     every = [
         (match, f"group {number_of_group}" if match is group[0] else "")
@@ -106,7 +106,7 @@ def _listing(groups: Sequence[Sequence[Match]], title: Said, same: Sequence[str]
         )
         for match, heading in every[:MOST_ROWS]
     ]
-    return rows.listing(title, [Said(line) for line in same], drawn, len(every))
+    return rows.listing(title, [Said(line, theme.QUIET) for line in notes], drawn, len(every))
 
 
 def _cells(match: Match) -> tuple[str, ...]:

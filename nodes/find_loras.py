@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from comfy_api.latest import io
 
+from ..carlos_core.drawing.card import short_name
+from ..carlos_core.errors import RetrievalError
 from ..carlos_core.measuring.feature_store import journal_sizes, mean_features
 from ..carlos_core.prompts.prompt_set import default_signature_prompts
 from ..carlos_core.search import limits, queries
 from ..carlos_core.search.by_name import find_named
-from .common import matches, names, search_widgets
+from ..carlos_core.search.names_in_queries import doubted
+from .common import matches, names, next_step, search_widgets, start
 from .common.one_lora import BY_ID, id_of_file, lora_name_input
 from .common.schema import advanced, keeps_report, search_aliases
 from .common.sockets import CarlosDb
@@ -21,6 +24,7 @@ from .host.progress import bar
 
 if TYPE_CHECKING:
     from ..carlos_core.database.database import MetricsDatabase
+    from ..carlos_core.measuring.start import Start
     from ..carlos_core.search.matches import Matches
     from ..carlos_core.search.selection import Selection
     from ..carlos_core.search.understanding import Understanding
@@ -98,18 +102,23 @@ class CarlosLoraRetriever(io.ComfyNode):
         folders.check_choice(min_confidence, limits.CONFIDENCES, "confidence")
         takes_all = min_confidence == limits.ANY
         searcher = runtime.searcher(database, folders.prompt_set(prompts, default_signature_prompts()))
-        signature = searcher.signature(query)
         progress = bar()
-        background = None if takes_all and ranking == limits.PUBLISHED else searcher.background(progress)
-
         chosen: Selection | None = None
+        first: Start | None = None
 
         def find(installed: dict[str, str], allowed: ForModel) -> Matches:
-            nonlocal chosen
+            nonlocal chosen, first
             among, within = searcher.among(installed, allowed.preference), allowed.limits
+            first = start.start_of(database, installed, cls.hidden, settings.get("model"))
+            if not runtime.is_encoder_at_hand(database) and (nothing := among.nothing(query, within)) is not None:
+                return nothing
+            with start.told_before_fetching(first, database, cls.hidden):
+                signature = searcher.signature(query)
+            background = None if takes_all and ranking == limits.PUBLISHED else searcher.background(progress)
             listed = among.find(signature, within, top_k, query=query, ranking=ranking, background=background)
             if not takes_all:
                 listed, chosen = among.mark_sure(listed, min_confidence, limits=within, ranking=ranking, on_progress=progress)
+                listed = doubted(query, listed, names.in_query(query, database, allowed))
             return listed
 
         found = matches.searched(database, find, cls.hidden, **settings)
@@ -120,11 +129,17 @@ class CarlosLoraRetriever(io.ComfyNode):
             is_lost = not understanding.effects and not _fits(found.matches)
         else:
             understanding, is_lost = chosen.understanding, not chosen.picks
-        further = names.notes_of(query, database, found.allowed, is_lost=is_lost)
+        sure = {match.lora_id for match in found.matches.items if match.is_sure} if found.matches.is_judged else set()
+        further = names.notes_of(query, database, found.allowed, is_lost=is_lost, chosen=sure)
         is_blocked = bool(found.matches.items) and not found.matches.installed
         if is_blocked and not settings["installed_only"] and 0 < len(found.allowed.installed) < len(database):
             further.append(_AMONG_INSTALLED)
-        return matches.output_of(database, found, understanding=understanding, further=further)
+        is_unfit = is_lost if chosen is None else chosen.is_unfit
+        is_name = is_unfit and names.is_only_name(query, database, found.allowed)
+        then = (
+            next_step.SAY_EFFECT if is_name else next_step.after_search(database, found.allowed, found.files) if is_unfit else ""
+        )
+        return matches.output_of(database, found, understanding=understanding, further=further, then=then, first=first)
 
 
 class CarlosSimilarLoras(io.ComfyNode):
@@ -143,6 +158,16 @@ class CarlosSimilarLoras(io.ComfyNode):
                 lora_name_input("The LoRA to compare with, from your list, instead of its id."),
                 *search_widgets.optional_limits(),
                 search_widgets.model_input(),
+                io.Float.Input(
+                    "min_cosine",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="How like it a LoRA must be for lora_name and Apply Retrieved LoRAs: 1 does the same, 0.5 is a fair "
+                    "limit. Others are only listed. 0: the most alike is taken, however unlike it is.",
+                ),
             ],
             outputs=matches.outputs(),
             **search_aliases("lora like lora", "find similar lora", "related loras", "lora alternative"),
@@ -154,20 +179,27 @@ class CarlosSimilarLoras(io.ComfyNode):
         return matches.fingerprint()
 
     @classmethod
-    def execute(cls, database: MetricsDatabase, lora_id: str, lora_name: str = BY_ID, **settings: Any) -> io.NodeOutput:
+    def execute(
+        cls, database: MetricsDatabase, lora_id: str, lora_name: str = BY_ID, min_cosine: float = 0.0, **settings: Any
+    ) -> io.NodeOutput:
         lora_id = lora_id.strip() if lora_name == BY_ID else id_of_file(database, lora_name, settings.get("model"))
+        if not lora_id:
+            raise RetrievalError(
+                "No LoRA is chosen.", "Choose the LoRA to compare with in lora_name, or type its id into lora_id."
+            )
         signature = queries.like_lora(database, lora_id)
         row = database.row(lora_id)
         name = row.name if row is not None else lora_id
         # The LoRA itself is not an answer.
         others: dict[str, Any] = {"exclude": frozenset({lora_id}), "others_are": _OTHERS, "about": _how_alike}
+        others |= {"title": f"LoRAs like {short_name(name)}", "min_cosine": min_cosine}
         return matches.found(database, f"like {name}", signature, hidden=cls.hidden, **others, **settings)
 
 
 def _how_alike(found: Matches) -> list[str]:
     """That no LoRA is much like the one that was asked for, where that is so."""
     nearest = found.items[0].score if found.items else 1.0
-    if nearest >= _MUCH_ALIKE:
+    if nearest >= _MUCH_ALIKE or found.doubt:
         return []
     return [f"No LoRA is much like it: the nearest has a cosine of {nearest:.2f} (1: it does the same, 0: nothing in common)."]
 
@@ -223,7 +255,7 @@ class CarlosLorasLikeImage(io.ComfyNode):
         else:
             query = "the picture"
             note = "Compared with nothing: what the picture shows counts too. Index a LoRA, or give image_without."
-        return matches.found(database, query, signature, note, hidden=cls.hidden, **settings)
+        return matches.found(database, query, signature, note, hidden=cls.hidden, title=f"LoRAs like {query}", **settings)
 
 
 class CarlosLorasByName(io.ComfyNode):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,37 +12,38 @@ import torch
 from comfy_api.latest import io, ui
 
 from .. import carlos_core as carlos
-from ..carlos_core.comfy import run_facts
 from ..carlos_core.comfy.families import class_of_model
 from ..carlos_core.comfy.folders import paths_of
 from ..carlos_core.counting import counted
 from ..carlos_core.errors import CarlosError, IndexingError
 from ..carlos_core.foreign import printable
 from ..carlos_core.loras.library import survey
+from ..carlos_core.loras.listed import is_named, posix
 from ..carlos_core.loras.same_file import by_file, listed_shortly
+from ..carlos_core.measuring import run_facts
 from ..carlos_core.measuring.failures import log_failures
 from ..carlos_core.measuring.labels import labelled, notice, stacked
 from .common import descriptions, index_report, indexing
-from .common.choice import posix
 from .common.index_progress import library_progress, told_when_cancelled
 from .common.index_report import LibraryRun, Noted
 from .common.model_fit import misfit_of
 from .common.report import database_facts, database_line, report
 from .common.schema import advanced, search_aliases
 from .common.sockets import CarlosDb, facts_output
-from .host import civitai, lora_folder
+from .host import civitai, lora_folder, server
 from .host.progress import NodeProgress, Tally
 
 if TYPE_CHECKING:
     from ..carlos_core.civitai.lora import CivitaiLora
     from ..carlos_core.measuring.failures import Failure
-    from ..carlos_core.measuring.indexer import Indexer, Outcome
+    from ..carlos_core.measuring.indexer import Indexer
+    from ..carlos_core.measuring.outcome import Outcome
     from ..carlos_core.records import LayerFit
 
 CIVITAI = "CivitAI"
 
 _MOST_SHEETS = 32
-"""So many contact sheets of a run are kept to be shown, of LoRAs that are new and of others: each is 13 MB."""
+"""So many contact sheets of a run are shown, and no more are read or kept: each is 13 MB."""
 
 _NONE_MEASURED = "No pictures to show: none of the LoRAs could be measured. The report says why."
 
@@ -118,7 +118,7 @@ class CarlosLoraIndexer(io.ComfyNode):
             "settings": run_facts.settings_facts(indexer),
             "database": database_facts(database),
         }
-        NodeProgress(cls.hidden.unique_id).say(f"done: {outcome.status}")
+        NodeProgress(cls.hidden.unique_id).say(index_report.lora_in_short(outcome))
         details = [*remarks, *run_facts.plan_lines(indexer), database_line(database)]
         text, facts_said = report(index_report.lora_lines(outcome, said, details), facts)
         return io.NodeOutput(database, text, _sheets([outcome]), facts_said, ui=ui.PreviewText(text))
@@ -129,6 +129,11 @@ class CarlosLoraIndexer(io.ComfyNode):
     ) -> tuple[Indexer, Outcome]:
         progress = NodeProgress(cls.hidden.unique_id, tally=tally)
         if lora_name == CIVITAI:
+            if not (model_id.strip() or version_id.strip()):
+                raise IndexingError(
+                    "No LoRA is chosen: lora_name is CivitAI, and no id is given.",
+                    "Choose a LoRA of yours in lora_name, or give civitai_model_id or civitai_version_id.",
+                )
             indexer = indexing.indexer_of(cls.hidden, None, tally, **settings)
             wanted = civitai.wanted(model_id, version_id, progress, file=file)
             return indexer, _of_version(indexer, wanted, progress)
@@ -153,36 +158,50 @@ class CarlosIndexLibrary(io.ComfyNode):
             inputs=[
                 *indexing.model_inputs(),
                 io.String.Input(
-                    "name_filter", default="", tooltip='Part of the names, or a pattern such as "styles/*". Empty: all LoRAs.'
+                    "name_filter",
+                    default="",
+                    tooltip='Parts of the names, or patterns such as "styles/*", with commas between them. Empty: all LoRAs.',
                 ),
                 *indexing.settings_inputs("quick"),
+                io.Boolean.Input(
+                    "give_way",
+                    default=False,
+                    optional=True,
+                    tooltip="Stops after a LoRA that was measured when another workflow waits in the queue. Run again to go on: "
+                    "what is saved is not measured again.",
+                ),
             ],
             outputs=_outputs(),
             **search_aliases("index all loras", "measure all loras", "scan loras", "lora folder", "batch index"),
         )
 
     @classmethod
-    def execute(cls, name_filter: str, **settings: Any) -> io.NodeOutput:
-        names = [name for name in lora_folder.lora_names() if _fits(name, name_filter)]
+    def execute(cls, name_filter: str, give_way: bool = False, **settings: Any) -> io.NodeOutput:
+        names = [name for name in lora_folder.lora_names() if is_named(name, name_filter)]
         if not names:
-            raise IndexingError(f"No LoRA's name fits {name_filter!r}.", "Empty name_filter to take all of models/loras.")
+            raise IndexingError(
+                f"No LoRA's name fits {name_filter!r}.",
+                "Write parts of names with commas between them, or empty name_filter to take all of models/loras.",
+            )
         places = dict(paths_of(names))
         same = {first.name: others for first, *others in by_file(survey(places.items()))}
         fits = _fits_of(settings["model"], settings["clip"])
         gone, misfits = _gone(names, places), _unfit(list(same), fits, class_of_model(settings["model"]))
         left_out = gone | misfits
         log_failures(left_out.values())
-        files = [(name, places[name]) for name in same if name not in left_out]
+        ordered = lora_folder.in_order_of_use(name for name in same if name not in left_out)
+        files = [(name, places[name]) for name in ordered]
         tally = Tally(loras=0)
         with told_when_cancelled(cls.hidden.unique_id, tally):
-            indexer, results = _index_all(cls.hidden, files, settings, tally)
+            indexer, results = _index_all(cls.hidden, files, settings, tally, give_way=give_way)
             is_any = any(isinstance(result, carlos.Outcome) for result in results)
             words, remarks = descriptions.renewed(indexer.target, NodeProgress(cls.hidden.unique_id)) if is_any else ({}, [])
         outcomes = [result for result in results if isinstance(result, carlos.Outcome)]
         failed = [*(result for result in results if not isinstance(result, carlos.Outcome)), *gone.values()]
         links = {posix(name): [other.name for other in others] for name, others in same.items() if others}
         noted = [*_linked(links), *index_report.noted(outcomes, fits)]
-        run = LibraryRun(outcomes, list(misfits.values()), failed, noted, words)
+        left = [posix(name) for name, _path in files[len(results) :]]
+        run = LibraryRun(outcomes, list(misfits.values()), failed, noted, words, left)
         database = indexer.target.read()
         # Scripts find what is for other models among the failures, as ever.
         failures = [*failed, *misfits.values()]
@@ -195,34 +214,39 @@ class CarlosIndexLibrary(io.ComfyNode):
             "failed_alike": [vars(group) for group in carlos.alike(failures)],
             "noted": [vars(note) for note in noted],
             "not_found": index_report.not_found_facts(outcomes),
+            "left": left,
             "settings": run_facts.settings_facts(indexer),
             "database": database_facts(database),
         }
-        NodeProgress(cls.hidden.unique_id).say(f"done: {run.in_short}")
+        NodeProgress(cls.hidden.unique_id).say(run.on_node)
         details = [*remarks, *run_facts.plan_lines(indexer), database_line(database)]
         text, facts_said = report(index_report.library_lines(run, details), facts)
         return io.NodeOutput(database, text, _sheets(outcomes), facts_said, ui=ui.PreviewText(text))
 
 
 def _index_all(
-    hidden: Any, files: list[tuple[str, Path]], settings: dict[str, Any], tally: Tally
+    hidden: Any, files: list[tuple[str, Path]], settings: dict[str, Any], tally: Tally, *, give_way: bool
 ) -> tuple[Indexer, list[Outcome | Failure]]:
-    """What came of each LoRA. An error that would meet all of them is raised at once; it says how many were saved before."""
+    """What came of each LoRA. An error that would meet all of them is raised at once; it says how many were saved before.
+
+    give_way: the run ends after a LoRA that was measured if another workflow waits. What is known already takes no time.
+    """
     results: list[Outcome | Failure] = []
     indexer = indexing.indexer_of(hidden, [posix(name) for name, _ in files], tally, **settings)
     progress_of = library_progress(hidden.unique_id, indexer, [name for name, _ in files], tally)
-    n_new, n_sheets = 0, Counter[bool]()
+    n_new = n_sheets = 0
     try:
         for result in indexer.index_all(files, progress_of):
             kept = result
             if isinstance(result, carlos.Outcome):
                 n_new += result.is_new
-                n_sheets[result.is_new] += result.sheet is not None
-                # Once there are pictures that are new, others are not shown.
-                if n_sheets[result.is_new] > _MOST_SHEETS or (not result.is_new and n_sheets[True]):
+                n_sheets += result.sheet is not None
+                if n_sheets > _MOST_SHEETS:
                     kept = replace(result, sheet=None)
             results.append(kept)
             tally.loras = n_new
+            if give_way and isinstance(result, carlos.Outcome) and result.is_new and server.others_wait():
+                break
     except CarlosError as error:
         if not n_new:
             raise
@@ -268,19 +292,15 @@ def _misfit(name: str, fit: LayerFit, model: str) -> Failure:
     return carlos.Failure(printable(posix(name)), misfit_of("LoRA", fit, model))
 
 
-def _fits(name: str, name_filter: str) -> bool:
-    """Whether a LoRA's name contains the filter, or fits it as a pattern; case does not matter."""
-    shown, wanted = posix(name).lower(), name_filter.strip().lower()
-    return wanted in shown or fnmatchcase(shown, wanted)
-
-
 def _sheets(outcomes: Sequence[Outcome]) -> torch.Tensor:
     """The contact sheets of what was measured just now, each below its LoRA's name. If there are none, those of what was measured
     before; if there are none of these either, a picture that says so. [N, H, W, 3]."""
-    there = [(outcome, outcome.sheet) for outcome in outcomes if outcome.sheet is not None]
-    shown = [pair for pair in there if pair[0].is_new] or there
-    if shown:
-        return stacked([labelled(sheet, outcome.lora.name or outcome.row.name) for outcome, sheet in shown])
+    for wanted in (True, False):
+        found = ((outcome, outcome.pairs()) for outcome in outcomes if outcome.is_new is wanted)
+        there = ((outcome, sheet) for outcome, sheet in found if sheet is not None)
+        # No more is read than is shown.
+        if shown := list(islice(there, _MOST_SHEETS)):
+            return stacked([labelled(sheet, outcome.lora.name or outcome.row.name) for outcome, sheet in shown])
     return outcomes[0].contact_sheet if outcomes else notice(_NONE_MEASURED)
 
 

@@ -14,10 +14,11 @@ from .. import carlos_core as carlos
 from ..carlos_core.clip.encoder import DEFAULT_ENCODER_ID
 from ..carlos_core.database.names_alike import names_alike
 from ..carlos_core.errors import DatabaseError
+from .common import start
 from .common.report import database_line
-from .common.schema import advanced, search_aliases
+from .common.schema import advanced, keeps_report, search_aliases
 from .common.sockets import CarlosDb
-from .host import folders
+from .host import folders, lora_folder
 from .host.progress import NodeProgress
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class CarlosMetricsDBLoader(io.ComfyNode):
                 ),
             ],
             outputs=[CarlosDb.Output(display_name="database")],
+            **keeps_report(),
             **search_aliases("lora database", "open lora database", "load lora metrics", "my loras", "index"),
         )
 
@@ -75,12 +77,19 @@ class CarlosMetricsDBLoader(io.ComfyNode):
         there = folders.database_names()
         opened = _opened(database, create_as, encoder)
         logger.info("carlos: %s", database_line(opened))
-        slip = _slip(opened, there)
-        NodeProgress(cls.hidden.unique_id).say(f"{slip} {database_line(opened)}".strip())
-        if not slip:
-            return io.NodeOutput(opened)
-        logger.warning("carlos: %s", slip)
-        return io.NodeOutput(opened, ui=ui.PreviewText(slip))
+        slips = [each for each in (_slip(opened, there), _unused(opened, database, create_as)) if each]
+        for slip in slips:
+            logger.warning("carlos: %s", slip)
+        first = start.start_of(opened, lora_folder.installed(lora_folder.resolved(opened)), cls.hidden)
+        if first is not None:
+            logger.info("carlos: %s", first)
+        said = " ".join([*slips, *start.lines(first)])
+        # Nodes of the size that they are placed with have room for two lines in the older renderer. The text stays while the
+        # workflow goes on, and indexing adds LoRAs meanwhile.
+        short = [] if first is None else [first.in_short]
+        when = f"When opened: {database_line(opened)}"
+        NodeProgress(cls.hidden.unique_id).say(" ".join([*slips, *short, when]))
+        return io.NodeOutput(opened, ui=ui.PreviewText(said)) if said else io.NodeOutput(opened)
 
 
 def _slip(opened: MetricsDatabase, there: Sequence[str]) -> str:
@@ -95,6 +104,14 @@ def _slip(opened: MetricsDatabase, there: Sequence[str]) -> str:
         f"The new database {opened.path.name} was made, and {others} is there already. "
         "If you meant that one, correct create_as, and delete the new file from models/carlos."
     )
+
+
+def _unused(opened: MetricsDatabase, database: str, create_as: str) -> str:
+    """That another file than the one of create_as was opened, because it is chosen in database; empty if not."""
+    if not (create_as.strip() and _is_file(database)) or opened.path == folders.new_database_path(create_as):
+        return ""
+    name = create_as.strip()
+    return f"{database} is opened, because it is chosen in database: {name!r} in create_as is there already, and not used."
 
 
 def _opened(database: str, create_as: str, encoder: str) -> MetricsDatabase:
@@ -133,8 +150,6 @@ def _file_or_copy(database: str, target: Path) -> MetricsDatabase:
     chosen = carlos.load_database(path)
     if copy is not None and _is_unmarked_copy(copy, chosen):
         return copy
-    if path != target:
-        logger.warning("carlos: %s is opened, because it is chosen in database; %s is not", database, target.name)
     return chosen
 
 

@@ -12,6 +12,7 @@ from ..carlos_core.counting import counted
 from ..carlos_core.drawing.card import Shown, card, empty_card
 from ..carlos_core.drawing.tensors import as_tensor
 from ..carlos_core.errors import RetrievalError
+from ..carlos_core.measuring.labels import notice
 from ..carlos_core.search.portrait import portrait
 from .common import matches as found_loras
 from .common.indexing import curve_lines
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from ..carlos_core.records import LoraRecord
     from ..carlos_core.search.matches import Matches
     from ..carlos_core.search.portrait import Portrait
+
+_NONE_KEPT = "No pictures of it are kept. Index Library and LoRA Indexer keep some when they measure, races of the best."
 
 
 class CarlosLoraCard(io.ComfyNode):
@@ -79,8 +82,8 @@ class CarlosLoraCard(io.ComfyNode):
         facts = _facts(about, sheet, database)
         text, facts_said = report([*_lines(about, sheet), database_line(database)], facts)
         image, said = shown(card(about, pairs, "" if sheet is None else sheet.about(record)), text)
-        without = _batch([each.pair.without for each in pairs])
-        with_lora = _batch([each.pair.with_lora for each in pairs])
+        without = _batch([each.pair.without for each in pairs], f"{record.name}: {_NONE_KEPT}")
+        with_lora = _batch([each.pair.with_lora for each in pairs], f"{record.name}: {_NONE_KEPT}")
         return io.NodeOutput(image, without, with_lora, text, facts_said, ui=said)
 
 
@@ -107,7 +110,7 @@ def _nothing(database: MetricsDatabase, matches: Matches) -> io.NodeOutput:
     facts = {"lora_id": None, "query": matches.query, "reason": matches.reason, "database": database_facts(database)}
     text, facts_said = report([f"{said} {matches.reason}".strip(), database_line(database)], facts)
     image, on_node = shown(empty_card(said, matches.reason), text)
-    return io.NodeOutput(image, _batch([]), _batch([]), text, facts_said, ui=on_node)
+    return io.NodeOutput(image, _batch([], said), _batch([], said), text, facts_said, ui=on_node)
 
 
 def _lines(about: Portrait, sheet: Sheet | None) -> list[str]:
@@ -123,8 +126,10 @@ def _lines(about: Portrait, sheet: Sheet | None) -> list[str]:
         cells = [(number(near.cosine, 2), near.record.name, near.record.lora_id) for near in about.neighbours]
         lines += ["most like it:", *table(("cosine", "LoRA", "id"), cells)]
     if sheet is not None:
-        return [*lines, f"pictures: {counted(len(sheet.shown), 'pair')}. {sheet.about(row)}"]
-    return [*lines, "No pictures of it are kept. LoRA Indexer keeps some when it measures."]
+        # In the order of the outputs, where nothing else says which is which.
+        each = [f"{place}. {kind}: {pair.prompt}" for place, (pair, kind) in enumerate(sheet.shown, start=1)]
+        return [*lines, f"pictures: {counted(len(sheet.shown), 'pair')}. {sheet.about(row)}", *each]
+    return [*lines, _NONE_KEPT]
 
 
 def _facts(about: Portrait, sheet: Sheet | None, database: MetricsDatabase) -> dict[str, Any]:
@@ -150,9 +155,9 @@ def _facts(about: Portrait, sheet: Sheet | None, database: MetricsDatabase) -> d
     }
 
 
-def _batch(pictures: Sequence[Image.Image]) -> torch.Tensor:
-    """Pictures of one size, [N, H, W, 3] float in [0, 1]; a grey square if there are none."""
-    return torch.cat([as_tensor(picture) for picture in pictures]) if pictures else torch.full((1, 64, 64, 3), 0.5)
+def _batch(pictures: Sequence[Image.Image], otherwise: str) -> torch.Tensor:
+    """Pictures of one size, [N, H, W, 3] float in [0, 1]; if there are none, one that says so."""
+    return torch.cat([as_tensor(picture) for picture in pictures]) if pictures else notice(otherwise)
 
 
 NODES = [CarlosLoraCard]

@@ -8,6 +8,7 @@ from comfy_api.latest import io, ui
 
 from .. import carlos_core as carlos
 from ..carlos_core.civitai.versions import FAILED, NOT_FOUND, REFRESHED, STATUSES, UNCHANGED
+from ..carlos_core.counting import counted
 from .common.own_database import own_database
 from .common.report import database_facts, database_line, report, table
 from .common.schema import search_aliases
@@ -59,14 +60,16 @@ class CarlosRefreshMetadata(io.ComfyNode):
             "rows": [{**vars(row), "columns": list(row.columns)} for row in rows],
             "database": database_facts(refreshed),
         }
-        text, said = report([*_lines(rows), database_line(refreshed)], facts)
+        lines = _lines(rows)
+        progress.say(f"done: {lines[0]}")
+        text, said = report([*lines, database_line(refreshed)], facts)
         return io.NodeOutput(refreshed, text, said, ui=ui.PreviewText(text))
 
 
 def _lines(rows: list[RefreshedRow]) -> list[str]:
     statuses = [row.status for row in rows]
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in STATUSES)
-    lines = [f"{len(rows)} rows looked up: {counts}"]
+    lines = [f"{counted(len(rows), 'row')} looked up: {counts}"]
     # Rows that somebody may want to do something about come first.
     ordered = sorted(rows, key=lambda row: (FAILED, NOT_FOUND, REFRESHED, UNCHANGED).index(row.status))
     if ordered:

@@ -21,7 +21,8 @@ from carlos_core.measuring.base_check import MATCHED
 from carlos_core.search.keeping import BREAKS_AT
 from carlos_core.search.limits import MAX_STRENGTH
 from studies.choosing import clips, interval
-from studies.content import Pool, Side, print_table
+from studies.content import print_table
+from studies.content_sides import Pool, Side
 
 PREDICTORS: dict[str, Callable[[Pool, Side], float]] = {
     "sum of the weights": lambda pool, side: float(side.weights.sum()),
@@ -53,7 +54,7 @@ class Told:
 
 def told(pool: Pool, predictor: Callable[[Pool, Side], float]) -> Told:
     """Of all sides but those of the LoRAs that were made to be odd."""
-    sides = [side for side in pool.sides if set(side.files) <= {*pool.ordinary}]
+    sides = [side for side in pool.sides.values() if set(side.files) <= {*pool.ordinary}]
     values = np.array([predictor(pool, side) for side in sides])
     return Told(values, np.array([side.look.matched for side in sides]), [side.files for side in sides])
 

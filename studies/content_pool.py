@@ -1,12 +1,13 @@
 """Makes the pool that `content.py` works on: pictures with one, two and three LoRAs at many weights, as two CLIPs see them.
 
 usage: python -m studies.content_pool plan MINIWORLD PLAIN PLAN.json
-       python -m studies.content_pool pictures COMFYUI_FOLDER MINIWORLD PLAIN PLAN.json OUTPUT_FOLDER [--seconds 400] [--smoke]
+       python -m studies.content_pool pictures COMFYUI MINIWORLD PLAIN PLAN.json OUTPUT [--seconds S] [--part I/N] [--smoke]
 
-PLAIN: folder of the second CLIP and its metrics. `plan` asks Auto LoRA, as it is now, for all queries for two effects, at several
-budgets under both CLIPs, and writes down which sides to make, the most needed first. `pictures` makes them inside of
-ComfyUI's environment, best on a GPU (0.3 s a side of 64 pictures): 64 prompts of `prompts_index`, one seed, 12 steps,
-guidance 3. It stops when the time is over. --smoke: five sides with two prompts.
+PLAIN: folder of the second CLIP and its metrics. `plan` asks Auto LoRA, with its default of `keep_content` and without, for all
+queries for two effects, at several budgets under both CLIPs, and writes down which sides to make, the most needed first.
+`pictures` makes them inside of ComfyUI's environment, best on a GPU: 64 prompts of `prompts_index`, one seed, 12 steps, guidance
+3. It stops when the time is over. --part 2/6: the second of six processes side by side, which share one GPU (what it computes for
+128 px is little beside what starts it). --smoke: five sides with two prompts.
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ def compound_queries(miniworld: Path) -> list[dict[str, Any]]:
 
 
 def chosen(miniworld: Path, plain: Path, queries: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """What Auto LoRA applies for each query and budget under each CLIP."""
-    from carlos_core.search.limits import COMPOSED, ChoiceRules
+    """What Auto LoRA applies for each query and budget under each CLIP, whether it keeps content or not; the former at the full
+    budget alone."""
+    from carlos_core.search.limits import COMPOSED, KEEP_CONTENT, ChoiceRules
     from studies.choosing import clips
     from studies.queries_as_asked import chooser
 
@@ -69,16 +71,16 @@ def chosen(miniworld: Path, plain: Path, queries: list[dict[str, Any]]) -> Itera
         searcher, _ = chooser(miniworld, clip)
         for entry in queries:
             full: Side = ()
-            for budget in BUDGETS:
-                rules = ChoiceRules(COMPOSED, strength_budget=min(budget, 2.0))
+            for keep, budget in [(0.0, budget) for budget in BUDGETS] + [(KEEP_CONTENT, BUDGETS[0])]:
+                rules = ChoiceRules(COMPOSED, strength_budget=min(budget, 2.0), keep_content=keep)
                 picks = searcher.choose(entry["query"], rules=rules).picks
                 side = side_of((str(pick.match.record.file_name), pick.weight) for pick in picks)
-                if budget == BUDGETS[0]:
+                if (keep, budget) == (0.0, BUDGETS[0]):
                     full = side
                 if budget > 2:
                     side = side_of((file, weight * budget / 2) for file, weight in full)
                 if len(side) > 1:
-                    yield {**entry, "clip": clip.name, "budget": budget, "side": side}
+                    yield {**entry, "clip": clip.name, "keep": keep, "budget": budget, "side": side}
 
 
 def triples(labels: dict[str, dict[str, str]]) -> list[tuple[str, ...]]:
@@ -97,17 +99,20 @@ def plan(miniworld: Path, plain: Path) -> dict[str, Any]:
     files = sorted(file for file, facts in labels.items() if facts["kind"] not in ("misfit", "noop"))
     pairs = [entry["files"] for entry in queries]
     wanted: list[Side] = [(), *(side_of([(file, weight)]) for weight in WEIGHTS for file in files)]
-    wanted += [choice["side"] for part in (bare, others) for budget in BUDGETS for choice in part if choice["budget"] == budget]
+    for part in (bare, others):
+        wanted += [choice["side"] for choice in part if choice["keep"]]
+        wanted += [choice["side"] for budget in BUDGETS for choice in part if choice["budget"] == budget]
     wanted += [side_of((file, weight) for file in pair) for weight in EQUAL for pair in pairs]
     wanted += [side_of((file, weight) for file in triple) for weight in TRIPLES for triple in triples(labels)]
-    sides = list(dict.fromkeys(wanted))
-    number = {side: place for place, side in enumerate(sides)}
-    return {"sides": sides, "choices": [{**choice, "side": number[choice["side"]]} for choice in choices]}
+    return {"sides": list(dict.fromkeys(wanted)), "choices": choices}
 
 
 @torch.inference_mode()
 def pictures(options: argparse.Namespace) -> None:
-    """Make the sides of a plan, and save their features: for each CLIP [sides, prompts, D] float16."""
+    """Make the sides of a plan, or of a part of it, and save their features: for each CLIP [sides, prompts, D] float16.
+
+    Each part begins with the base side.
+    """
     start = time.monotonic()
     from studies.miniworld_pool import MiniWorld
 
@@ -127,6 +132,8 @@ def pictures(options: argparse.Namespace) -> None:
     generator = ComfyGenerator(world.model, world.clip, world.vae, Sampling(12, 3.0, "euler", "simple", 128, 128))
     planned = json.loads(options.plan.read_text(encoding="utf-8"))
     sides = [tuple((file, weight) for file, weight in side) for side in planned["sides"]]
+    part, of = map(int, options.part.split("/"))
+    sides = [sides[0], *sides[1:][part - 1 :: of]]
     if options.smoke:
         prompts = prompts[:2]
         sides = [sides[0], *[next(side for side in sides if len(side) == n) for n in (1, 2, 3)], sides[-1]]
@@ -145,11 +152,13 @@ def pictures(options: argparse.Namespace) -> None:
         if place % 25 == 0 or options.smoke:
             print(f"side {place} of {len(sides)} {side}: {time.monotonic() - start:.0f} s", flush=True)
     options.output.mkdir(parents=True, exist_ok=True)
-    for name, found in features.items():
-        texts = encoders[name].encode_texts([prompt.text for prompt in prompts]).numpy()
-        facts = json.dumps({**planned, "sides": sides[: len(found)]})
-        np.savez_compressed(options.output / f"content_{name}.npz", features=np.stack(found), texts=texts, plan=np.array(facts))
-    print(f"{len(found)} of {len(sides)} sides of {len(prompts)} pictures: {time.monotonic() - start:.0f} s", flush=True)
+    saved = {f"features_{name}": np.stack(found) for name, found in features.items()}
+    for name, encoder in encoders.items():
+        saved[f"texts_{name}"] = encoder.encode_texts([prompt.text for prompt in prompts]).numpy()
+    n_made = len(saved[f"features_{CLIPS[0]}"])
+    facts = json.dumps({**planned, "sides": sides[:n_made]})
+    np.savez_compressed(options.output / f"content_{part}of{of}.npz", plan=np.array(facts), **saved)
+    print(f"{n_made} of {len(sides)} sides of {len(prompts)} pictures: {time.monotonic() - start:.0f} s", flush=True)
 
 
 def main() -> None:
@@ -163,6 +172,7 @@ def main() -> None:
         command.add_argument("plan", type=Path)
     making.add_argument("output", type=Path)
     making.add_argument("--seconds", type=float, default=400)
+    making.add_argument("--part", default="1/1")
     making.add_argument("--smoke", action="store_true")
     options = parser.parse_args()
     if options.command == "plan":

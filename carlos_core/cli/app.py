@@ -37,7 +37,7 @@ def _main(
     """LoRAs by what they do: finds them for a sentence, measures them, and looks after what was measured."""
 
 
-FINDING, MEASURING, KEEPING = "Find LoRAs", "Measure LoRAs", "Look after databases and caches"
+TRYING, FINDING, MEASURING, KEEPING = "Try it", "Find LoRAs", "Measure LoRAs", "Look after databases and caches"
 
 
 class Usage(CarlosError):

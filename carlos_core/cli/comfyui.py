@@ -46,6 +46,8 @@ class ComfyUI:
         folder = folder.expanduser().absolute()
         if not (folder / "main.py").is_file() or not (folder / "comfy").is_dir():
             raise GenerationError(f"There is no ComfyUI in {folder}.", "Give the folder that holds its main.py.")
+        if base_directory is not None and not base_directory.expanduser().is_dir():
+            raise GenerationError(f"There is no folder {base_directory}.", "Give ComfyUI's own --base-directory, or none.")
         further = ["--base-directory", str(base_directory.expanduser().absolute())] if base_directory is not None else []
         return cls(folder, _python_of(folder, python), (*further, *_split(arguments)))
 

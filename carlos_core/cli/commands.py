@@ -7,7 +7,7 @@ from importlib import import_module
 
 from . import app
 
-_IN_THE_ORDER_OF_THE_HELP = ("find", "alike", "draw", "index", "fits", "databases", "cache", "doctor")
+_IN_THE_ORDER_OF_THE_HELP = ("demo", "find", "alike", "draw", "index", "race", "fits", "databases", "cache", "doctor")
 
 
 def load() -> None:

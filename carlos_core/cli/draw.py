@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,11 @@ from .places import BUNDLED, places_of
 if TYPE_CHECKING:
     from PIL import Image
 
+    from ..database.database import MetricsDatabase
+    from ..measuring.gallery import Gallery
+    from ..records import LoraRecord
+    from ..search.portrait import Portrait
+
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The picture: .png, .jpg or .webp.")]
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
@@ -38,23 +44,21 @@ def card(
     as_json: options.Json = False,
 ) -> Answer:
     """Draw all that is known of one LoRA as a picture, with pictures before and after if indexing has kept some."""
-    from ..drawing.card import Shown
-    from ..drawing.card import card as draw_card
     from ..measuring.gallery import Gallery
-    from ..search.portrait import portrait
 
     kind = _format_of(out)
     places = places_of(ComfyUI.of(comfyui, python, base_directory, comfyui_args), loras)
     opened = places.open_database(database)
     row = opened.row(id_of(opened, lora, places.resolved(opened)))
     assert row is not None, "its id was found"
-    about, sheet = portrait(opened, row), Gallery(*places.pictures).sheet(row)
-    pairs = [] if sheet is None else [Shown(pair, which) for pair, which in sheet.shown]
-    _save(draw_card(about, pairs, "" if sheet is None else sheet.about(row)), out, kind)
+    gallery = Gallery(*places.pictures)
+    picture, about = card_of(row, opened, gallery)
+    save(picture, out, kind)
     near = [each.facts for each in about.neighbours]
+    n_pairs = len(gallery.pairs(row))
     facts = lora_facts(row, places.installed(opened).get(row.lora_id), places)
-    result = {"file": str(out), "lora": facts, "most_like_it": near, "pairs": len(pairs), "database": database_facts(opened)}
-    kept = counted(len(pairs), "pair") + " of pictures" if pairs else "no pictures of it are kept: indexing it keeps some"
+    result = {"file": str(out), "lora": facts, "most_like_it": near, "pairs": n_pairs, "database": database_facts(opened)}
+    kept = counted(n_pairs, "pair") + " of pictures" if n_pairs else "no pictures of it are kept: indexing it keeps some"
     return Answer(result, [f"{out}: {facts['name']}, {kept}", database_line(opened)])
 
 
@@ -91,7 +95,7 @@ def draw_library(
     signature = places.searcher(opened, prompts).signature(query) if query.strip() else None
     library = library_map(opened, base_model=base_model, signature=signature, marked=marked)
     title = library.title(query, base_model or None)
-    _save(draw_map(library, title, query), out, kind)
+    save(draw_map(library, title, query), out, kind)
     result = {"file": str(out), **library.facts, "database": database_facts(opened)}
     rows = [(number(each.cosine, 2), each.record.name, "yes" if each.is_marked else "no") for each in library.names]
     shown: list[str | Table] = [
@@ -109,9 +113,28 @@ def _format_of(out: Path) -> str:
     return _FORMATS[out.suffix.lower()]
 
 
-def _save(picture: Image.Image, out: Path, kind: str) -> None:
+def card_of(row: LoraRecord, database: MetricsDatabase, gallery: Gallery) -> tuple[Image.Image, Portrait]:
+    """A LoRA's card, and what the database knows of it. gallery: where pictures of it may be kept."""
+    from ..drawing.card import Shown, card
+    from ..search.portrait import portrait
+
+    about, sheet = portrait(database, row), gallery.sheet(row)
+    pairs = [] if sheet is None else [Shown(pair, which) for pair, which in sheet.shown]
+    return card(about, pairs, "" if sheet is None else sheet.about(row)), about
+
+
+def save(picture: Image.Image, out: Path, kind: str = "PNG") -> None:
     """Write a picture. Raises CarlosError if that cannot be done."""
+    _write(lambda target: picture.save(target, format=kind), out)
+
+
+def save_text(text: str, out: Path) -> None:
+    """Write a text. Raises CarlosError if that cannot be done."""
+    _write(lambda target: target.write_text(text, encoding="utf-8"), out)
+
+
+def _write(write: Callable[[Path], object], out: Path) -> None:
     try:
-        write_atomically(out, lambda target: picture.save(target, format=kind), is_cache=True)
+        write_atomically(out, write, is_cache=True)
     except OSError as error:
         raise CarlosError(f"{out} could not be written ({error.strerror or error}).", "Check the folder and the disk.") from error

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..counting import counted, number
+from ..counting import number
+from ..database import told
+from ..database.told import database_line as database_line  # noqa: PLC0414
+from ..loras.listed import posix as posix  # noqa: PLC0414
 from .output import Table
 
 if TYPE_CHECKING:
@@ -67,7 +70,7 @@ def matches_table(matches: Sequence[Mapping[str, Any]], score: str = "score") ->
         *("#", "LoRA", score),
         *(["confidence"] if has_confidence else []),
         *("strength", "installed", "base model"),
-        *(["what it does"] if is_described else []),
+        *(["nearest phrases"] if is_described else []),
     )
     rows = [
         (
@@ -86,23 +89,6 @@ def matches_table(matches: Sequence[Mapping[str, Any]], score: str = "score") ->
 
 
 def database_facts(database: MetricsDatabase) -> dict[str, Any]:
-    """Which database was used."""
-    path = database.path
-    return {
-        "file": path.name if path is not None else None,
-        "path": str(path) if path is not None else None,
-        "rows": len(database),
-        "encoder_id": database.encoder_id,
-        "read_only": database.read_only,
-    }
-
-
-def database_line(database: MetricsDatabase) -> str:
-    """The same in words."""
-    read_only = " (bundled, read-only)" if database.read_only else ""
-    return f"database {database.name}{read_only}: {counted(len(database), 'LoRA')}, encoder {database.encoder_id or 'unknown'}"
-
-
-def posix(file: str) -> str:
-    """A listed name with "/" between folders."""
-    return file.replace("\\", "/")
+    """Which database was used, and where it is."""
+    path = str(database.path) if database.path is not None else None
+    return {**told.database_facts(database), "path": path, "read_only": database.read_only}

@@ -18,6 +18,9 @@ from .places import BUNDLED, places_of
 from .progress import showing
 
 if TYPE_CHECKING:
+    from ..database.database import MetricsDatabase
+    from ..search.limits import SearchLimits
+    from ..search.names_in_queries import Named
     from ..search.selection import Selection
     from .places import Places
 
@@ -62,6 +65,7 @@ def retrieve(
 ) -> Answer:
     """List the LoRAs whose measured effect fits a sentence best, as the node LoRA Retriever does."""
     from ..search.limits import ANY, CONFIDENCES, PUBLISHED, SearchLimits
+    from ..search.names_in_queries import doubted
     from ..search.searcher import check_ranking
 
     check_ranking(ranking)
@@ -78,22 +82,30 @@ def retrieve(
         found = searcher.find(signature, limits, top_k, query=query, ranking=ranking, background=background)
         if min_confidence != ANY:
             found, _chosen = searcher.mark_sure(found, min_confidence, limits=limits, ranking=ranking, on_progress=progress)
+            found = doubted(query, found, _named(query, opened, places))
         understanding = searcher.understand(query, limits=limits, may_skip_effects=True, on_progress=progress)
     files = places.resolved(opened)
     matches = [match_facts(match, files, places) for match in found.items]
     fits = any(match["sure_enough"] for match in matches)
     reason = "" if fits else _reason(found.doubt or found.reason, matches, min_confidence)
+    then = "" if fits else _next(opened, limits, places)
     result = {
         "query": query,
         "fits": fits,
         "reason": reason,
+        "next": then,
         "matches": matches,
         "reading": understanding.facts,
         "database": database_facts(opened),
     }
     notes = [suggestion.text for suggestion in understanding.did_you_mean]
     shown: list[str | Table] = [matches_table(matches)] if matches else []
-    shown = [*([f"Nothing fits {query!r}. {reason}"] if not fits else []), *shown, database_line(opened)]
+    shown = [
+        *([f"Nothing fits {query!r}. {reason}"] if not fits else []),
+        *shown,
+        *([then] if then else []),
+        database_line(opened),
+    ]
     return Answer(result, shown, notes, DONE if fits else NOTHING_FITS)
 
 
@@ -133,7 +145,8 @@ def choose(
     as_json: options.Json = False,
 ) -> Answer:
     """Choose LoRAs and their weights for a sentence, or say that nothing fits, as the node Auto LoRA does."""
-    from ..search.limits import ChoiceRules, SearchLimits
+    from ..search.limits import ANY, ChoiceRules, SearchLimits
+    from ..search.names_in_queries import without_strangers
 
     places = places_of(ComfyUI.of(comfyui, python, base_directory, comfyui_args), loras)
     opened = places.open_database(database)
@@ -146,13 +159,21 @@ def choose(
     )
     with showing() as progress:
         searcher = places.searcher(opened, prompts)
-        selection = searcher.choose(query, negative=negative, rules=rules, limits=limits, on_progress=progress)
+
+        def choice(asked: str) -> Selection:
+            return searcher.choose(asked, negative=negative, rules=rules, limits=limits, on_progress=progress)
+
+        selection = choice(query)
+        if min_confidence != ANY:
+            selection = without_strangers(query, selection, choice, lambda: _named(query, opened, places))
     picks = _picks(selection, places)
     words = list(dict.fromkeys(word for pick in picks for word in pick["trigger_words"]))
+    then = "" if picks else _next(opened, limits, places, is_unfit=selection.is_unfit)
     result = {
         "query": query,
         "fits": bool(picks),
         "reason": selection.reason,
+        "next": then,
         "loras": picks,
         "trigger_words": words,
         "lora_syntax": " ".join(f"<lora:{_stem(pick['file'])}:{pick['weight']:g}>" for pick in picks if pick["file"]),
@@ -160,12 +181,39 @@ def choose(
         "keep_content": None if selection.keeping is None else selection.keeping.facts,
         "database": database_facts(opened),
     }
-    shown: list[str | Table] = [selection.reason] if selection.reason else []
+    shown: list[str | Table] = [said for said in (selection.reason, then) if said]
     if picks:
         shown += [_picks_table(picks), *([f"trigger words: {', '.join(words)}"] if words else [])]
     suggestions = selection.understanding.did_you_mean if selection.understanding is not None else ()
     notes = [*(suggestion.text for suggestion in suggestions), *selection.notes]
     return Answer(result, [*shown, database_line(opened)], notes, DONE if picks else NOTHING_FITS)
+
+
+def _next(database: MetricsDatabase, limits: SearchLimits, places: Places, *, is_unfit: bool = True) -> str:
+    """What to do where nothing is found. is_unfit: whether LoRAs were looked at and none fits."""
+    from ..database.told import raced
+    from ..search.next_step import Ways, after_filters, after_search, unmeasured
+
+    n_unmeasured = unmeasured(places.library.entries, places.resolved(database))
+    ways = Ways(
+        "carlos index-folder",
+        "carlos race",
+        widen=lambda others: f"leave out --base-model{f', or name {others}' if others else ''}",
+        files="at hand",
+        limit=lambda name: f"--{name.replace('_', '-')}",
+    )
+    filtered = after_filters(database, limits, places.installed(database), n_unmeasured, ways)
+    if filtered or not is_unfit:
+        return filtered
+    return after_search(n_unmeasured if places.loras else None, raced(database), False, ways)
+
+
+def _named(query: str, database: MetricsDatabase, places: Places) -> list[Named]:
+    """The names of LoRAs in a query."""
+    from ..search.names_in_queries import named_in
+
+    installed = {lora_id: where.name for lora_id, where in places.resolved(database).items() if where.name is not None}
+    return named_in(query, database, [entry.name for entry in places.library.entries], installed, is_lost=False)
 
 
 def _picks(selection: Selection, places: Places) -> list[dict[str, Any]]:

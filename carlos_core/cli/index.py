@@ -1,4 +1,4 @@
-"""`carlos index` and `carlos index-folder`: LoRAs measured with your ComfyUI."""
+"""`carlos index` and `carlos index-folder`: LoRAs measured with your ComfyUI, or with diffusers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import typer
 
 from . import measure_options as measuring
 from . import options
-from .app import MEASURING, command
+from .app import MEASURING, Usage, command
 from .comfyui import ComfyUI
-from .index_run import IndexRun, chosen_files, shard_of, this_comfyui
+from .diffusers_run import measuring_with_diffusers
+from .index_run import IndexRun, chosen_files, measuring_with, shard_of, this_comfyui
 from .output import Answer
 from .places import places_of
 
@@ -23,11 +24,15 @@ DEFAULT_ENCODER = "ViT-B-32-quickgelu/openai"
     MEASURING,
     "index pixel_art.safetensors -d my_loras --checkpoint sd_xl_base_1.0.safetensors --comfyui ~/ComfyUI",
     "index ./new.safetensors -d my_loras.parquet --checkpoint sdxl.safetensors --comfyui ~/ComfyUI --scale-sweep --json",
+    "index ./new.safetensors -d my_loras.parquet --diffusers stabilityai/stable-diffusion-xl-base-1.0",
 )
 def index(
+    context: typer.Context,
     files: Annotated[list[str], typer.Argument(help="LoRA files: paths, or names in ComfyUI's list.")],
     database: options.OwnDatabase,
-    checkpoint: options.Checkpoint,
+    checkpoint: options.Checkpoint = "",
+    diffusers: measuring.Diffusers = "",
+    model_config: measuring.ModelConfig = None,
     preset: measuring.Preset = "standard",
     encoder: measuring.NewEncoder = DEFAULT_ENCODER,
     prompts: measuring.Prompts = "default",
@@ -55,13 +60,11 @@ def index(
     comfyui_args: options.ComfyUIArguments = "",
     as_json: options.Json = False,
 ) -> Answer:
-    """Measure LoRAs with your ComfyUI, as the node LoRA Indexer does: the same pictures, the same rows."""
+    """Measure LoRAs with your ComfyUI, as the node LoRA Indexer does: the same pictures, the same rows. Or with diffusers."""
     given = locals()
-    host = this_comfyui(ComfyUI.of(comfyui, python, base_directory, comfyui_args))
-    places = places_of(host)
-    return IndexRun(host, places, checkpoint, _settings(given), _guidances(used_with_cfg), describe).answer(
-        database, encoder, chosen_files(places, files)
-    )
+    host = ComfyUI.of(comfyui, python, base_directory, comfyui_args)
+    run = _run(host, given, context)
+    return run.answer(database, encoder, chosen_files(run.places, files))
 
 
 @command(
@@ -72,13 +75,16 @@ def index(
     "index-folder --shard 1/2 -d part1.parquet --checkpoint sdxl.safetensors --comfyui ~/ComfyUI --json",
 )
 def index_folder(
+    context: typer.Context,
     database: options.OwnDatabase,
-    checkpoint: options.Checkpoint,
+    checkpoint: options.Checkpoint = "",
+    diffusers: measuring.Diffusers = "",
+    model_config: measuring.ModelConfig = None,
     folder: Annotated[
         Path | None, typer.Argument(help="A folder of LoRA files. Default: all that ComfyUI lists.", show_default=False)
     ] = None,
     name_filter: Annotated[
-        str, typer.Option("--filter", metavar="TEXT", help='Part of the names, or a pattern ("styles/*").')
+        str, typer.Option("--filter", metavar="TEXT", help='Parts of the names, or patterns ("styles/*"), with commas.')
     ] = "",
     shard: Annotated[
         str,
@@ -114,10 +120,45 @@ def index_folder(
     """Measure a folder of LoRAs, one after another, as the node Index Library does. What is known is not measured again."""
     given = locals()
     part = shard_of(shard)
-    host = this_comfyui(ComfyUI.of(comfyui, python, base_directory, comfyui_args))
-    places = places_of(host)
-    run = IndexRun(host, places, checkpoint, _settings(given), _guidances(used_with_cfg), describe)
-    return run.answer(database, encoder, chosen_files(places, None, folder, name_filter), part)
+    run = _run(ComfyUI.of(comfyui, python, base_directory, comfyui_args), given, context)
+    return run.answer(database, encoder, chosen_files(run.places, None, folder, name_filter), part)
+
+
+def _run(host: ComfyUI | None, given: dict[str, Any], context: typer.Context) -> IndexRun:
+    """A run with what the options name: a model of diffusers, or a ComfyUI with a checkpoint."""
+    model = _model_of(given, context)
+    guidances = _guidances(given["used_with_cfg"])
+    if model:
+        places = places_of(host)
+        measure = measuring_with_diffusers(model, given["model_config"], places)
+    else:
+        measure, places = measuring_with(host), places_of(this_comfyui(host))
+    return IndexRun(measure, places, given["checkpoint"], _settings(given), guidances, given["describe"])
+
+
+def _model_of(given: dict[str, Any], context: typer.Context) -> str:
+    """The model of diffusers; empty for a checkpoint of ComfyUI. Options come before variables. Raises Usage."""
+    named = [name for name in ("checkpoint", "diffusers") if given[name]]
+    if not named:
+        raise Usage(
+            "No model is named that makes the pictures.", "Give --checkpoint NAME with your ComfyUI, or --diffusers MODEL."
+        )
+    sources = {name: context.get_parameter_source(name) for name in named}
+    typed = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if len(typed or named) > 1:
+        raise Usage(
+            f"Two models are named that make the pictures: {' and '.join(repr(given[name]) for name in named)}.",
+            "Give --checkpoint with your ComfyUI, or --diffusers, and not both; variables count where neither is given.",
+        )
+    model: str = given["diffusers"] if "diffusers" in (typed or named) else ""
+    # A file that is not there is told as such.
+    is_file = Path(model).suffix.lower() == ".safetensors" or Path(model).expanduser().is_file()
+    if given["model_config"] is not None and not is_file:
+        raise Usage(
+            "--model-config is for a single file of a checkpoint, and is not used here.",
+            "Leave it out, or name a .safetensors file: --diffusers FILE.",
+        )
+    return model
 
 
 def _settings(given: dict[str, Any]) -> dict[str, Any]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..counting import counted, number
 from ..errors import CarlosError, DatabaseError, EncoderError, GenerationError, IndexingError
 from ..loras.library import survey
+from ..loras.listed import is_named
 from ..loras.same_file import by_file
 from ..measuring.failures import Failure, alike
 from ..storage import short_hash
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from .progress import Shown
 
 Files = Sequence[tuple[str, Path]]
+Measure = Callable[[Mapping[str, Any], Callable[[Mapping[str, Any]], None]], None]
+"""Does what a request says, and tells each event: (request, tell)."""
 
 
 class Shard(NamedTuple):
@@ -51,9 +54,22 @@ def this_comfyui(comfyui: ComfyUI | None) -> ComfyUI:
     """Raises GenerationError where no ComfyUI was named."""
     if comfyui is None:
         raise GenerationError(
-            "Nothing makes the pictures to measure with.", "Name your ComfyUI: --comfyui DIR, or the variable CARLOS_COMFYUI."
+            "Nothing makes the pictures to measure with.",
+            "Name your ComfyUI: --comfyui DIR, or the variable CARLOS_COMFYUI; or a model of diffusers: --diffusers MODEL.",
         )
     return comfyui
+
+
+def measuring_with(comfyui: ComfyUI | None) -> Measure:
+    """Measuring by a ComfyUI's process. Raises GenerationError where no ComfyUI was named."""
+    host = this_comfyui(comfyui)
+
+    def measure(request: Mapping[str, Any], tell: Callable[[Mapping[str, Any]], None]) -> None:
+        with answers(host, request) as events:
+            for event in events:
+                tell(event)
+
+    return measure
 
 
 def chosen_files(
@@ -75,20 +91,48 @@ def chosen_files(
         paths = [by_name.get(posix(name)) or Path(name).absolute() for name in names]
         return [(listed.get(path, path.name), path) for path in paths]
     found = places.loras if folder is None else [(listed.get(path, name), path) for name, path in files_in(folder)]
-    wanted = name_filter.strip().lower()
-    files = [(name, path) for name, path in found if wanted in posix(name).lower() or fnmatchcase(posix(name).lower(), wanted)]
+    files = [(name, path) for name, path in found if is_named(name, name_filter)]
     if not files:
         where = "ComfyUI's list" if folder is None else str(folder)
-        raise IndexingError(f"No LoRA of {where} is called {name_filter!r}." if wanted else f"There is no LoRA in {where}.")
+        said = f"No LoRA of {where} is called {name_filter!r}." if name_filter.strip() else f"There is no LoRA in {where}."
+        raise IndexingError(said, "Check the folder and --filter: parts of names, with commas between them.")
     first = {group[0].name for group in by_file(survey(files))}
     return [(name, path) for name, path in files if name in first]
 
 
+def own_database(places: Places, name: str, encoder: str) -> Path:
+    """Path of the user's own database, which is made if it is not there. Raises DatabaseError, EncoderError.
+
+    encoder: of a new one.
+    """
+    from ..clip.loading import encoder_dimension
+    from ..clip.weights import local_encoders
+    from ..database.database import MetricsDatabase, create_database
+
+    if name == BUNDLED:
+        raise DatabaseError("The bundled database is read-only.", "Name one of your own: carlos import bundled my_loras.parquet")
+    path = places.database_path(name)
+    is_plain = name == Path(name).name and "." not in name
+    if not path.exists() and is_plain and places.listing is not None:
+        path = places.listing.own_folder / f"{name}.parquet"
+    path = path.absolute()
+    if path.exists():
+        return path
+    local = local_encoders(places.encoders)
+    encoder_id = local[encoder].encoder_id if encoder in local else encoder
+    if "/" not in encoder_id and "@" not in encoder_id:
+        raise EncoderError(
+            f"There is no encoder {encoder}.", f"Give open_clip's MODEL/TAG, or one of {', '.join(local) or 'none'}."
+        )
+    create_database(MetricsDatabase.empty(encoder_id, encoder_dimension(encoder_id, places.encoders)), path)
+    return path
+
+
 @dataclass(frozen=True)
 class IndexRun:
-    """LoRAs to be measured with a ComfyUI."""
+    """LoRAs to be measured."""
 
-    comfyui: ComfyUI
+    measure: Measure
     places: Places
     checkpoint: str
     settings: Mapping[str, Any]
@@ -102,8 +146,8 @@ class IndexRun:
 
         Raises CarlosError for what would meet every LoRA, and Interrupted for Ctrl-C; what was finished is kept.
         """
-        path = self._own_database(database, encoder)
-        seen = _Seen()
+        path = own_database(self.places, database, encoder)
+        seen = RunSeen()
         with showing() as shown:
             if shard is not None and shard.of > 1:
                 files = self._part(files, shard, shown)
@@ -117,9 +161,7 @@ class IndexRun:
                 "describe": self.describe,
             }
             try:
-                with answers(self.comfyui, request) as events:
-                    for event in events:
-                        seen.take(event, shown)
+                self.measure(request, lambda event: seen.take(event, shown))
             except KeyboardInterrupt:
                 raise Interrupted(f"Interrupted: {seen.kept}.", GO_ON) from None
             except CarlosError as error:
@@ -127,7 +169,7 @@ class IndexRun:
                 raise type(error)(error.what, f"{error.hint}{saved}".strip()) from error
         return self._answer_of(seen, path)
 
-    def _answer_of(self, seen: _Seen, path: Path) -> Answer:
+    def _answer_of(self, seen: RunSeen, path: Path) -> Answer:
         from ..database.database import load_database
 
         opened = load_database(path)
@@ -158,12 +200,16 @@ class IndexRun:
             )
             for outcome in seen.outcomes
         ]
-        header = ("status", "LoRA", "strength", "consistency", "images", "alignment", *(["what it does"] if words else []))
+        header = ("status", "LoRA", "strength", "consistency", "images", "alignment", *(["nearest phrases"] if words else []))
         total = f"{len(seen.outcomes)} of {counted(len(seen.outcomes) + len(seen.failures), 'LoRA')} are in the database, "
+        others_made = Counter(outcome["measured_with"] for outcome in seen.outcomes if outcome.get("measured_with"))
         said = [
-            f"{word}: {', '.join(group.files)}: {group.reason}"
-            for word, all_ in (("failed", failures), ("left out", others))
-            for group in alike(all_)
+            *(f"{counted(n, 'LoRA')} measured with {by} on a model of this shape: kept" for by, n in others_made.items()),
+            *(
+                f"{word}: {', '.join(group.files)}: {group.reason}"
+                for word, all_ in (("failed", failures), ("left out", others))
+                for group in alike(all_)
+            ),
         ]
         shown = [
             f"{total}{len(failures)} failed, {len(others)} are for other models",
@@ -173,32 +219,6 @@ class IndexRun:
             database_line(opened),
         ]
         return Answer(result, shown, seen.result.get("notes", []), SOME_FAILED if failures else DONE)
-
-    def _own_database(self, name: str, encoder: str) -> Path:
-        """Path of the user's own database, which is made if it is not there. Raises DatabaseError, EncoderError."""
-        from ..clip.loading import encoder_dimension
-        from ..clip.weights import local_encoders
-        from ..database.database import MetricsDatabase, create_database
-
-        if name == BUNDLED:
-            raise DatabaseError(
-                "The bundled database is read-only.", "Name one of your own: carlos import bundled my_loras.parquet"
-            )
-        path = self.places.database_path(name)
-        is_plain = name == Path(name).name and "." not in name
-        if not path.exists() and is_plain and self.places.listing is not None:
-            path = self.places.listing.own_folder / f"{name}.parquet"
-        path = path.absolute()
-        if path.exists():
-            return path
-        local = local_encoders(self.places.encoders)
-        encoder_id = local[encoder].encoder_id if encoder in local else encoder
-        if "/" not in encoder_id and "@" not in encoder_id:
-            raise EncoderError(
-                f"There is no encoder {encoder}.", f"Give open_clip's MODEL/TAG, or one of {', '.join(local) or 'none'}."
-            )
-        create_database(MetricsDatabase.empty(encoder_id, encoder_dimension(encoder_id, self.places.encoders)), path)
-        return path
 
     def _part(self, files: Files, shard: Shard, shown: Shown) -> list[tuple[str, Path]]:
         """The files of a shard, by content: whatever they are called and wherever they are, each content is in one shard."""
@@ -210,8 +230,8 @@ class IndexRun:
         return [(name, path) for name, path in files if shard.holds(keys[name])]
 
 
-class _Seen:
-    """What ComfyUI's process has said so far."""
+class RunSeen:
+    """What was said of a run so far, by the process that makes the pictures."""
 
     def __init__(self) -> None:
         self.outcomes: list[dict[str, Any]] = []

@@ -6,8 +6,29 @@ from typing import Annotated
 
 import typer
 
+_HEADLESS = "Without ComfyUI"
 _MEASURING, _CUSTOM = "How it is measured", "Only for --preset custom (or --sampling 'as given')"
 
+Diffusers = Annotated[
+    str,
+    typer.Option(
+        "--diffusers",
+        envvar="CARLOS_DIFFUSERS",
+        metavar="MODEL",
+        help="A model for diffusers: its folder, a .safetensors file of a checkpoint, or its id on the Hugging Face hub.",
+        show_default=False,
+        rich_help_panel=_HEADLESS,
+    ),
+]
+ModelConfig = Annotated[
+    str | None,
+    typer.Option(
+        "--model-config",
+        metavar="DIR",
+        help="With a .safetensors file: a folder with the model's configuration and tokenizers. Default: from the hub.",
+        rich_help_panel=_HEADLESS,
+    ),
+]
 Preset = Annotated[
     str,
     typer.Option(
@@ -24,6 +45,15 @@ Prompts = Annotated[
         "--prompts",
         metavar="NAME",
         help="A prompt set: a .json file, or its name in models/carlos/prompts.",
+        rich_help_panel=_MEASURING,
+    ),
+]
+IndexPrompts = Annotated[
+    str,
+    typer.Option(
+        "--index-prompts",
+        metavar="NAME",
+        help="The prompts to try LoRAs on: a .json file, or its name in models/carlos/prompts.",
         rich_help_panel=_MEASURING,
     ),
 ]

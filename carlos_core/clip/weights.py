@@ -103,6 +103,14 @@ def weights_path(model_name: str, tag: str, folder: Path) -> Path:
     return folder / f"{model_name}.{tag}.safetensors".replace("/", "-")
 
 
+def is_at_hand(encoder_id: str, folders: Sequence[Path]) -> bool:
+    """Whether an encoder needs no fetching: its weights are here, or it is a local one, which is never fetched."""
+    if "@" in encoder_id:
+        return True
+    model_name, _, tag = encoder_id.partition("/")
+    return any(weights_path(model_name, tag, folder).is_file() for folder in folders)
+
+
 def ensure_weights(
     model_name: str, tag: str, pretrained_config: dict[str, Any], folders: Sequence[Path], on_progress: OnProgress | None = None
 ) -> Path:

@@ -19,12 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..tensor_samples import sampled_bytes
 from .patcher_state import attached, computing_types, is_patcher, is_within, own_weights, patches_of, unpacking_types
 
-_SAMPLES = 64
 _MOST_LEVELS = 60
 _MOST_VALUES = 500_000
-_COMPUTED = (torch.float16, torch.bfloat16, torch.float32)
 _PLAIN = (bool, int, float, str, bytes, torch.dtype, torch.device)
 
 _COMPILED = "torch._dynamo.eval_frame.OptimizedModule"
@@ -256,7 +255,7 @@ def tensor_bytes(tensor: Tensor, used_as: torch.dtype | None = None) -> bytes:
     form = _form(tensor) if hasattr(tensor, "tensor_type") else b""
     with torch._C.DisableTorchFunctionSubclass():
         try:
-            return form + _sampled(tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor), used_as)
+            return form + sampled_bytes(tensor if type(tensor) is Tensor else tensor.as_subclass(Tensor), used_as)
         except (RuntimeError, TypeError):
             # No values (meta), or none that can be read.
             return _unique()
@@ -272,19 +271,6 @@ def _assembled(tensor: Any) -> bytes:
 def _form(tensor: Any) -> bytes:
     packing = tensor.tensor_type
     return f"{getattr(packing, 'name', packing)} of {tuple(tensor.tensor_shape)}".encode()
-
-
-def _sampled(tensor: Tensor, used_as: torch.dtype | None) -> bytes:
-    flat = tensor.detach().reshape(-1)
-    if flat.numel() > _SAMPLES:
-        places = torch.linspace(0, flat.numel() - 1, _SAMPLES, dtype=torch.float64).long().to(flat.device)
-        # torch 2.1 picks no values out of 8-bit floats.
-        flat = flat.view(torch.uint8)[places].view(flat.dtype) if flat.element_size() == 1 else flat[places]
-    # Only a type that models compute in: 8-bit floats have their meaning only together with their scales.
-    if used_as in _COMPUTED and tensor.dtype in _COMPUTED:
-        flat = flat.to(used_as)
-    values = flat.to("cpu", torch.float64).numpy().tobytes()
-    return f"{tuple(tensor.shape)}{flat.dtype}".encode() + values
 
 
 def _unique() -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from ..errors import GenerationError
+from ..measuring.chosen_sampling import SampledModel
 
 _T = TypeVar("_T")
 
@@ -84,6 +85,11 @@ def wants_few_steps(model: Any) -> str:
     sampling = type(model.get_model_object("model_sampling"))
     name = next((base.__name__ for base in sampling.__mro__ if base.__name__ in _FEW_STEP_SAMPLINGS), None)
     return f"its sampling is {name}" if name else ""
+
+
+def sampled_model(model: Any) -> SampledModel:
+    """What of a MODEL decides how it is sampled."""
+    return SampledModel(class_of_model(model), is_guidance_distilled(model), wants_few_steps(model))
 
 
 def check_makes_pictures(model: Any) -> None:

@@ -9,6 +9,7 @@ import folder_paths
 
 from ..errors import LoraError
 from ..loras.library import scan
+from ..loras.listed import posix
 from ..loras.lora_file import LoraFile
 from ..search.phrase_file import FILE_NAME as PHRASES
 
@@ -101,7 +102,7 @@ class ListedLoras:
 
     def at_hand(self, name: str) -> LoraFile | None:
         """The LoRA that is listed under a row's `file_name` ("/" between folders); None if there is no such LoRA."""
-        listed = next((listed for listed in lora_names() if listed.replace("\\", "/") == name), None)
+        listed = next((listed for listed in lora_names() if posix(listed) == name), None)
         path = None if listed is None else place_of(listed)
         try:
             return None if listed is None or path is None else self.read(path, listed)

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -22,8 +21,9 @@ from torch import Tensor
 
 from ..errors import GenerationError
 from ..generator import LEADING, Environment, Generated, Job, LoraFit, LoraUse, Sampling
-from ..memory import halved, in_parts, is_out_of_memory, unless_too_many
-from ..progress import OnProgress, Progress
+from ..memory import halved, in_parts, unless_too_many
+from ..picture_jobs import FileStates, StepReporter, places_by_side, states_of, texts_by_side, too_little_memory_said
+from ..progress import OnProgress
 from .batch_size import BATCHED_SAMPLERS, has_dynamic_vram, largest_batch
 from .conditioning import Conditioning, text_of, zeroed
 from .families import check_makes_pictures, native_size
@@ -47,7 +47,7 @@ class _Side:
     texts: Texts
     """Shared with the base side if the LoRAs do not touch the text encoder."""
 
-    files: tuple[tuple[int, int] | None, ...]
+    files: FileStates
     """`_states_of` the LoRAs before they were read."""
 
 
@@ -64,20 +64,13 @@ class _Count:
     """Those whose results are thrown away."""
 
 
-@dataclass
-class _Reporter:
-    """Tells how far a call of `generate` is, in sampler steps of all its pictures together."""
-
-    total: int
-    on_progress: OnProgress | None
-    done: int = 0
-    """Steps of the sampler calls that came to their end."""
+class _Reporter(StepReporter):
+    """Asks at each step whether the user has cancelled."""
 
     def step(self, further: int) -> None:
-        """further: steps of the sampler call that runs. Raises ComfyUI's exception if the user has cancelled."""
+        """Raises ComfyUI's exception if the user has cancelled."""
         comfy.model_management.throw_exception_if_processing_interrupted()
-        if self.on_progress is not None:
-            self.on_progress(Progress(self.done + further, self.total))
+        super().step(further)
 
 
 class ComfyGenerator:
@@ -114,8 +107,7 @@ class ComfyGenerator:
 
     @property
     def evaluations_per_image(self) -> int:
-        """Forward passes that a picture takes with a sampler of one evaluation in each step."""
-        return self._sampling.steps * (1 if self._sampling.cfg == 1.0 else 2)
+        return self._sampling.evaluations_per_image
 
     @property
     def model_fingerprint(self) -> str:
@@ -133,16 +125,7 @@ class ComfyGenerator:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {
-            "model": self.model_fingerprint,
-            "steps": self._sampling.steps,
-            "cfg": self._sampling.cfg,
-            "sampler": self._sampling.sampler_name,
-            "scheduler": self._sampling.scheduler,
-            "width": self.width,
-            "height": self.height,
-            **({"negative": "zeros"} if self._sampling.zero_negative else {}),
-        }
+        return {"model": self.model_fingerprint, **self._sampling.facts(self.width, self.height)}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -177,16 +160,13 @@ class ComfyGenerator:
         From now on its pictures are those of its file as it is now.
         """
         for loras in [loras for loras in self._sides if any(use.path == lora.path for use in loras)]:
-            if self._sides[loras].files != _states_of(loras):
+            if self._sides[loras].files != states_of(loras):
                 del self._sides[loras]
         return self._side((lora,)).fits[0]
 
     def prepare(self, jobs: Sequence[Job]) -> None:
         """Encode the texts of the next jobs at once, so that a small GPU does not have to change models at every batch."""
-        by_side: dict[tuple[LoraUse, ...], list[str]] = {}
-        for job in jobs:
-            by_side.setdefault(job.loras, [""]).append(text_of(job))
-        for loras, texts in by_side.items():
+        for loras, texts in texts_by_side(jobs, text_of).items():
             self._side(loras).texts.prepare(texts)
 
     def generate(self, jobs: Sequence[Job], on_progress: OnProgress | None = None) -> Generated:
@@ -196,23 +176,14 @@ class ComfyGenerator:
         """
         self._count.evaluations = self._count.warm_up = 0
         reporter = _Reporter(len(jobs) * self._sampling.steps, on_progress)
-        by_side: dict[tuple[LoraUse, ...], list[int]] = {}
-        for place, job in enumerate(jobs):
-            by_side.setdefault(job.loras, []).append(place)
+        by_side = places_by_side(jobs)
         images: dict[int, Tensor] = {}
-        try:
+        with too_little_memory_said(self.width, self.height):
             for loras, places in by_side.items():
                 decoded = self._decoded(self._sampled(self._side(loras), [jobs[place] for place in places], reporter))
                 if len(by_side) == 1:
                     return Generated(decoded, self._count.evaluations, self._count.warm_up)
                 images |= zip(places, decoded, strict=True)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise GenerationError(
-                f"There is too little memory for one picture of {self.width} x {self.height}.",
-                "Choose a smaller width and height, or close other programs.",
-            ) from error
         made = torch.stack([images[place] for place in range(len(jobs))])
         return Generated(made, self._count.evaluations, self._count.warm_up)
 
@@ -321,7 +292,7 @@ class ComfyGenerator:
         """Model and text encoder with LoRAs applied, on clones; the last few combinations are kept."""
         side = self._sides.pop(loras, None)
         if side is None:
-            model, clip, files = self._model, self._clip, _states_of(loras)
+            model, clip, files = self._model, self._clip, states_of(loras)
             fits = []
             for lora in loras:
                 tensors = in_memory(load_lora(lora.path))
@@ -354,19 +325,6 @@ class ComfyGenerator:
         if self._sampling.scheduler == LEADING:
             return _leading_sigmas(sampling, self._sampling.steps)
         return comfy.samplers.calculate_sigmas(sampling, self._sampling.scheduler, self._sampling.steps)
-
-
-def _states_of(loras: Sequence[LoraUse]) -> tuple[tuple[int, int] | None, ...]:
-    """Size and time of the last change of each LoRA's file; None for one that is not there."""
-    return tuple(_state_of(lora.path) for lora in loras)
-
-
-def _state_of(path: Path) -> tuple[int, int] | None:
-    try:
-        facts = path.stat()
-    except OSError:
-        return None
-    return facts.st_size, facts.st_mtime_ns
 
 
 def _counting(inner: Any, count: _Count) -> Callable[[Any, dict[str, Any]], Any]:

@@ -7,6 +7,7 @@ from importlib import import_module
 import folder_paths
 
 from ..errors import GenerationError
+from ..loras.listed import posix
 from . import as_library
 from .indexing import Loaded
 
@@ -19,7 +20,7 @@ def load_checkpoint(name: str) -> Loaded:
     Raises GenerationError for another name, a file that cannot be read, and one without text encoder or VAE.
     """
     names = folder_paths.get_filename_list("checkpoints")
-    alike = [each for each in names if name in (each.replace("\\", "/"), _short(each), _short(each).rpartition(".")[0])]
+    alike = [each for each in names if name in (posix(each), _short(each), _short(each).rpartition(".")[0])]
     found = [name] if name in names else alike
     if len(found) != 1:
         known = ", ".join(names[:_NAMED]) + (" ..." if len(names) > _NAMED else "")
@@ -43,4 +44,4 @@ def load_checkpoint(name: str) -> Loaded:
 
 
 def _short(name: str) -> str:
-    return name.replace("\\", "/").rpartition("/")[2]
+    return posix(name).rpartition("/")[2]

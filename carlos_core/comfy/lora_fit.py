@@ -22,6 +22,9 @@ from ..foreign import printable
 from ..records import LayerFit
 from .layers import ModelLayers, Shape
 
+_NONSENSE = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError)
+"""What ComfyUI's readers raise over tensors that make no sense."""
+
 _FEW_VALUES = 8
 """Tensors of so many integers at most are read from a header's file too: sizes that a weight is to be brought to."""
 
@@ -66,7 +69,7 @@ class FittingPatches:
                     self._take(read, layer)
         except KeyError as error:
             raise LoraError(f"{file_name} is incomplete: it has no {error.args[0]}.", "Download it again.") from error
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        except _NONSENSE as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             raise LoraError(f"The tensors of {file_name} make no sense ({layer}: {reason}).", "Download it again.") from error
         self.matched, self.of_other_shape, self.total = len(self._fitting), len(self._named - self._fitting), len(read)
@@ -157,7 +160,7 @@ def _other_layers(read: _ReadKeys, named: set[str]) -> set[str]:
         for layer in _beginnings(name):
             read.taken = set()
             # A layer that is not whole is a layer all the same: what ComfyUI has looked at before it stopped is its own.
-            with suppress(KeyError, RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+            with suppress(*_NONSENSE):
                 comfy.lora.load_lora(read, {layer: f"{layer}.weight"}, log_missing=False)
             if name in read.taken:
                 break
@@ -175,7 +178,10 @@ def _changes(patch: Any, target: Any, shape: Shape) -> bool:
     offset, function = (*target[1:], None)[:2] if isinstance(target, tuple) else (None, None)
     try:
         after = comfy.lora.calculate_weight([(1.0, _shape_of(patch), 1.0, offset, function)], before, "")
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+    except ArithmeticError:
+        # Of rank 0: no model could take it.
+        raise
+    except _NONSENSE:
         return False
     # A patch that enlarges the weight writes the old values into a new one first.
     return bool(after._version > (0 if after is before else 1))

@@ -64,15 +64,7 @@ def apply_lora(
         model=class_of_model(model) if model is not None else "",
         of_other_shape=fitting.of_other_shape,
     )
-    if not fitting.patches:
-        shapes = f"; {fit.of_other_shape} have its names and other shapes" if fit.of_other_shape else ""
-        raise LoraError(
-            f"LoRA does not fit: 0 of {fit.total} keys in '{name}' match this {fit.model or 'text encoder'} model{shapes}.",
-            "Load a checkpoint of the LoRA's own family and size, or pick another LoRA.",
-        )
-    if fitting.n_broken:
-        what = f"{fitting.n_broken} of {fit.matched} keys of '{name}' hold NaN or infinity: all pictures with it would be broken."
-        raise LoraError(what, "Download it again, or delete it.")
+    fit.check(name, fitting.n_broken)
     patched_model, patched_clip = set(), set()
     if model is not None:
         clone = model.clone()

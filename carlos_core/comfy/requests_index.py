@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,16 @@ from ..clip.lazy_encoder import LazyEncoder
 from ..clip.signatures import SignatureCache
 from ..database.database import MetricsDatabase, load_database
 from ..database.target import DatabaseFile
-from ..errors import IndexingError, PromptSetError
+from ..errors import PromptSetError
 from ..loras.fits import misfit_of
-from ..measuring.estimate import LibraryProgress
-from ..measuring.failures import Failure
+from ..loras.listed import posix
 from ..measuring.gallery import Gallery
-from ..measuring.presets import TRIGGER_RULES
-from ..measuring.settings import CHECKPOINTS, PRESET_NAMES, SAMPLINGS, MeasureSettings
+from ..measuring.run_facts import LOOKING_FOR_STEPS, plan_lines, settings_facts
+from ..measuring.settings import PRESET_NAMES, MeasureSettings, check_choice
+from ..measuring.told_run import ToldProgress, tell_run
+from ..measuring.workplace import Workplace
 from ..prompts.prompt_set import PromptSet, default_index_prompts, load_prompt_set
+from ..records import RACE
 from ..search.describing import Describer
 from ..search.phrase_file import read_phrases
 from ..search.renewing import renewed
@@ -30,10 +32,9 @@ from ..search.searcher import Searcher
 from . import folders
 from .encoder import load_comfy_encoder
 from .families import class_of_model
-from .indexing import Workplace, comfy_indexer
+from .indexing import comfy_indexer
 from .loading import load_checkpoint
 from .requests_fits import fits
-from .run_facts import facts_of, plan_lines, settings_facts
 
 if TYPE_CHECKING:
     from ..progress import OnProgress, Progress
@@ -48,9 +49,9 @@ def answer(channel: Channel, request: Mapping[str, Any]) -> dict[str, Any]:
     """
     folders.register_folders()
     settings = MeasureSettings(**request["settings"])
-    _check(settings)
+    check_settings(settings)
     target = DatabaseFile.of(load_database(request["database"]))
-    prompts = _prompts(settings.prompts)
+    prompts = prompt_set_of(settings.prompts)
     # ComfyUI runs its nodes in inference mode.
     with torch.inference_mode():
         loaded = load_checkpoint(request["checkpoint"])
@@ -61,65 +62,27 @@ def answer(channel: Channel, request: Mapping[str, Any]) -> dict[str, Any]:
             reason = misfit_of("LoRA", found[name], class_of_model(loaded.model))
             channel.send("failure", file=name, reason=reason, is_for_another_model=True)
         files = [(name, path) for name, path in files if name not in misfits]
-        encoder = _encoder(target.read(), channel)
+        encoder = encoder_of(target.read(), channel)
         at = Workplace(
             target, prompts, encoder, folders.cache_folder(), folders.ListedLoras(), Gallery(*folders.picture_folders())
         )
-        shown = _Shown(channel)
-        names = [name.replace("\\", "/") for name, _path in files]
+        shown = ToldProgress(channel)
+        names = [posix(name) for name, _path in files]
         guidances = tuple(request.get("guidances") or ())
-        indexer = comfy_indexer(
-            loaded, settings, at, guidances, names, shown.titled(lambda: "looking for the steps that suffice: ")
-        )
-        plan = plan_lines(indexer)
-        channel.send("plan", lines=plan, protocol_id=indexer.protocol.protocol_id)
-        progress = LibraryProgress(indexer, [name for name, _path in files], shown.titled)
-        channel.send_progress(0, 0, f"{len(files)} LoRAs, {progress.known}")
-        n_kept = 0
-        for result in indexer.index_all(files, progress):
-            if isinstance(result, Failure):
-                channel.send("failure", **vars(result), is_for_another_model=False)
-            else:
-                n_kept += 1
-                fit = found.get(result.lora.name)
-                channel.send("outcome", is_new=result.is_new, has_effect=result.has_effect, **facts_of(result, fit))
+        indexer = comfy_indexer(loaded, settings, at, guidances, names, shown.titled(lambda: LOOKING_FOR_STEPS))
+        n_kept = tell_run(indexer, files, channel, shown, found)
         words, notes = _described(target, encoder, shown.titled(str)) if n_kept and request.get("describe", True) else ({}, [])
-    return {"settings": settings_facts(indexer), "plan": plan, "described_as": words, "notes": notes}
+    return {"settings": settings_facts(indexer), "plan": plan_lines(indexer), "described_as": words, "notes": notes}
 
 
-class _Shown:
-    """Progress as events; it counts the pictures that were kept."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel, self._kept = channel, 0
-
-    def titled(self, title: Callable[[], str]) -> OnProgress:
-        """A callback whose notes begin with a title."""
-
-        def tell(progress: Progress) -> None:
-            self._kept += progress.kept
-            note = f"{title()}{progress.note}" if progress.note else ""
-            self._channel.send_progress(progress.done, progress.total, note, kept=self._kept)
-
-        return tell
+def check_settings(settings: MeasureSettings, *, is_race: bool = False) -> None:
+    """Raises IndexingError for a value that the nodes' widgets do not offer. is_race: of a race, which has its own preset."""
+    settings.check((RACE,) if is_race else PRESET_NAMES)
+    check_choice(settings.sampler_name, comfy.samplers.KSampler.SAMPLERS, "sampler")
+    check_choice(settings.scheduler, comfy.samplers.KSampler.SCHEDULERS, "scheduler")
 
 
-def _check(settings: MeasureSettings) -> None:
-    """Raises IndexingError for a value that the nodes' widgets do not offer."""
-    samplers = comfy.samplers.KSampler
-    for value, choices, noun in (
-        (settings.preset, PRESET_NAMES, "preset"),
-        (settings.sampler_name, samplers.SAMPLERS, "sampler"),
-        (settings.scheduler, samplers.SCHEDULERS, "scheduler"),
-        (settings.triggers, TRIGGER_RULES, "trigger rule"),
-        (settings.checkpoint, CHECKPOINTS, "choice of checkpoints"),
-        (settings.sampling, SAMPLINGS, "sampling"),
-    ):
-        if value not in choices:
-            raise IndexingError(f"There is no {noun} {value!r}.", f"Choose one of {', '.join(choices)}.")
-
-
-def _prompts(name: str) -> PromptSet:
+def prompt_set_of(name: str) -> PromptSet:
     """A prompt set by its path, or its name in models/carlos/prompts. Raises PromptSetError."""
     if name == "default":
         return default_index_prompts()
@@ -131,7 +94,9 @@ def _prompts(name: str) -> PromptSet:
     return load_prompt_set(path)
 
 
-def _encoder(database: MetricsDatabase, channel: Channel) -> LazyEncoder:
+def encoder_of(database: MetricsDatabase, channel: Channel) -> LazyEncoder:
+    """The encoder of a database, loaded when it is needed."""
+
     def tell(progress: Progress) -> None:
         channel.send_progress(progress.done, progress.total, "fetching CLIP weights, once")
 

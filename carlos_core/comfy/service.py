@@ -76,7 +76,9 @@ def _answered(channel: Channel, folder: Path) -> tuple[str, dict[str, Any]]:
     try:
         request = json.loads(_line_of_stdin())
         _end_with_stdin()
-        _prepare_folders(folder)
+        _read_options()
+        as_library.prepare_device()
+        as_library.prepare_folders(folder)
         answer: Callable[[Channel, Mapping[str, Any]], dict[str, Any]]
         answer = import_module(f"carlos_core.comfy.requests_{request['command']}").answer
         return "result", answer(channel, request)
@@ -101,12 +103,12 @@ def _error(what: str, hint: str) -> tuple[str, dict[str, Any]]:
     return "error", {"what": what, "hint": hint, "kind": GenerationError.__name__}
 
 
-def _prepare_folders(folder: Path) -> None:
+def _read_options() -> None:
     """Raises GenerationError for options that ComfyUI does not know: its parser would end the process, after a page of help."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            as_library.prepare_folders(folder)
+            as_library.read_options()
     except SystemExit:
         reason = (said.getvalue().strip().splitlines() or ["no reason"])[-1].rpartition("error: ")[2]
         raise GenerationError(f"ComfyUI does not take its options: {printable(reason)}.", "Correct --comfyui-args.") from None

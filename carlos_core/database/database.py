@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,6 @@ from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from ..clip.encoder import DEFAULT_ENCODER_ID
 from ..errors import DatabaseError, EncoderError
@@ -19,44 +18,11 @@ from ..records import NO_EFFECT, CurvePoint, LoraIdentity, LoraRecord, MeasuredR
 from ..storage import is_there, target_of
 from . import columns as schema
 from . import parquet, reference
+from .layouts import OURS, check_layout, table_to_write
+from .ranking_arrays import RankingArrays, ranking_arrays
 
 if TYPE_CHECKING:
     import pandas as pd
-
-OURS, REFERENCE = LAYOUTS = ("carlos", "reference")
-"""How a file may be laid out: with all that is known, or as the reference package writes and reads it."""
-
-
-@dataclass(frozen=True, eq=False)
-class RankingArrays:
-    """Rows in the order of their ids, ready for `search.ranking.rank`."""
-
-    rows: np.ndarray
-    """[R], the place of each row in the table."""
-    directions: torch.Tensor
-    """[R, D] float32, raw CLIP units."""
-    norms: torch.Tensor
-    """[R] float32, lengths of the directions."""
-    strength: torch.Tensor
-    """[R] float64, raw CLIP units."""
-    consistency: torch.Tensor
-    """[R] float64, NaN where it is undefined."""
-
-    @cached_property
-    def median_strength(self) -> float | None:
-        """The median strength of the LoRAs with an effect; None if there are none."""
-        strengths = self.strength[self.norms > 0].numpy()
-        return float(np.median(strengths)) if len(strengths) else None
-
-    @cached_property
-    def usual_strength(self) -> tuple[float, float] | None:
-        """Between which values nine of ten strengths are: the 5th and the 95th percentile. None if there are none."""
-        return _usual(self.strength)
-
-    @cached_property
-    def usual_consistency(self) -> tuple[float, float] | None:
-        """The same of the consistencies that are defined."""
-        return _usual(self.consistency)
 
 
 class MetricsDatabase:
@@ -334,18 +300,7 @@ class MetricsDatabase:
     @cached_property
     def ranking_arrays(self) -> RankingArrays:
         """Directions, norms, strengths and consistencies in the order of the ids, prepared once."""
-        ids = np.array(self._table["lora_id"].to_pylist(), dtype=object)
-        rows = np.argsort(ids, kind="stable") if len(ids) else np.zeros(0, dtype=np.int64)
-        directions = torch.from_numpy(schema.direction_matrix(self._table["direction"], self.name)[rows])
-        strength = self._table["strength"].to_numpy()[rows]
-        consistency = self._table["consistency"].to_numpy()[rows].astype(np.float64)
-        return RankingArrays(
-            rows=rows,
-            directions=directions,
-            norms=torch.linalg.vector_norm(directions, dim=1),
-            strength=torch.tensor(strength),
-            consistency=torch.tensor(consistency),
-        )
+        return ranking_arrays(self._table, self.name)
 
     def _sha256(self, lora_id: str) -> str | None:
         return self.identities[self._position[lora_id]].sha256
@@ -380,11 +335,6 @@ class MetricsDatabase:
         self._table = table
         for derived in ("ranking_arrays", "has_effect", "identities", "measured", "_position", "_by_content"):
             self.__dict__.pop(derived, None)
-
-
-def _usual(values: torch.Tensor) -> tuple[float, float] | None:
-    defined = values[torch.isfinite(values)].numpy()
-    return (float(np.percentile(defined, 5)), float(np.percentile(defined, 95))) if len(defined) else None
 
 
 def _rows_named(table: pa.Table, places: Mapping[str, int]) -> pa.Table:
@@ -441,7 +391,7 @@ def upsert_into_file(path: Path, record: LoraRecord, protocol: Mapping[str, Any]
 def _save(database: MetricsDatabase, path: Path, layout: str) -> None:
     """Write a database as it is now in memory; see `MetricsDatabase.save_parquet`."""
     # What cannot be saved at all is refused before anything is touched.
-    _check_layout(database, layout)
+    check_layout(database, layout)
     # A file of which nothing is kept is locked, too: somebody who is changing it now would write the old rows over the new ones.
     with parquet.locked(path):
         with parquet.saving(path):
@@ -459,30 +409,7 @@ def _write(database: MetricsDatabase, path: Path, layout: str = OURS) -> None:
     stamp = uuid4().hex
     with parquet.saving(path):
         target = target_of(path)
-    parquet.write_table(_table_to_write(database, layout, stamp), path)
+    parquet.write_table(table_to_write(database, layout, stamp), path)
     database.saved(target, stamp)
     if layout == OURS:
         database.path = path
-
-
-def _check_layout(database: MetricsDatabase, layout: str) -> None:
-    """Raises DatabaseError if a database cannot be written in a layout."""
-    if layout not in LAYOUTS:
-        raise DatabaseError(f"There is no layout {layout!r}.", f'Choose "{OURS}" or "{REFERENCE}".')
-    if layout == REFERENCE:
-        reference.check_reference_layout(database.table)
-    elif database.encoder_id is None:
-        raise DatabaseError(
-            f"It is not known which encoder made the rows of {database.name}.",
-            "Open the file with load_database(path, encoder_id=...).",
-        )
-
-
-def _table_to_write(database: MetricsDatabase, layout: str, stamp: str) -> pa.Table:
-    """The rows and facts of a database as a file holds them. Raises DatabaseError if there is no such layout for them."""
-    _check_layout(database, layout)
-    if layout == REFERENCE:
-        return reference.to_reference_layout(database.table).replace_schema_metadata(schema.stamped(stamp))
-    assert database.encoder_id is not None, "it was checked"
-    facts = (database.encoder_id, database.protocols)
-    return database.table.replace_schema_metadata(schema.pack_metadata(*facts, stamp, database.made_from))

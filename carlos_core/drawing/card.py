@@ -33,6 +33,7 @@ _LABEL = 160
 _COLUMNS = 4
 _MOST_TOPICS = 10
 _MOST_NOTES = 6
+_PROMPT_LINES = 3
 
 _DIGITS = {"strength": 2, "consistency": 3, "alignment": 3}
 """What is shown as a place in a range, and with how many digits."""
@@ -189,7 +190,9 @@ def _pictures(shown: Sequence[Shown], about: str, width: int) -> list[_Part]:
     side = (width - (_COLUMNS - 1) * gap) // _COLUMNS
     height = round(side * max(each.pair.without.height / each.pair.without.width for each in shown))
     height = min(max(height, side // 3), 2 * side)
-    step, n_lines = fonts.line_height(_SMALL), 2
+    # Apart from the column beside it, or the prompts run into one another.
+    step, beside = fonts.line_height(_SMALL), side - gap
+    n_lines = max(len(fonts.wrapped(each.pair.prompt, _SMALL, beside, _PROMPT_LINES)) for each in shown)
 
     def draw(canvas: Canvas, x: int, y: int) -> None:
         for place, (pair, caption) in enumerate(shown):
@@ -198,7 +201,7 @@ def _pictures(shown: Sequence[Shown], about: str, width: int) -> list[_Part]:
             canvas.thumbnail(pair.with_lora, Box(left, y + height + gap // 2, side, height))
             below = y + 2 * height + gap
             canvas.write((left, below), caption, Ink(_BODY), side)
-            canvas.write_lines(Box(left, below + fonts.line_height(_BODY), side, n_lines * step), pair.prompt, _QUIET)
+            canvas.write_lines(Box(left, below + fonts.line_height(_BODY), beside, n_lines * step), pair.prompt, _QUIET)
 
     whole = 2 * height + gap + fonts.line_height(_BODY) + n_lines * step + 8
     return [_Part(whole, draw), *([_line(about, _QUIET, width, 2, 0)] if about else [])]

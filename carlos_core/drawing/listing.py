@@ -34,6 +34,9 @@ _APART = "·"
 _AROUND = 6
 """Pixels before and behind what is between parts."""
 
+_LEAST_OF_PART = 4
+"""So many letters of a part are worth drawing."""
+
 
 class Said(NamedTuple):
     """Words and their colour."""
@@ -222,7 +225,9 @@ def _parts(canvas: Canvas, at: tuple[float, float], parts: Sequence[Said], width
     x, end = at[0], at[0] + width
     for place, part in enumerate(part for part in parts if part.text):
         if place:
-            if x + 2 * _AROUND + fonts.width_of(f"{_APART}…", _SMALL) > end:
+            # Of a part that is cut off, a few letters must be left.
+            least = f"{_APART}{part.text[:_LEAST_OF_PART]}…" if len(part.text) > _LEAST_OF_PART else f"{_APART}{part.text}"
+            if x + 2 * _AROUND + fonts.width_of(least, _SMALL) > end:
                 return
             x = canvas.write((x + _AROUND, at[1]), _APART, Ink(_SMALL, theme.QUIET)) + _AROUND
         x = canvas.write((x, at[1]), part.text, Ink(_SMALL, part.colour), end - x)

@@ -89,7 +89,7 @@ def draw_map(library: LibraryMap, title: str, query: str = "") -> Image.Image:
             canvas.dot((x + 8, y + 16), 9, colour)
             x = canvas.write((x + 26, y), text, Ink(_LABEL)) + 26
         y += _ROW
-    canvas.write((_EDGE, y), "Larger: stronger. Fainter: its effect is less alike from picture to picture.", _SMALL, inside)
+    canvas.write((_EDGE, y), _marks(library), _SMALL, inside)
     return canvas.picture
 
 
@@ -99,6 +99,13 @@ def _about(library: LibraryMap) -> str:
     none = f" {counted(library.n_without_effect, 'LoRA')} without effect left out." if library.n_without_effect else ""
     near = "Near each other: a like effect."
     return f"{near} The map shows {share:.0%} of all differences; the rest has no room in a plane.{drawn}{none}"
+
+
+def _marks(library: LibraryMap) -> str:
+    """What size, opacity and rings say."""
+    has_nearest = any(name.cosine is not None and not name.is_marked for name in library.names)
+    rings = " White rings: most like what is green." if has_nearest else ""
+    return f"Larger: stronger. Fainter: its effect is less alike from picture to picture.{rings}"
 
 
 def _colours(library: LibraryMap) -> dict[str | None, str]:
@@ -116,7 +123,7 @@ def _legend_rows(library: LibraryMap, colours: Mapping[str | None, str]) -> list
     for family, n in library.families.items():
         colour = colours[family]
         counts[colour, "unknown" if family is None else "others" if colour == OTHERS else family] += n
-    entries = [(colour, f"{text} {n:,}") for (colour, text), n in counts.items()]
+    entries = [(colour, f"{text}: {n:,}") for (colour, text), n in counts.items()]
     rows: list[list[tuple[str, str]]] = []
     left = 0.0
     for entry in entries:

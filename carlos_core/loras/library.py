@@ -30,6 +30,7 @@ from ..records import LoraIdentity, LoraMetadata
 from ..storage import sha256_of
 from .header import UNFINISHED
 from .library_index import KnownFile, LibraryIndex
+from .listed import posix
 from .lora_file import FileFacts, LoraFile, read_facts
 from .matching import Files, Resolved, resolve
 from .metadata import may_be_sidecar, sidecar_names
@@ -73,7 +74,7 @@ class LibraryEntry:
             raise LoraError(self.problem)
         if self.sha256 is None:
             raise LoraError(f"{self.path.name} was not hashed.", "Scan with hash_files.")
-        return LoraFile(self.path, self.name.replace("\\", "/"), self.sha256, self.metadata, self.problem)
+        return LoraFile(self.path, posix(self.name), self.sha256, self.metadata, self.problem)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from ..storage import sha256_of
 from .family import family_of_header, family_of_name
 from .header import check_finished, read_header
 from .lines import line_of
+from .listed import posix
 from .metadata import SAYS_NOTHING, read_sidecar
 from .trigger_words import cleaned, listed, n_too_long, split, used
 
@@ -105,7 +106,7 @@ def read_lora_file(path: str | Path, name: str | None = None) -> LoraFile:
     """
     path = Path(path)
     facts = read_facts(path)
-    return LoraFile(path, (name or path.name).replace("\\", "/"), sha256_of(path), facts.metadata, facts.problem)
+    return LoraFile(path, posix(name or path.name), sha256_of(path), facts.metadata, facts.problem)
 
 
 def check_unchanged(lora: LoraFile) -> None:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Literal, TypeVar
 
 from ..records import LoraIdentity
+from .listed import posix
 from .same_file import listed_shortly
 
 FoundBy = Literal["hash", "version id", "model id", "file name"]
@@ -43,7 +44,7 @@ class Files:
             _add(self.by_hash, _digits(file), file)
             _add(self.by_version, file.version_id, file)
             _add(self.by_model, file.model_id, file)
-            _add(self.by_base_name, _base_name(_posix(_name(file))), file)
+            _add(self.by_base_name, _base_name(posix(_name(file))), file)
 
 
 def _name(file: LoraIdentity) -> str:
@@ -98,10 +99,10 @@ def _by_identity(row: LoraIdentity, files: Files) -> Resolved | None:
 
 
 def _chosen(row: LoraIdentity, alike: list[LoraIdentity], links: Mapping[str, Sequence[str]], by: FoundBy, what: str) -> Resolved:
-    names = sorted(map(_name, alike), key=lambda name: (_posix(name) != row.file_name, len(name), _posix(name)))
+    names = sorted(map(_name, alike), key=lambda name: (posix(name) != row.file_name, len(name), posix(name)))
     ways = {name: (name, *links.get(name, ())) for name in names}
     # A file may have the row's own name through a link.
-    of_row = ((name, way) for name in names for way in ways[name] if _posix(way) == row.file_name)
+    of_row = ((name, way) for name in names for way in ways[name] if posix(way) == row.file_name)
     file, best = next(of_row, (names[0], names[0]))
     others = tuple(way for name in names for way in ways[name] if way != best)
     further = [name for name in names if name != file]
@@ -109,13 +110,13 @@ def _chosen(row: LoraIdentity, alike: list[LoraIdentity], links: Mapping[str, Se
 
 
 def _by_name(row: LoraIdentity, files: Files) -> Resolved | None:
-    path = _posix(row.file_name or "")
+    path = posix(row.file_name or "")
     namesakes = files.by_base_name.get(_base_name(path), [])
     if not namesakes:
         return None
     unlike = [_name(file) for file in namesakes if _is_another(row, file)]
     left = [_name(file) for file in namesakes if not _is_another(row, file)]
-    at_path = next((name for name in left if _posix(name) == path), None)
+    at_path = next((name for name in left if posix(name) == path), None)
     if at_path is not None or len(left) == 1:
         return Resolved(at_path or left[0], "file name")
     if left:
@@ -142,9 +143,5 @@ def _is_other_content(row: LoraIdentity, file: LoraIdentity) -> bool:
     return row.sha256 is not None and file.sha256 is not None and _digits(row) != _digits(file)
 
 
-def _posix(name: str) -> str:
-    return name.replace("\\", "/")
-
-
-def _base_name(posix: str) -> str:
-    return posix.rpartition("/")[2]
+def _base_name(name: str) -> str:
+    return name.rpartition("/")[2]

@@ -6,6 +6,8 @@ import os
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
+from .listed import posix
+
 
 class Listed(Protocol):
     """A name in ComfyUI's list, and the file behind it."""
@@ -46,10 +48,10 @@ def by_file(listed: Iterable[_Listed]) -> list[list[_Listed]]:
 
 def listed_shortly(names: Sequence[str], most: int = 3) -> str:
     """Names for a sentence, with "/" between folders: the first few, and how many more there are."""
-    shown = ", ".join(name.replace("\\", "/") for name in names[:most])
+    shown = ", ".join(posix(name) for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def _plainness(entry: Listed) -> tuple[bool, int, int, str]:
-    name = entry.name.replace("\\", "/")
+    name = posix(entry.name)
     return os.path.islink(entry.path), name.count("/"), len(name), name  # noqa: PTH114

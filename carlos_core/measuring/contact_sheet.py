@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -61,28 +62,45 @@ def keep_thumbnail(store: FeatureStore, text: str, seed: int, image: Tensor) -> 
         logger.warning("carlos: a thumbnail cannot be kept: %s", error)
 
 
-def contact_sheet(
-    base: FeatureStore, lora: FeatureStore, pairs: Sequence[tuple[tuple[str, int], tuple[str, int]]]
-) -> Tensor | None:
-    """Two rows of pictures, without the LoRA above and with it below: one column for each pair whose thumbnails are there.
+@dataclass(frozen=True)
+class SmallPictures:
+    """Where the pictures of a contact sheet are: they are read when it is drawn."""
 
-    pairs: (text, seed) of the base side and of the LoRA side; only the first 8 are shown. Result: [1, H, W, 3] float in [0, 1];
-    None if there is nothing to show.
-    """
-    columns = []
-    for (base_text, base_seed), (lora_text, lora_seed) in pairs[:PAIRS]:
-        without, with_lora = _read(_path(base, base_text, base_seed)), _read(_path(lora, lora_text, lora_seed))
-        if without is not None and with_lora is not None:
-            columns.append((without, with_lora))
-    if not columns:
-        return None
-    width = max(picture.width for column in columns for picture in column)
-    height = max(picture.height for column in columns for picture in column)
-    sheet = Image.new("RGB", (len(columns) * (width + _GAP) - _GAP, 2 * height + _GAP), "white")
-    for x, column in enumerate(columns):
-        for y, picture in enumerate(column):
-            sheet.paste(picture, (x * (width + _GAP), y * (height + _GAP)))
-    return as_tensor(sheet)
+    columns: tuple[tuple[Path, Path], ...]
+    """Without the LoRA, with it."""
+
+    def sheet(self) -> Tensor | None:
+        """Two rows of pictures, without the LoRA above and with it below: one column for each pair that is there.
+
+        [1, H, W, 3] float in [0, 1]; None if there is nothing to show.
+        """
+        columns = []
+        for above, below in self.columns:
+            without = _read(above)
+            with_lora = None if without is None else _read(below)
+            if without is not None and with_lora is not None:
+                columns.append((without, with_lora))
+        if not columns:
+            return None
+        width = max(picture.width for column in columns for picture in column)
+        height = max(picture.height for column in columns for picture in column)
+        drawn = Image.new("RGB", (len(columns) * (width + _GAP) - _GAP, 2 * height + _GAP), "white")
+        for x, column in enumerate(columns):
+            for y, picture in enumerate(column):
+                drawn.paste(picture, (x * (width + _GAP), y * (height + _GAP)))
+        return as_tensor(drawn)
+
+
+def of_contact_sheet(
+    base: FeatureStore, lora: FeatureStore, pairs: Sequence[tuple[tuple[str, int], tuple[str, int]]]
+) -> SmallPictures:
+    """The pictures of a contact sheet. pairs: (text, seed) of the base side and of the LoRA side; only the first 8 are shown."""
+    return SmallPictures(tuple((_path(base, *without), _path(lora, *with_lora)) for without, with_lora in pairs[:PAIRS]))
+
+
+def has_thumbnail(store: FeatureStore, text: str, seed: int) -> bool:
+    """Whether `keep_thumbnail` has kept a picture, and nobody has removed it."""
+    return _path(store, text, seed).is_file()
 
 
 def _reduced(image: Tensor) -> Tensor:

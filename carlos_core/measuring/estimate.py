@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from ..loras.listed import posix
 from ..loras.lora_file import LoraFile
 from ..progress import OnProgress, Progress
 from .indexer import Indexer
@@ -76,14 +77,14 @@ class LibraryEstimate:
         indexer, studio = self._indexer, self._indexer.studio
         database = indexer.target.read()
         likely = indexer.likely_images(database)
-        left = {file.replace("\\", "/") for file in self._names[self._names.index(name) :]}
+        left = {posix(file) for file in self._names[self._names.index(name) :]}
         covered = [row for row in database.measured if row.file_name in left and indexer.is_covered(row, database)]
         to_sweep = {row.file_name for row in covered if indexer.wants_sweep(row)}
         unknown = left - {row.file_name for row in covered}
         base = int(studio.without_lora().missing(indexer.plan.shots[:likely], studio.batch).sum()) if unknown else 0
         sweeps = len(unknown | (left & to_sweep)) if indexer.scale_sweep else 0
         self._pictures = len(unknown) * likely + base + sweeps * most_pictures(indexer.plan.shots)
-        own = likely + base if name.replace("\\", "/") in unknown else 0
+        own = likely + base if posix(name) in unknown else 0
         self._others = self._pictures - own
         self._begin = time.monotonic()
 

@@ -12,7 +12,10 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Sequence
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +52,15 @@ _DIGITS = 12
 
 _LONGEST_STEM = 80
 _VERSION = 1
+
+_SETTLED_S = 2.5
+"""How old a folder's time must be to say that nothing has come since: file systems count in steps of up to 2 s."""
+
+_TRUSTED_S = 30.0
+"""How long a folder that seems unchanged is not looked through again: not all file systems change its time."""
+
+_SCAN, _END = b"\xff\xda", b"\xff\xd9"
+"""Of a JPEG file: what each part of the pixels begins with, and the end of all. Neither is found within the pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +103,7 @@ class Gallery:
     def __init__(self, folder: Path, *others: Path) -> None:
         """folder: where pictures are kept; it is made with the first. others: where they are looked for, too."""
         self.folder = folder
-        self._folders = (folder, *others)
+        self._folders = tuple(map(_Folder, (folder, *others)))
 
     def keep(self, record: LoraRecord, found: Sequence[Candidate], weight: float) -> bool:
         """Keep the telling ones among pairs of pictures, in place of what was kept of this LoRA. Returns whether they are kept.
@@ -108,8 +120,9 @@ class Gallery:
         path = self.folder / _name_of(record)
         try:
             content = _packed(sheet, record)
-            earlier = _files_of(self.folder, sheet.sha256)
+            earlier = self._folders[0].files_of(sheet.sha256)
             write_atomically(path, lambda file: file.write_bytes(content))
+            self._folders[0].forget()
             for other in earlier:
                 # The LoRA's name was another one. Where names are equal in other cases, too, it may be the file just written.
                 if other.exists() and not other.samefile(path):
@@ -121,22 +134,27 @@ class Gallery:
 
     def sheet(self, record: LoraRecord) -> Sheet | None:
         """What is kept of a row's LoRA; None if there is nothing that can be read."""
-        for folder in self._folders if record.sha256 else ():
-            sha256 = str(record.sha256).lower()
-            for path in _files_of(folder, sha256):
-                try:
-                    found = read_sheet(path)
-                except GalleryError as error:
-                    logger.warning("carlos: %s", error)
-                    continue
-                if found.sha256 == sha256:
-                    return found
+        for path in self._files_of(record):
+            try:
+                found = read_sheet(path)
+            except GalleryError as error:
+                logger.warning("carlos: %s", error)
+                continue
+            if found.sha256 == str(record.sha256).lower():
+                return found
         return None
 
     def is_of(self, record: LoraRecord) -> bool:
-        """Whether pictures of the very measurement that a row is made of are kept."""
-        found = self.sheet(record)
-        return found is not None and found.protocol_id == record.protocol_id
+        """Whether pictures of the very measurement that a row is made of are kept. The pictures themselves are not looked at."""
+        for path in self._files_of(record):
+            try:
+                with _opened(path) as picture:
+                    facts = _facts_of(picture)
+            except GalleryError:
+                continue
+            if facts.text("sha256") == str(record.sha256).lower():
+                return facts.text("protocol_id") == record.protocol_id
+        return False
 
     def pairs(self, record: LoraRecord) -> tuple[Pair, ...]:
         """The pairs that are kept of a row's LoRA; empty if there are none."""
@@ -145,31 +163,76 @@ class Gallery:
 
     def state(self) -> str:
         """Changes when a file is added, replaced or removed."""
-        return "|".join(str(_time_of(folder)) for folder in self._folders)
+        return "|".join(str(_time_of(folder)) for folder in self.places)
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """The folders where pictures are looked for."""
+        return tuple(folder.path for folder in self._folders)
+
+    def _files_of(self, record: LoraRecord) -> Iterator[Path]:
+        for folder in self._folders if record.sha256 else ():
+            yield from folder.files_of(str(record.sha256).lower())
+
+
+class _Folder:
+    """A folder of pictures. It is looked through once, and again when it has changed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+        self._files: Mapping[str, list[Path]] = {}
+        """By the digits in their names."""
+
+        self._changed = 0
+        """The folder's time when it was looked through."""
+
+        self._trusted_until = 0.0
+
+    def files_of(self, sha256: str) -> list[Path]:
+        """The files for a content, by their names. Where the folder cannot be looked through, there are none."""
+        changed, now = _time_of(self.path), time.monotonic()
+        if changed != self._changed or now >= self._trusted_until:
+            self._files, self._changed = _by_digits(self.path), changed
+            is_settled = changed / 1e9 < time.time() - _SETTLED_S
+            self._trusted_until = now + (_TRUSTED_S if is_settled else 0.0)
+        return self._files.get(sha256[:_DIGITS], [])
+
+    def forget(self) -> None:
+        """Look it through again the next time."""
+        self._trusted_until = 0.0
 
 
 def read_sheet(path: Path) -> Sheet:
     """The pictures of a file, and what it says of them. Raises GalleryError for a file that is not one of ours, or too large."""
-    name = printable(path.name)
+    with _opened(path) as picture:
+        return _unpacked(picture)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A file as a picture whose pixels are not decoded yet. What is wrong with it or found wrong then is a GalleryError."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ValueError("it is no ordinary file")
         content = bytes_within(path, MOST_READ)
         if content is None:
             raise ValueError("it is too large")
-        if content.count(b"\xff\xda") > _MOST_SCANS:
+        if content.count(_SCAN) > _MOST_SCANS:
             raise ValueError("it has too many parts")
+        if content.rfind(_END) < content.rfind(_SCAN):
+            raise ValueError("its end is missing")
         with Image.open(io.BytesIO(content), formats=("JPEG",)) as picture:
-            return _unpacked(picture)
+            yield picture
     except DAMAGE as error:
         raise GalleryError(
-            f"The pictures {name} cannot be read ({printable(str(error)) or type(error).__name__}).",
+            f"The pictures {printable(path.name)} cannot be read ({printable(str(error)) or type(error).__name__}).",
             "Delete the file. The next measurement of the LoRA keeps new pictures.",
         ) from error
 
 
-def _unpacked(picture: Image.Image) -> Sheet:
-    """Raises ValueError for facts that make no sense, and what Pillow raises."""
+def _facts_of(picture: Image.Image) -> ForeignFacts:
+    """What a file says of its pictures. Raises ValueError for a comment that is none of ours."""
     comment = picture.info.get("comment")
     if not isinstance(comment, bytes):
         raise ValueError("it does not say what it shows")
@@ -177,9 +240,17 @@ def _unpacked(picture: Image.Image) -> Sheet:
         facts = ForeignFacts(json.loads(comment))
     except RecursionError as error:
         raise ValueError("it does not say what it shows") from error
+    if facts.number("carlos_pictures", 32) != _VERSION:
+        raise ValueError("it does not say what it shows")
+    return facts
+
+
+def _unpacked(picture: Image.Image) -> Sheet:
+    """Raises ValueError for facts that make no sense, and what Pillow raises."""
+    facts = _facts_of(picture)
     columns = list(facts.parts("pairs"))
     sha256, among = facts.text("sha256") or "", facts.number("chosen_among", 32) or 0
-    if facts.number("carlos_pictures", 32) != _VERSION or not sha256 or not 1 <= len(columns) <= MOST:
+    if not sha256 or not 1 <= len(columns) <= MOST:
         raise ValueError("it does not say what it shows")
     width, height = picture.width // len(columns), picture.height // 2
     if not (0 < width <= _MOST_SIDE and 0 < height <= _MOST_SIDE) or (width * len(columns), 2 * height) != picture.size:
@@ -234,16 +305,22 @@ def _name_of(record: LoraRecord) -> str:
     return f"{stem}-{str(record.sha256).lower()[:_DIGITS]}.jpg"
 
 
-def _files_of(folder: Path, sha256: str) -> list[Path]:
-    """The files for a content in a folder, by their names. Where it cannot be looked through, there are none."""
-    ending = f"-{sha256[:_DIGITS]}.jpg"
+def _by_digits(folder: Path) -> Mapping[str, list[Path]]:
+    """The files of a folder by the digits that their names end in."""
+    found: dict[str, list[Path]] = defaultdict(list)
     try:
-        return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.name.endswith(ending))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                stem, point, ending = entry.name.rpartition(".")
+                digits = stem.rpartition("-")[2]
+                if point and ending == "jpg" and len(digits) == _DIGITS:
+                    found[digits].append(Path(entry.path))
     except FileNotFoundError:
-        return []
+        return {}
     except OSError as error:
         logger.warning("carlos: %s cannot be looked through: %s", folder, error)
-        return []
+        return {}
+    return {digits: sorted(paths) for digits, paths in found.items()}
 
 
 def _time_of(folder: Path) -> int:

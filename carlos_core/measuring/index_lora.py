@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..civitai.client import CivitaiClient
 from ..civitai.lora import CivitaiLora
@@ -11,7 +12,7 @@ from ..clip.encoder import Encoder
 from ..clip.loading import load_encoder
 from ..database.database import MetricsDatabase
 from ..database.target import InMemory
-from ..errors import GenerationError, IndexingError
+from ..errors import IndexingError
 from ..generator import Generator
 from ..loras.lora_file import LoraFile, read_lora_file
 from ..progress import OnProgress
@@ -19,14 +20,19 @@ from ..prompts.prompt_set import PromptSet, default_index_prompts
 from ..records import IndexingResult
 from ..storage import cache_directory, loras_directory
 from .gallery import Gallery
-from .indexer import Indexer
-from .plan import Plan
+from .headless import check_installed, diffusers_model
+from .indexer import AnyFolder, Indexer
 from .presets import CUSTOM, PRESETS, TRIGGERS_ON_LORA_SIDE
-from .protocol import Protocol
+from .settings import AS_PRESET, MeasureSettings
 from .studio import Studio
+from .workplace import Workplace, plan_for, protocol_for
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from ..diffusers.model import DiffusersModel
+
+_USUAL = "standard"
 
 
 class IndexSettings(TypedDict, total=False):
@@ -36,7 +42,16 @@ class IndexSettings(TypedDict, total=False):
     """What looks at the pictures. Default: the database's encoder."""
 
     preset: str
-    """"quick", "standard" or "paper", whose steps the generator must take. Default: "custom", which is all prompts x seeds."""
+    """"quick", "standard", "paper", or "custom", which is all prompts x seeds. A given generator must take the preset's steps.
+
+    Default: "standard", which stops when the direction is known, after some 150 pairs of pictures; the reference package makes
+    4,480 of them, as "paper" does. It is "custom" where `seeds`, `first_seed` or `max_prompts` are given, and for a given
+    generator that takes other steps than "standard".
+    """
+
+    model: str | Path | DiffusersModel
+    """Without a generator: a folder in diffusers' layout, a .safetensors file of a whole checkpoint, an id of the Hugging Face
+    hub, or what `load_model` gave for one of these. Default: SDXL base 1.0, which is fetched once."""
 
     prompts: PromptSet
     """Default: the built-in set."""
@@ -97,10 +112,11 @@ def index_lora(
             one.
         overwrite: measure again a LoRA that `db` knows.
         working_directory: where the features of finished pictures are kept (default: CARLOS_HOME/cache).
-        generator: what makes the pictures; needed unless `db` has the LoRA already.
+        generator: what makes the pictures. Default: diffusers with `settings["model"]`, for which the extra `headless` must be
+            installed.
         settings: see `IndexSettings`.
 
-    Raises IndexingError, GenerationError, LoraError, DatabaseError, CivitaiError.
+    Raises IndexingError, GenerationError, LoraError, DatabaseError, EncoderError, CivitaiError.
     """
     lora: LoraFile | CivitaiLora
     if str(lora_source) == "civitai":
@@ -112,16 +128,27 @@ def index_lora(
         return _result(db, lora_id, is_new=False)
     if db.read_only:
         raise IndexingError(f"{db.name} is read-only.", "Make a writable copy with copy_bundled_database or db.copy().")
+    # What takes a second before what may take gigabytes.
     if generator is None:
-        raise GenerationError(
-            "There is no text-to-image model to measure the LoRA with.",
-            "Pass generator=..., or use the LoRA Indexer node in ComfyUI.",
-        )
+        check_installed()
+    wanted = _measure_settings(settings, generator, overwrite=overwrite)
     given = settings.get("encoder")
     encoder_id = db.check_encoder(given.encoder_id if given is not None else None)
-    folder = Path(working_directory) if working_directory else cache_directory()
-    studio = Studio(generator, given or load_encoder(encoder_id), folder, settings.get("batch_size", 0))
-    indexer = _indexer(db, studio, settings, overwrite=overwrite)
+    at = Workplace(
+        InMemory(db),
+        settings.get("prompts") or default_index_prompts(),
+        given or load_encoder(encoder_id),
+        Path(working_directory) if working_directory else cache_directory(),
+        AnyFolder(),
+        Gallery(Path(settings["gallery_directory"])) if settings.get("gallery_directory") else None,
+    )
+    if generator is not None:
+        indexer = _indexer(at, generator, wanted)
+    else:
+        indexing, model = diffusers_model(settings.get("model"))
+        # The usual model is known to show what it is asked for.
+        wanted = wanted if "model" in settings else replace(wanted, sampling=AS_PRESET)
+        indexer = indexing.diffusers_indexer(model, wanted, at, on_progress=settings.get("on_progress"))
     if isinstance(lora, CivitaiLora):
         downloads = Path(settings.get("download_directory") or loras_directory())
         lora = read_lora_file(lora.fetch(downloads, at_hand=sorted(downloads.glob("*.safetensors"))))
@@ -129,36 +156,31 @@ def index_lora(
     return _result(db, outcome.row.lora_id, is_new=outcome.is_new)
 
 
-def _indexer(db: MetricsDatabase, studio: Studio, settings: IndexSettings, *, overwrite: bool) -> Indexer:
-    prompts = settings.get("prompts") or default_index_prompts()
-    name = settings.get("preset", CUSTOM)
-    if name == CUSTOM:
-        plan = Plan.all(
-            prompts,
-            seeds=settings.get("seeds", 1),
-            first_seed=settings.get("first_seed", 0),
-            max_prompts=settings.get("max_prompts", 0),
-        )
-    elif name not in PRESETS:
-        raise IndexingError(f"There is no preset {name!r}.", f"Choose {', '.join([*PRESETS, CUSTOM])}.")
-    elif PRESETS[name].sampling.steps != studio.generator.steps:
+def _measure_settings(given: IndexSettings, generator: Generator | None, *, overwrite: bool) -> MeasureSettings:
+    """Raises IndexingError for a preset or a trigger rule that there is not, or whose steps a generator does not take."""
+    names = ("seeds", "first_seed", "max_prompts", "batch_size", "lora_weight", "scale_sweep")
+    plain: dict[str, Any] = {name: value for name, value in given.items() if name in names}
+    takes_steps = generator is None or generator.steps == PRESETS[_USUAL].sampling.steps
+    is_custom = not takes_steps or any(name in given for name in ("seeds", "first_seed", "max_prompts"))
+    preset = given.get("preset", CUSTOM if is_custom else _USUAL)
+    triggers = given.get("trigger_rule", TRIGGERS_ON_LORA_SIDE)
+    wanted = MeasureSettings(preset=preset, overwrite=overwrite, triggers=triggers, **plain)
+    wanted.check()
+    if generator is not None and preset != CUSTOM and PRESETS[preset].sampling.steps != generator.steps:
         raise IndexingError(
-            f"The generator takes {studio.generator.steps} steps, the preset {name!r} {PRESETS[name].sampling.steps}.",
+            f"The generator takes {generator.steps} steps, the preset {preset!r} {PRESETS[preset].sampling.steps}.",
             "Make it with the preset's sampling: carlos_core.measuring.presets.PRESETS.",
         )
-    else:
-        plan = Plan.of_preset(PRESETS[name], prompts, studio.generator.evaluations_per_image)
-    protocol = Protocol(
-        preset=name,
-        prompts_hash=prompts.content_hash,
-        seed_rule=plan.seed_rule,
-        lora_weight=settings.get("lora_weight", 1.0),
-        trigger_rule=settings.get("trigger_rule", TRIGGERS_ON_LORA_SIDE),
-        generator=studio.generator.settings,
-    )
-    sweep, pictures = settings.get("scale_sweep", False), settings.get("gallery_directory")
-    gallery = Gallery(Path(pictures)) if pictures else None
-    return Indexer(studio, protocol, plan, InMemory(db), overwrite, scale_sweep=sweep, gallery=gallery)
+    return wanted
+
+
+def _indexer(at: Workplace, generator: Generator, settings: MeasureSettings) -> Indexer:
+    """An indexer with a generator that samples as it was made to."""
+    plan = plan_for(at.prompts, generator, settings)
+    protocol = protocol_for(at.prompts, plan, generator, settings)
+    studio = Studio(generator, at.encoder, at.cache, settings.batch_size)
+    sweep = settings.scale_sweep
+    return Indexer(studio, protocol, plan, at.target, settings.overwrite, scale_sweep=sweep, gallery=at.gallery)
 
 
 def _result(db: MetricsDatabase, lora_id: str, *, is_new: bool) -> IndexingResult:

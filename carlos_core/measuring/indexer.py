@@ -10,23 +10,22 @@ from statistics import median
 from typing import NamedTuple
 from typing import Protocol as Interface
 
-from torch import Tensor
-
 from ..civitai.lora import CivitaiLora
 from ..clip.lazy_encoder import LazyEncoder
 from ..database.database import MetricsDatabase
 from ..database.target import Target
-from ..errors import CarlosError, DatabaseError
+from ..errors import OF_A_FILE, CarlosError, DatabaseError
 from ..foreign import printable
 from ..generator import OnDevice
+from ..loras.listed import posix
 from ..loras.lora_file import LoraFile, read_lora_file
 from ..progress import OnProgress, Progress
 from ..records import LoraMetadata, LoraRecord, MeasuredRow
 from .base_check import BaseCheck, Checked
 from .failures import Failure, FailureLog
 from .gallery import Gallery
-from .labels import sheet_or_notice
 from .measure import check_row, measure, sides_of, take_in
+from .outcome import ALREADY_INDEXED, INDEXED, Outcome
 from .plan import Plan
 from .presets import CUSTOM
 from .protocol import Covering, Protocol, ThisModel, has_effect, words_of_preset
@@ -37,58 +36,6 @@ from .studio import Studio
 from .telling_pairs import candidates
 
 logger = logging.getLogger(__name__)
-
-INDEXED = "indexed"
-ALREADY_INDEXED = "already indexed"
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What became of one LoRA."""
-
-    lora: LoraFile
-    status: str
-    """INDEXED or ALREADY_INDEXED."""
-
-    row: LoraRecord
-    """The LoRA's row of the database."""
-
-    model_evaluations: int
-    """As in `measure.Measurement`; 0 if the row was there."""
-
-    base_model_evaluations: int
-    """Forward passes that this run spent on the base side, for the measurement and the scale sweep together."""
-
-    notes: tuple[str, ...]
-    sheet: Tensor | None
-    """Pairs of pictures, [1, H, W, 3] float in [0, 1]; None if their thumbnails are not here."""
-
-    other_evaluations: int = 0
-    """As in `measure.Measurement`."""
-
-    sweep_evaluations: int = 0
-    """`model_evaluations` of the `strength_curve.StrengthCurve`; 0 without a sweep in this run."""
-
-    file_notes: tuple[str, ...] = ()
-    """What is to be said of the file and its sidecars, as they are now; it is not in the row."""
-
-    change: RowChange | None = None
-    """What became of the row that was there before, if it was replaced, or is better and stays. It is among the notes, too."""
-
-    @property
-    def contact_sheet(self) -> Tensor:
-        """[1, H, W, 3] float in [0, 1]: pairs of pictures, or words that say that there are none."""
-        return sheet_or_notice(self.sheet)
-
-    @property
-    def is_new(self) -> bool:
-        """Whether it was measured just now."""
-        return self.status == INDEXED
-
-    @property
-    def has_effect(self) -> bool:
-        """Whether the LoRA changes pictures, by its row."""
-        return has_effect(self.row.measured)
 
 
 class LoraFolder(Interface):
@@ -178,7 +125,7 @@ class Indexer:
             known = self._known(self.target.read(), lora, kept.row, kept.better)
             return replace(known, model_evaluations=found.model_evaluations, base_model_evaluations=found.base_model_evaluations)
         new, change = kept.row, kept.change
-        self._keep_pictures(lora, new)
+        self.keep_pictures(lora, new)
         if self.quick_steps is not None and has_effect(new.measured):
             self.quick_steps.compare(self.studio, lora, self.protocol, on_progress)
         outcome = Outcome(
@@ -217,7 +164,7 @@ class Indexer:
         self.target.change(put)
         return kept[-1]
 
-    def _keep_pictures(self, lora: LoraFile, row: LoraRecord) -> None:
+    def keep_pictures(self, lora: LoraFile, row: LoraRecord) -> None:
         """Keep a few pairs of the pictures that a row is made of, as far as their small copies are there."""
         if self.gallery is not None:
             base, with_lora = sides_of(self.studio, lora, self.protocol)
@@ -266,11 +213,10 @@ class Indexer:
             for name, path in files:
                 try:
                     yield self.index(self.folder.read(path, name), on_progress(name))
-                # Readers and models raise all kinds of errors over a bad file. A cancel is not one of these.
-                except (CarlosError, OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
+                except OF_A_FILE as error:
                     if isinstance(error, CarlosError) and error.ends_run:
                         raise
-                    failure = Failure(printable(name.replace("\\", "/")), printable(str(error)) or type(error).__name__)
+                    failure = Failure(printable(posix(name)), printable(str(error)) or type(error).__name__)
                     log.add(failure)
                     yield failure
         finally:
@@ -359,6 +305,8 @@ class Indexer:
         if not self.protocol.is_elsewhere(row.measured, database.protocols, self._model):
             return ""
         is_alike = bool(row.model_key) and row.model_key == self.studio.generator.model_key
+        if is_alike and (program := self.protocol.other_program(row.measured, database.protocols)):
+            return f"with {program} on a model of the same shape ({row.model_key})"
         return f"on another checkpoint of the same shape ({row.model_key})" if is_alike else "on another model"
 
     def _known(self, database: MetricsDatabase, lora: LoraFile, row: LoraRecord, covering: Covering) -> Outcome:
@@ -366,8 +314,8 @@ class Indexer:
         unnamed = () if row.file_name == lora.name or original is not None else self._renamed(row, lora.name)
         is_ours = row.sha256 == lora.sha256 and row.protocol_id == self.protocol.protocol_id
         if self.gallery is not None and is_ours and not self.gallery.is_of(row):
-            self._keep_pictures(lora, row)
-        sheet = self.studio.contact_sheet(*sides_of(self.studio, lora, self.protocol), self.plan.shots)
+            self.keep_pictures(lora, row)
+        earlier = self.studio.small_pictures(*sides_of(self.studio, lora, self.protocol), self.plan.shots)
         where = self._where(database, row)
         note = f"measured with the preset {covering.preset!r} on {row.indexed_at}{where and f', {where}'}"
         is_other = covering.is_better or covering.preset != self.protocol.preset
@@ -375,7 +323,10 @@ class Indexer:
         notes = (note, *([str(change)] if change else []), *_other_words(row, lora, covering.preset), *row.notes)
         is_copy = original is not None and original.sha256 == lora.sha256 and not _is_one_file(original.path, lora.path)
         copy_notes = (f"has the same content as {row.file_name}",) if is_copy else ()
-        return Outcome(lora, ALREADY_INDEXED, row, 0, 0, notes, sheet, file_notes=(*copy_notes, *unnamed), change=change)
+        file_notes = (*copy_notes, *unnamed)
+        program = self.protocol.other_program(row.measured, database.protocols)
+        told = Outcome(lora, ALREADY_INDEXED, row, 0, 0, notes, None, earlier=earlier)
+        return replace(told, file_notes=file_notes, other_program=program, change=change)
 
     def _renamed(self, row: LoraRecord, name: str) -> tuple[str, ...]:
         """Give a row the name that its file has now. What is to be said if the database cannot be written: that ends no run."""

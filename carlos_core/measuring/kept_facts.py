@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,14 @@ class KeptFacts:
 
     def keep(self, key: str, value: Any) -> None:
         """Keep a value of plain data, beside those that others have kept. If there are too many, the oldest goes."""
+        self.keep_all({key: value})
+
+    def keep_all(self, values: Mapping[str, Any]) -> None:
+        """The same for a few values at once."""
         try:
             with locked(self._path):
-                others = [(name, kept) for name, kept in self._read().items() if name != key]
-                text = json.dumps(dict([*others[1 - _MOST :], (key, value)]), indent=1)
+                others = [(name, kept) for name, kept in self._read().items() if name not in values]
+                text = json.dumps({**dict(others[len(values) - _MOST :]), **values}, indent=1)
                 write_atomically(self._path, lambda file: file.write_text(text, encoding="utf-8"), is_cache=True)
         except OSError as error:
             logger.warning("carlos: %s cannot be written (%s); the next run finds out anew", self._path, error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 
@@ -106,7 +106,10 @@ def measure(
     noise = noise_floor(studio, (base, with_lora), plan.shots) if isinstance(studio.generator, OnDevice) else None
     if again and with_lora.store.is_complete:
         with_lora.store.clear()
-    shoot = Shoot(studio, (base, with_lora), plan.shots, on_progress, expected=plan.expected, is_measurement=True)
+    # What needs no picture for its numbers shall take no time for pictures to look at.
+    is_new = with_lora.is_missing(plan.shots) and not with_lora.store.is_complete
+    sides, expected = (base, with_lora), plan.expected
+    shoot = Shoot(studio, sides, plan.shots, on_progress, expected=expected, is_measurement=True, retakes=is_new)
     decision: Decision | None = None
     taken = base_taken = 0
     for end in _ends(plan, shoot.batch):
@@ -125,8 +128,38 @@ def measure(
                 break
     with_lora.store.mark_complete()
     shots = plan.shots[:taken]
-    topics, metrics = _metrics(base, with_lora, shots, studio.encoder.dimension)
-    record = LoraRecord(
+    found = Found(fit, decision, noise, notes)
+    return Measurement(
+        record=row_of(studio, lora, protocol, zip(shots, (diff(base, with_lora, shot) for shot in shots), strict=True), found),
+        protocol=protocol,
+        fit=fit,
+        model_evaluations=sum(with_lora.entry(shot).evaluations for shot in shots),
+        base_model_evaluations=shoot.evaluations[base],
+        sheet=studio.small_pictures(base, with_lora, shots).sheet(),
+        other_evaluations=shoot.warm_up_evaluations + (noise.model_evaluations if noise is not None else 0),
+    )
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found out about a LoRA beside its pictures."""
+
+    fit: LoraFit
+    decision: Decision | None = None
+    """Of the stopping rule; None without one."""
+
+    noise: NoiseFloor | None = None
+    notes: tuple[str, ...] = ()
+    """What else the row is to say."""
+
+
+def row_of(
+    studio: Studio, lora: LoraFile, protocol: Protocol, diffs: Iterable[tuple[Shot, np.ndarray]], found: Found
+) -> LoraRecord:
+    """A LoRA's row, from the differences of pairs of pictures, [D] each."""
+    decision, noise = found.decision, found.noise
+    topics, metrics = _metrics(diffs, studio.encoder.dimension)
+    return LoraRecord(
         lora_id=lora.lora_id,
         metadata=lora.metadata,
         file_name=lora.name,
@@ -146,16 +179,7 @@ def measure(
         indexed_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         noise_floor=None if noise is None else noise.features,
         measured_on=_environment(studio.generator),
-        notes=(*_notes(metrics, fit, decision, noise), *notes),
-    )
-    return Measurement(
-        record=record,
-        protocol=protocol,
-        fit=fit,
-        model_evaluations=sum(with_lora.entry(shot).evaluations for shot in shots),
-        base_model_evaluations=shoot.evaluations[base],
-        sheet=studio.contact_sheet(base, with_lora, shots),
-        other_evaluations=shoot.warm_up_evaluations + (noise.model_evaluations if noise is not None else 0),
+        notes=(*_notes(metrics, found.fit, decision, noise), *found.notes),
     )
 
 
@@ -203,12 +227,12 @@ def _environment(generator: Generator) -> str | None:
     return json.dumps(asdict(generator.environment), sort_keys=True) if isinstance(generator, OnDevice) else None
 
 
-def _metrics(base: Side, with_lora: Side, shots: Sequence[Shot], dimension: int) -> tuple[tuple[TopicEffect, ...], LoraMetrics]:
+def _metrics(diffs: Iterable[tuple[Shot, np.ndarray]], dimension: int) -> tuple[tuple[TopicEffect, ...], LoraMetrics]:
     """By topic and for all pictures, summed in the order of the plan, so that the result does not depend on how the run went."""
     topics: dict[str, DiffAccumulator] = {}
-    for shot in shots:
+    for shot, change in diffs:
         topic = topics.setdefault(shot.prompt.topic, DiffAccumulator(dimension))
-        topic.update(diff(base, with_lora, shot)[None], [shot.prompt.text])
+        topic.update(change[None], [shot.prompt.text])
     whole = DiffAccumulator(dimension)
     for topic in topics.values():
         whole.merge(topic)

@@ -47,8 +47,8 @@ def merge_into(target: Target, sources: Iterable[MetricsDatabase]) -> Merged:
 def is_better(row: MeasuredRow, by: Mapping[str, Any], other: MeasuredRow, other_by: Mapping[str, Any]) -> bool | None:
     """Whether a row was measured better than another one of the same LoRA; None if neither was.
 
-    Of two presets the fuller one is better (`quick` < `standard` < `paper`), and beside `custom` the one with more pairs of
-    pictures: the order that an indexing run goes by. What has no preset, as the published rows, counts as `custom`.
+    Of two presets the fuller one is better (`race` < `quick` < `standard` < `paper`), and beside `custom` the one with more
+    pairs of pictures: the order that an indexing run goes by. What has no preset, as the published rows, counts as `custom`.
 
     Args:
         row: a row.

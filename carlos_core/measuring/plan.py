@@ -19,6 +19,9 @@ of the noise (`studies/stopping_rule.py`)."""
 
 OWN_SEED_RULE = "sha256(prompt) + k, each prompt its own"
 
+OWN_PROMPT = "own prompt"
+"""Topic of a prompt of the user's."""
+
 _REPEAT_EVERY = 14
 
 
@@ -93,6 +96,17 @@ class Plan:
         if not preset.is_adaptive:
             return cls(shots, OWN_SEED_RULE, n_full=PAPER_IMAGES)
         return cls(shots, OWN_SEED_RULE, StoppingRule(), PAPER_IMAGES, TYPICAL_IMAGES)
+
+    @classmethod
+    def of_prompt(cls, text: str, images: int) -> Plan:
+        """One prompt of the user's with many seeds, for a race on it.
+
+        images: how many at most. Raises IndexingError for fewer than two, or an empty prompt.
+        """
+        if images < 2 or not text.strip():
+            raise IndexingError("There is nothing to race on.", "Give a prompt and at least two pictures.")
+        prompt = Prompt(text, OWN_PROMPT, OWN_PROMPT)
+        return cls(tuple(Shot(prompt, own_seed(text, k)) for k in range(images)), OWN_SEED_RULE)
 
 
 def own_seed(prompt: str, k: int) -> int:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..loras.trigger_words import used
-from ..records import NO_EFFECT, MeasuredRow
+from ..records import NO_EFFECT, RACE, MeasuredRow
 from ..storage import short_hash
 from .base_check import UNSUITABLE
 from .presets import AS_GIVEN, CUSTOM, PRESETS, TRIGGERS_ON_BOTH_SIDES
@@ -71,9 +71,10 @@ class Protocol:
         """What makes measuring a LoRA by this protocol unnecessary, given its row; None if it must be measured.
 
         A row covers what is measured by its own protocol (custom: with as many pictures as it has), and by a lesser preset:
-        `quick` < `standard` < `paper`, sampled alike. It does so for every checkpoint of its shape if it found an effect: a LoRA
-        for one checkpoint may do nothing on another of the same shape. Another checkpoint may want another sampling: there a
-        preset's own and the one for few steps count as alike.
+        `race` < `quick` < `standard` < `paper`, sampled alike. It does so for every checkpoint of its shape if it found an
+        effect: a LoRA for one checkpoint may do nothing on another of the same shape. Another checkpoint may want another
+        sampling: there a preset's own and the one for few steps count as alike. What another program made the pictures with is
+        another checkpoint, too: weights that are the same cannot be told. A race on another checkpoint spares a race nothing.
 
         Args:
             row: the LoRA's row.
@@ -86,7 +87,10 @@ class Protocol:
         if is_other_checkpoint and not _counts_elsewhere(row, model_key):
             return None
         preset = str(theirs.get("preset"))
-        is_same = {**theirs, "model": None} == {**ours, "model": None}
+        if is_other_checkpoint and preset == self.preset == RACE:
+            return None
+        ignored = {"model": None, "generator": None}
+        is_same = {**theirs, **ignored} == {**ours, **ignored}
         is_enough = preset != CUSTOM or (row.n_images or 0) >= n_images
         if not (is_enough if is_same else _is_fuller(theirs, ours, is_other_checkpoint=is_other_checkpoint)):
             return None
@@ -95,9 +99,9 @@ class Protocol:
     def better(self, row: MeasuredRow, protocols: Mapping[str, Any], n_images: int, model: ThisModel) -> Covering | None:
         """What a row was measured by, if measuring by this protocol can only be poorer; None if it may be as good or better.
 
-        The order: of two presets the fuller one is better (`quick` < `standard` < `paper`), and beside `custom` the one with more
-        pairs of pictures. Settings that differ otherwise, such as prompts or steps, do not count. A row of another model is not
-        compared, nor one that was measured on pictures that do not show their prompts.
+        The order: of two presets the fuller one is better (`race` < `quick` < `standard` < `paper`), and beside `custom` the one
+        with more pairs of pictures. Settings that differ otherwise, such as prompts or steps, do not count. A row of another
+        model is not compared, nor one that was measured on pictures that do not show their prompts.
 
         Args:
             row: the LoRA's row.
@@ -137,10 +141,17 @@ class Protocol:
         is_comparable = theirs and all(theirs.get(name) == ours.get(name) for name in ("steps", "scheduler"))
         return True if is_comparable else None
 
+    def other_program(self, row: MeasuredRow, protocols: Mapping[str, Any]) -> str:
+        """The program that made a row's pictures, for people, if it is known to be another than ours; empty otherwise."""
+        ours, theirs = self.described(), self._protocol_of(row, protocols)
+        if not theirs.get("model") or theirs.get("generator") == ours.get("generator"):
+            return ""
+        return str(theirs.get("generator") or COMFYUI)
+
     def _comparable(self, row: MeasuredRow, protocols: Mapping[str, Any], model: ThisModel) -> str | None:
         """The preset of a row that can be compared with what this protocol finds; None for a row that cannot."""
         preset = self._protocol_of(row, protocols).get("preset")
-        if preset not in (*PRESETS, CUSTOM) or self.preset not in (*PRESETS, CUSTOM) or _is_unsuitable(row):
+        if preset not in (*PRESETS, CUSTOM) or self.preset not in (*PRESETS, CUSTOM) or is_unsuitable(row):
             return None
         is_own_model = self.is_elsewhere(row, protocols, model) is False
         return str(preset) if is_own_model or _counts_elsewhere(row, model.key) else None
@@ -148,6 +159,10 @@ class Protocol:
     def _protocol_of(self, row: MeasuredRow, protocols: Mapping[str, Any]) -> Mapping[str, Any]:
         """A row's protocol as plain data; empty if it is not known."""
         return self.described() if row.protocol_id == self.protocol_id else protocols.get(row.protocol_id or "") or {}
+
+
+COMFYUI = "ComfyUI"
+"""Who makes pictures where a protocol says nothing of it."""
 
 
 class ThisModel(NamedTuple):
@@ -181,15 +196,15 @@ def has_effect(row: MeasuredRow) -> bool:
 
 def _counts_elsewhere(row: MeasuredRow, model_key: str) -> bool:
     """Whether a row of another checkpoint says something of one of this shape."""
-    return bool(model_key) and row.model_key == model_key and has_effect(row) and not _is_unsuitable(row)
+    return bool(model_key) and row.model_key == model_key and has_effect(row) and not is_unsuitable(row)
 
 
-def _is_unsuitable(row: MeasuredRow) -> bool:
+def is_unsuitable(row: MeasuredRow) -> bool:
     """Whether a row was measured on pictures that do not show their prompts: that says little about another checkpoint."""
     return any(note.startswith(UNSUITABLE) for note in row.notes)
 
 
-_OF_A_CHECKPOINT = ("model", "sampling", "steps", "cfg", "sampler", "scheduler")
+_OF_A_CHECKPOINT = ("model", "generator", "sampling", "steps", "cfg", "sampler", "scheduler")
 """What a preset may have to do otherwise on another checkpoint of the same shape."""
 
 
@@ -200,7 +215,8 @@ def _is_fuller(theirs: Mapping[str, Any], ours: Mapping[str, Any], *, is_other_c
         return False
     further = order.index(theirs["preset"]) - order.index(ours["preset"])
     if AS_GIVEN in (theirs.get("sampling"), ours.get("sampling")):
-        return further > 0 and {**theirs, "preset": None} == {**ours, "preset": None}
+        named = {"preset": None, "generator": None}
+        return further > 0 and {**theirs, **named} == {**ours, **named}
     if is_other_checkpoint and not further:
         ignored = dict.fromkeys(_OF_A_CHECKPOINT)
         return {**theirs, **ignored} == {**ours, **ignored}

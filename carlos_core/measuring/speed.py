@@ -3,14 +3,51 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median_low
+from typing import Any
 
 import torch
 
 from .kept_facts import SPEEDS, KeptFacts
 
 UNKNOWN = "the time is told after the first batch"
+
+
+class ModelSpeed:
+    """Seconds that one forward pass takes, by the shape of the model, the size of its pictures and the device.
+
+    Every checkpoint of a shape takes as long, so that what one has shown holds for all. It is kept in `speeds.json`, too.
+    """
+
+    def __init__(self, working_directory: Path, model_key: str, size: tuple[int, int]) -> None:
+        """model_key: of the model; nothing is kept for one without. size: width and height in pixels."""
+        self._kept = KeptFacts(working_directory / SPEEDS)
+        self._model_key, self._size = model_key, size
+
+    @property
+    def seconds_per_evaluation(self) -> float | None:
+        """As of pictures, with their share of text encoding, decoding and CLIP; of a mere trial where none was made yet.
+
+        None if neither is known.
+        """
+        return _seconds(self._kept.get(self.key)) if self._model_key else None
+
+    def keep(self, seconds: float) -> None:
+        """Keep what a trial has shown."""
+        if self._model_key:
+            self._kept.keep(self.key, seconds)
+
+    def facts(self, seconds: float) -> dict[str, float]:
+        """The same as a fact to be kept with others."""
+        return {self.key: seconds} if self._model_key else {}
+
+    @property
+    def key(self) -> str:
+        """What stands for the shape, the size and the device."""
+        width, height = self._size
+        return f"one evaluation of {self._model_key} at {width} x {height} on {_device_name()}"
 
 
 class Speed:
@@ -20,11 +57,14 @@ class Speed:
     It is only used for estimates: a file that cannot be read or written counts as missing.
     """
 
-    def __init__(self, working_directory: Path, fingerprint: str) -> None:
+    def __init__(
+        self, working_directory: Path, fingerprint: str, of_model: ModelSpeed | None = None, evaluations_per_picture: int = 0
+    ) -> None:
+        """of_model: what is told how long the evaluations of each picture take, if their number is given."""
         self._kept = KeptFacts(working_directory / SPEEDS)
         self._key = f"{fingerprint} on {_device_name()}"
-        earlier = self._kept.get(self._key)
-        self._earlier = float(earlier) if isinstance(earlier, (int, float)) and 0 < earlier < math.inf else None
+        self._earlier = _seconds(self._kept.get(self._key))
+        self._of_model, self._evaluations = of_model, evaluations_per_picture
         self._batches: list[float] = []
 
     @property
@@ -40,7 +80,11 @@ class Speed:
         self._batches.append(seconds / pictures)
         if len(self._batches) == 1 and self._earlier is not None:
             return
-        self._kept.keep(self._key, self.seconds_per_picture)
+        self._kept.keep_all(self._facts(median_low(self._batches)))
+
+    def _facts(self, per_picture: float) -> Mapping[str, float]:
+        of_model = self._of_model.facts(per_picture / self._evaluations) if self._of_model and self._evaluations else {}
+        return {self._key: per_picture, **of_model}
 
 
 def in_words(seconds: float) -> str:
@@ -50,6 +94,11 @@ def in_words(seconds: float) -> str:
     if seconds < 90 * 60:
         return f"about {seconds / 60:.0f} min"
     return f"about {seconds / 3600:.0f} h" if seconds >= 10 * 3600 else f"about {seconds / 3600:.1f} h"
+
+
+def _seconds(kept: Any) -> float | None:
+    """A length of time as it was kept; None for what is none."""
+    return float(kept) if isinstance(kept, (int, float)) and 0 < kept < math.inf else None
 
 
 def _device_name() -> str:

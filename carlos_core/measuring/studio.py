@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,19 +11,23 @@ import numpy as np
 from torch import Tensor
 
 from ..clip.encoder import Encoder
-from ..errors import BrokenPictureError, CarlosError, GenerationError
+from ..counting import counted
+from ..errors import OF_A_FILE, BrokenPictureError, CarlosError, GenerationError
 from ..foreign import printable
 from ..generator import Generator, Job, LoraUse
 from ..loras.lora_file import LoraFile
 from ..loras.trigger_words import has_weight
 from ..progress import OnProgress, Progress
 from . import picture_cache
-from .contact_sheet import PAIRS, contact_sheet, keep_thumbnail, worth_a_thumbnail
+from .contact_sheet import PAIRS, SmallPictures, has_thumbnail, keep_thumbnail, of_contact_sheet, worth_a_thumbnail
 from .feature_store import Entry, FeatureStore
 from .plan import Shot
-from .speed import Speed, in_words
+from .speed import ModelSpeed, Speed, in_words
 
 _TRIAL_BATCH = 16
+
+_ROOM = 1.5
+"""So many times what a look at a direction calls enough, a progress bar leaves room for: a later look may ask for more."""
 
 LOOK = 16
 """Pictures without a LoRA that a model is looked at by, before one is measured."""
@@ -56,10 +60,11 @@ class Side:
         """Whether a batch must be made: as a whole if one picture is missing, since the others in it decide the last bits."""
         return any(self.store.get(self.text(shot), shot.seed) is None for shot in part)
 
-    def missing(self, shots: Sequence[Shot], batch: int) -> np.ndarray:
-        """Which pictures are still to be made, with batches of this size. [N] bool."""
+    def missing(self, shots: Sequence[Shot], batch: int, again: Set[Shot] = frozenset()) -> np.ndarray:
+        """Which pictures are still to be made, with batches of this size. [N] bool. again: those that are, known or not."""
         parts = [shots[place : place + batch] for place in range(0, len(shots), batch)]
-        return np.array([is_missing for part in parts for is_missing in [self.is_missing(part)] * len(part)], dtype=bool)
+        to_make = [self.is_missing(part) or not again.isdisjoint(part) for part in parts]
+        return np.array([is_missing for part, is_missing in zip(parts, to_make, strict=True) for _ in part], dtype=bool)
 
 
 def broken_picture(shot: Shot) -> BrokenPictureError:
@@ -93,6 +98,8 @@ class Studio:
 
     _stores: dict[tuple[str | float, ...], FeatureStore] = field(default_factory=dict, init=False, repr=False)
     _clipped: list[float] = field(default_factory=list, init=False, repr=False)
+    _retaken: set[Path] = field(default_factory=set, init=False, repr=False)
+    """The stores whose small pictures were made again."""
 
     @property
     def trial(self) -> Studio:
@@ -117,7 +124,9 @@ class Studio:
     @property
     def speed(self) -> Speed:
         """How long a picture takes on this machine, as far as it is known from earlier runs."""
-        return Speed(self.folder, self.generator.fingerprint)
+        generator, settings = self.generator, self.generator.settings
+        of_model = ModelSpeed(self.folder, generator.model_key, (settings.get("width", 0), settings.get("height", 0)))
+        return Speed(self.folder, generator.fingerprint, of_model, generator.evaluations_per_image)
 
     def without_lora(self, triggers: tuple[str, ...] = ()) -> Side:
         """The side without a LoRA. triggers: words that are added to its prompts all the same."""
@@ -132,10 +141,21 @@ class Studio:
         store = self._store("loras", identity)
         return Side(store, (LoraUse(lora.path, weight),), triggers)
 
-    def contact_sheet(self, base: Side, with_lora: Side, shots: Sequence[Shot]) -> Tensor | None:
-        """A few pairs of pictures that were made. [1, H, W, 3] float in [0, 1]; None if their thumbnails are gone."""
+    def small_pictures(self, base: Side, with_lora: Side, shots: Sequence[Shot]) -> SmallPictures:
+        """A few pairs of pictures that were made, as a contact sheet shows them."""
         pairs = [((base.text(shot), shot.seed), (with_lora.text(shot), shot.seed)) for shot in shots[:PAIRS]]
-        return contact_sheet(base.store, with_lora.store, pairs)
+        return of_contact_sheet(base.store, with_lora.store, pairs)
+
+    def without_small(self, side: Side, shots: Sequence[Shot]) -> set[Shot]:
+        """Those of some shots that are known, but whose small pictures are gone.
+
+        A side is asked once: where no small picture can be kept, these would be made again for each LoRA.
+        """
+        if side.store.path in self._retaken:
+            return set()
+        self._retaken.update([side.store.path] if shots else [])
+        known = (shot for shot in shots if not side.is_missing([shot]))
+        return {shot for shot in known if not has_thumbnail(side.store, side.text(shot), shot.seed)}
 
     @property
     def _identity(self) -> dict[str, str]:
@@ -179,6 +199,7 @@ class Shoot:
         expected: int = 0,
         thumbnails: bool = True,
         is_measurement: bool = False,
+        retakes: bool = False,
     ) -> None:
         """Nothing is made yet; `make` makes pictures.
 
@@ -190,6 +211,8 @@ class Shoot:
             expected: how many pictures of each side are likely to be needed; 0 for all.
             thumbnails: whether those that are worth it are also kept as small pictures.
             is_measurement: they are what a LoRA's row is made of, so that what is left of them is left for the LoRA.
+            retakes: whether those that are known, but whose small pictures were cleared, are made again; what is known of them
+                stays.
         """
         self._is_measurement = is_measurement
         self._studio, self._shots, self._on_progress = studio, shots, on_progress
@@ -197,10 +220,12 @@ class Shoot:
         for side in sides:
             # A mere look at what was measured is no use.
             side.store.touch()
-        self._missing = {side: side.missing(shots, self.batch) for side in sides}
-        self._done = 0
-        self._has_looked = False
         self._shown = worth_a_thumbnail(shots) if thumbnails else []
+        again = self._shown if retakes else []
+        self._missing = {side: side.missing(shots, self.batch, studio.without_small(side, again)) for side in sides}
+        self._most = self._room = self._left(None)
+        self._done = 0
+        self._known = ""
         self._expected = min(expected or len(shots), len(shots))
         self.evaluations = dict.fromkeys(sides, 0)
         self.warm_up_evaluations = 0
@@ -221,9 +246,8 @@ class Shoot:
                 self.evaluations[side] += evaluations
                 kept = len(part)
             missing[place : place + len(part)] = False
-            self._done += len(part) * self._steps
-            pictures = f"{self._done // self._steps} of about {len(self._missing) * self._expected} pictures"
-            self._tell(0, image, pictures, self._time_left(), kept)
+            self._done += kept
+            self._tell(0, image, self._told(), self._time_left(), kept)
 
     def expect(self, images_needed: int | None, alignment: float | None, taken: int) -> None:
         """Take in how many pictures it will be, and report that.
@@ -231,10 +255,13 @@ class Shoot:
         images_needed: None if unknown. alignment: expected cosine, None if unknown. taken: pictures so far.
         """
         self._expected = min(max(images_needed or len(self._shots), taken), len(self._shots))
-        self._has_looked = True
-        known = "no direction yet" if alignment is None else f"direction known to {alignment:.3f}"
-        left = ", done" if taken == self._expected else self._time_left()
-        self._tell(0, None, f"{known} after {taken} images", left)
+        self._known = "no direction yet" if alignment is None else f"direction known to {alignment:.3f}"
+        if taken == self._expected:
+            self._room = self._done
+            self._tell(0, None, f"{self._known} after {counted(taken, 'pair')} of pictures, done")
+            return
+        self._room = min(self._room, self._done + round(_ROOM * self._left(self._expected)))
+        self._tell(0, None, self._told(), self._time_left())
 
     def _make_batch(self, side: Side, part: Sequence[Shot], *, is_for_all: bool) -> tuple[int, Tensor]:
         """Make one batch and keep its features. Returns the forward passes it took and one of its pictures.
@@ -249,8 +276,7 @@ class Shoot:
         except CarlosError as error:
             error.ends_run = is_for_all or error.ends_run
             raise
-        # Models raise all kinds of errors. A cancel is not one of these.
-        except (OSError, RuntimeError, ValueError, TypeError, KeyError, MemoryError) as error:
+        except OF_A_FILE as error:
             raise GenerationError(
                 f"The model makes no pictures ({printable(str(error)) or type(error).__name__}).",
                 "Check that model, clip and vae belong together and that a KSampler can use them.",
@@ -275,13 +301,21 @@ class Shoot:
                 keep_thumbnail(side.store, side.text(shot), shot.seed, image)
         return generated.model_evaluations, generated.images[0]
 
+    def _told(self) -> str:
+        """How many pictures were made, of how many, how many will do, and what is known by them; empty if none is needed."""
+        likely = self._done + self._left(self._expected)
+        most = f"at most {self._most}" if likely < self._most or self._known else str(self._most)
+        enough = f"about {likely} will do" if likely < self._most else ""
+        said = ", ".join(filter(None, [f"{self._done} of {most} pictures", enough, self._known]))
+        return said if self._most else ""
+
     def _time_left(self) -> str:
         """From what is missing of the expected pictures; before the first look, also from what is missing of all pictures."""
         seconds = self._speed.seconds_per_picture
         expected, most = self._left(self._expected), self._left(None)
         if seconds is None or not expected:
             return ""
-        limit = f", at most {in_words(most * seconds)}" if most > expected and not self._has_looked else ""
+        limit = f", at most {in_words(most * seconds)}" if most > expected and not self._known else ""
         return f", {in_words(expected * seconds)} left{limit}"
 
     def _left(self, end: int | None) -> int:
@@ -291,7 +325,6 @@ class Shoot:
     def _tell(self, step: int, image: Tensor | None, note: str = "", time_left: str = "", kept: int = 0) -> None:
         if self._on_progress is None:
             return
-        total = len(self._missing) * self._expected * self._steps
         left = self._left(self._expected) if self._is_measurement and note else None
-        done = self._done + step
+        done, total = self._done * self._steps + step, self._room * self._steps
         self._on_progress(Progress(done, max(total, done), note + time_left, image, note, left, kept))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,17 +15,11 @@ from .limits import PUBLISHED_LIMITS, SearchLimits
 from .matches import Matches, matches_at
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from ..database.database import MetricsDatabase
 
-_NAMES = ("model_name", "file_name", "folder_name")
-_COLUMNS = (*_NAMES, "trigger_words")
-_ENDINGS = (".safetensors", ".ckpt", ".pt")
-_TAG = re.compile(r"<\s*(?:lora|lyco)\s*:([^<>:]+)[^<>]*>", re.IGNORECASE)
-_PARTS = re.compile(r"[,;\n]")
-_WRITTEN_AS_FILES = re.compile(r"[_/\\]|[^\W\d]\d")
-"""An underscore, a folder, or a digit after a letter: "3d" and "80s" are effects."""
+NAMES = ("model_name", "file_name", "folder_name")
+_COLUMNS = (*NAMES, "trigger_words")
+ENDINGS = (".safetensors", ".ckpt", ".pt")
 _OF_CONTENT = "sha256:"
 _SAYS_CONTENT = re.compile(re.escape(_OF_CONTENT), re.IGNORECASE)
 _SHORTEST_HASH, _SHORTEST_ID = 4, 3
@@ -54,7 +46,7 @@ def find_named(
     Raises RetrievalError for a name without letters or digits, or top_k < 1.
     """
     asked = _SAYS_CONTENT.sub(" ", name).strip()
-    words, without_ending = plain_words(asked), plain_words(_without_ending(asked))
+    words, bare = plain_words(asked), plain_words(without_ending(asked))
     if not words:
         raise RetrievalError("The name is empty.", "Type a part of a LoRA's name, file name, id or trigger words.")
     if top_k < 1:
@@ -62,7 +54,7 @@ def find_named(
     arrays = db.ranking_arrays
     chosen = limits.chosen(db, installed)
     # A row that does not know its file has the name without the ending.
-    spellings = [words, *([without_ending] if without_ending and without_ending != words else [])]
+    spellings = [words, *([bare] if bare and bare != words else [])]
     found = _called(db, spellings, chosen)[:top_k]
     left_out = [] if found else _called(db, spellings, ~chosen)
     reason = ""
@@ -114,91 +106,9 @@ def _texts(value: Any) -> list[str]:
     return ["".join(plain_words(str(each))) for each in (value if isinstance(value, list) else [value]) if each is not None]
 
 
-class Place(Enum):
-    """Where a LoRA of a name is."""
-
-    DATABASE = "database"
-    """Where `find_named` finds it."""
-
-    FILES = "files"
-    """Among the files, and not measured."""
-
-    NOWHERE = "nowhere"
-
-
-class Named(NamedTuple):
-    """A LoRA's name in a query of effects."""
-
-    name: str
-    """As it was written, without folder and ending; for a file that the database knows by another name, that name."""
-
-    place: Place
-    file: str = ""
-    """Its name in the list of files; empty if it is not there, or only under another name."""
-
-
-def named_in(
-    query: str, db: MetricsDatabase, files: Iterable[str], installed: Mapping[str, str], *, is_lost: bool
-) -> list[Named]:
-    """What in a query of effects is rather a LoRA's name.
-
-    That is: a file's name with its ending, and a known name that is written as files are ("mystery_12", "sketch2"). If nothing
-    was found for the query, also `<lora:name:1>`, which otherwise is for another node, and plain words that are a name.
-
-    Args:
-        query: what was asked for.
-        db: the database that was searched.
-        files: names of the LoRA files on this machine.
-        installed: lora_id -> file, of those that are LoRAs of the database.
-        is_lost: whether nothing was found for the query.
-    """
-    parts = [part.strip() for part in _PARTS.split(_TAG.sub(",", query))]
-    tags = [tag.strip() for tag in _TAG.findall(query)] if is_lost else []
-    sure = [part for part in (*tags, *parts) if part and (part in tags or part.casefold().endswith(_ENDINGS))]
-    perhaps = [part for part in parts if part and part not in sure and (is_lost or _WRITTEN_AS_FILES.search(part))]
-    if not sure and not perhaps:
-        return []
-    known, at_hand = _names_in(db), {_plain_name(file): file for file in files}
-    ids = {file: lora_id for lora_id, file in installed.items()}
-    found = []
-    for part in (*sure, *perhaps):
-        plain, name = _plain_name(part), _short_name(part)
-        file = at_hand.get(plain, "")
-        if plain in known:
-            found.append(Named(name, Place.DATABASE, file))
-        elif file:
-            row = db.row(ids[file]) if file in ids else None
-            found.append(Named(name, Place.FILES, file) if row is None else Named(_short_name(row.name), Place.DATABASE, file))
-        elif part in sure and plain:
-            found.append(Named(name, Place.NOWHERE))
-    return list(dict.fromkeys(found))
-
-
-def _names_in(db: MetricsDatabase) -> frozenset[str]:
-    """The names of a database's rows, with letters and digits only; gathered once for each state of it."""
-    known = _known_names.get(db)
-    if known is None or known[0] is not db.table:
-        columns = [db.column(column) for column in _NAMES if column in db.table.column_names]
-        known = _known_names[db] = db.table, frozenset(_plain_name(name) for column in columns for name in column if name)
-    return known[1]
-
-
-_known_names: WeakKeyDictionary[MetricsDatabase, tuple[pa.Table, frozenset[str]]] = WeakKeyDictionary()
-
-
-def _short_name(name: str) -> str:
-    """A name without folder and ending."""
-    last = name.replace("\\", "/").rsplit("/", 1)[-1].strip()
-    return _without_ending(last)
-
-
-def _without_ending(name: str) -> str:
-    return next((name[: -len(ending)] for ending in _ENDINGS if name.casefold().endswith(ending)), name)
-
-
-def _plain_name(name: str) -> str:
-    """A name without folder and ending, with letters and digits only."""
-    return "".join(plain_words(_short_name(name)))
+def without_ending(name: str) -> str:
+    """A name without the ending of a LoRA file."""
+    return next((name[: -len(ending)] for ending in ENDINGS if name.casefold().endswith(ending)), name)
 
 
 def plain_words(text: str) -> list[str]:

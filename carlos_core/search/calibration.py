@@ -149,6 +149,12 @@ def p_values(z: Tensor, n_rows: int) -> Tensor:
     return -torch.expm1(n_rows * torch.log1p(-tail))
 
 
+def least_z(n_rows: int, p_value: float = LIKELY) -> float:
+    """The z-score from which on the best of `n_rows` >= 1 has at most this p-value, in (0, 1)."""
+    tail = -math.expm1(math.log1p(-p_value) / n_rows)
+    return -float(torch.special.ndtri(torch.tensor(tail, dtype=torch.float64)))
+
+
 def word_for(p_value: float) -> str:
     """The word for a p-value: "clear", "likely", "weak" or "none"."""
     return next((word for limit, word in ((CLEAR, "clear"), (LIKELY, "likely"), (WEAK, "weak")) if p_value <= limit), "none")

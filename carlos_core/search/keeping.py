@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .limits import KEEP_CONTENT, ChoiceRules
-from .selection import Pick, candidates_of, own_weight
+from .matches import own_weight
+from .selection import Pick, candidates_of
 from .weights import Candidates
 
 BREAKS_AT = 7.5
 """Joint change, raw CLIP units, from which pictures often show next to nothing of their prompts, as `measuring.base_check` has
-it. Under the mini-world's two CLIPs 40 and 66% of the sides beyond it did, and it misses 8 and 4% of those that did
+it. Under the mini-world's two CLIPs 44 and 78% of the sides beyond it did, and it misses 12 and 23% of those that did
 (`studies/content_foretold.py`)."""
 
 _ROUNDED = 1.002

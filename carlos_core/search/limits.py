@@ -237,6 +237,15 @@ class SearchLimits:
                 break
         return found
 
+    def other_families(self, db: MetricsDatabase, installed: Collection[str]) -> list[str]:
+        """The families of the rows that only the base model or the model leaves out, the commonest first; of labels, where known.
+
+        installed: ids of the LoRAs on this machine.
+        """
+        others = replace(self, base_model=None, unfit=()).mask(db, installed) & ~self.mask(db, installed)
+        labels, rows = db.column("base_model"), db.ranking_arrays.rows[others.numpy()].tolist()
+        return [family for family, _ in Counter(family_of_name(labels[row]) for row in rows).most_common() if family]
+
     def why_nothing(self, db: MetricsDatabase, installed: Collection[str]) -> str:
         """Why no row was found, and what to do about it."""
         n_rows = len(db)

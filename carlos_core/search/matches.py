@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ..loras.listed import posix
 from ..loras.trigger_words import used
 from ..records import LoraRecord, LoraVector
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..database.database import MetricsDatabase
+    from .limits import ChoiceRules
 
 CONFIDENCE_WORDS = ("none", "weak", "likely", "clear")
 """From not better than chance to certain; `calibration` says which p-values they stand for."""
@@ -102,7 +104,7 @@ class Match:
     def name(self) -> str:
         """The best name there is for people: the id only if neither the row nor the list of files has another."""
         name = self.record.name
-        return name if name != self.lora_id else (self.file or name).replace("\\", "/")
+        return name if name != self.lora_id else posix(self.file or name)
 
     @property
     def trigger_words(self) -> tuple[str, ...]:
@@ -130,7 +132,7 @@ class Matches:
     asked."""
 
     is_judged: bool = False
-    """Whether it was asked how sure each must be (`sure.mark_sure`)."""
+    """Whether it was asked how sure (`sure.mark_sure`) or how alike (`mark_alike`) each must be."""
 
     def __len__(self) -> int:
         return len(self.items)
@@ -167,3 +169,26 @@ def matches_at(
         record = db.row_at(int(db.ranking_arrays.rows[index]))
         items.append(Match(place + 1, score, record, installed.get(record.lora_id), sure[place] if sure is not None else None))
     return tuple(items)
+
+
+def own_weight(match: Match, rules: ChoiceRules) -> float:
+    """The weight of a LoRA when it is applied alone."""
+    return (match.record.suggested_weight if rules.takes_suggested else None) or 1.0
+
+
+def mark_alike(matches: Matches, min_cosine: float) -> Matches:
+    """The matches of a search by likeness, each marked by whether its score reaches a cosine. min_cosine: 0 for no limit."""
+    if min_cosine <= 0:
+        return matches
+    items = tuple(replace(match, is_sure=match.score >= min_cosine) for match in matches.items)
+    marked = replace(matches, items=items, is_judged=True)
+    return replace(marked, doubt=_why_unlike(items, min_cosine) if items and not marked.installed else "")
+
+
+def _why_unlike(items: Sequence[Match], min_cosine: float) -> str:
+    """Why none of some matches is passed on."""
+    alike = [match.name for match in items if match.is_sure]
+    if alike:
+        return f"What is alike enough is not installed: {', '.join(alike)}. Put it into models/loras."
+    nearest = f"the nearest, {items[0].name}, has a cosine of {items[0].score:.2f} (1: it does the same, 0: nothing in common)"
+    return f"No LoRA is much like it: {nearest}, and min_cosine is {min_cosine:g}."

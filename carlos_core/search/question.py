@@ -12,16 +12,16 @@ from torch import Tensor
 
 from ..errors import RetrievalError
 from ..progress import OnProgress
+from . import reasons
 from .calibration import LIKELY, WEAK, Background, confidences, p_values
 from .content import ContentTails
 from .keeping import keeping
 from .language import knows_other_languages, other_language
 from .limits import ANY, CALIBRATED, ChoiceRules, SearchLimits
-from .matches import Confidence, Matches
+from .matches import Confidence, Matches, own_weight
 from .queries import but_not
 from .reading import Reading
-from .reasons import in_the_way, lacks_something, quoted, what_is_nearest, why_content, why_empty, why_language, why_not_all
-from .selection import CANDIDATES, Pick, Selection, own_weight, parts_of, select
+from .selection import CANDIDATES, Pick, Selection, check_rules, parts_of, select
 from .understanding import Understanding, Verdict, understand
 from .weights import MAX_OVERDRIVE
 
@@ -81,13 +81,20 @@ class Question:
     """What texts find when they are looked at."""
 
     def selection(self) -> Selection:
-        """The LoRAs for the query; none if nothing fits. Raises what `Searcher.choose` does."""
+        """The LoRAs for the query; none if nothing fits. Raises what `Searcher.choose` does.
+
+        Where no row may be chosen, that is told without the encoder, which may have to be fetched.
+        """
+        check_rules(self.rules)
         selection = self._chosen()
-        blocked = self._what_is_in_the_way(selection)
+        blocked, is_asked = self._what_is_in_the_way(selection), not self._why_not_asked and self._n_allowed > 0
+        idle = reasons.idle_negative(self, selection) if is_asked and not blocked else ""
+        notes = (*selection.notes, *([idle] if idle else []))
         if selection.picks:
-            return replace(selection, reason=f"{selection.reason} {blocked}".strip())
+            return replace(selection, reason=f"{selection.reason} {blocked}".strip(), notes=notes)
         why_not = selection.reason or self._why_no_effects(self.understanding, advises=not blocked)
-        return replace(selection, reason=f"{blocked} {why_not}".strip())
+        is_unfit = is_asked and not blocked
+        return replace(selection, reason=f"{blocked} {why_not}".strip(), notes=notes, is_unfit=is_unfit)
 
     def _chosen(self) -> Selection:
         """The LoRAs; none and no reason for content alone, as `_why_no_effects` says why."""
@@ -98,6 +105,8 @@ class Question:
         why_not = self._why_not_asked
         if why_not:
             return self._nothing(why_not, understanding)
+        if not self._n_allowed:
+            return self._nothing(self.limits.why_nothing(self.searcher.db, self.searcher.installed), understanding)
         if not understanding.content or understanding.fits_together:
             texts = [effect.text for effect in understanding.effects]
             selection = self._selected(reading.text, texts if len(texts) > 1 else None, understanding)
@@ -107,7 +116,7 @@ class Question:
         if understanding.effects:
             texts = [effect.text for effect in understanding.effects]
             selection = self._selected(", ".join(texts), texts, understanding)
-            return replace(selection, reason=f"{selection.reason} {why_not_all(self, understanding)}".strip())
+            return replace(selection, reason=f"{selection.reason} {reasons.why_not_all(self, understanding)}".strip())
         return self._nothing("", understanding)
 
     def _what_is_in_the_way(self, selection: Selection) -> str:
@@ -117,7 +126,7 @@ class Question:
             not (negative or forbidden)
             or not self._n_allowed
             or self._why_not_asked
-            or not lacks_something(selection, self.rules, self.reading)
+            or not reasons.lacks_something(selection, self.rules, self.reading)
         ):
             return ""
         wishes = replace(self.reading, forbidden=())
@@ -125,17 +134,15 @@ class Question:
         if not self._may_get_more_as(free):
             return ""
         by_negative = f"negative_query ({negative!r})"
-        by_query = f"what the query does not want ({quoted([phrase.text for phrase in forbidden])})"
+        by_query = f"what the query does not want ({reasons.quoted([phrase.text for phrase in forbidden])})"
         if not (negative and forbidden):
-            return in_the_way(selection, {by_negative if negative else by_query: free._chosen()})
+            return reasons.in_the_way(selection, {by_negative if negative else by_query: free._chosen()})
         freed = {by_negative: replace(self, negative=""), by_query: replace(self, reading=wishes)}
-        said = in_the_way(selection, {cause: question._chosen_if_possible() for cause, question in freed.items()})
-        return said or in_the_way(selection, {f"{by_negative} and {by_query}": free._chosen()})
+        said = reasons.in_the_way(selection, {cause: question._chosen_if_possible() for cause, question in freed.items()})
+        return said or reasons.in_the_way(selection, {f"{by_negative} and {by_query}": free._chosen()})
 
     def _may_get_more_as(self, free: Question) -> bool:
         """Whether some part of the query, as it is looked at, finds another LoRA or a surer one where nothing is unwanted."""
-        if self._background is None:
-            return True
         text = self.reading.text
         phrases = (phrase for wish in self.reading.wishes for phrase in wish.options)
         texts = [
@@ -144,7 +151,11 @@ class Question:
             *(phrase.part(*run) for phrase in phrases for run in phrase.runs),
             *self.understanding.unfit,
         ]
-        return any(
+        return self.finds_other_as(free, texts)
+
+    def finds_other_as(self, free: Question, texts: Sequence[str]) -> bool:
+        """Whether one of some texts, as it is looked at, may find another LoRA or a surer one where less is unwanted."""
+        return self._background is None or any(
             then is not None and (now is None or then.row != now.row or self._is_sure(then.z) > self._is_sure(now.z))
             for now, then in zip(self._looks(texts), free._looks(texts), strict=True)
         )
@@ -160,8 +171,8 @@ class Question:
     def _why_not_asked(self) -> str:
         """Why the query asks for nothing that could be looked for; empty if it does."""
         if not self.reading.wishes:
-            return why_empty(self.reading)
-        return why_language(self._language) if self._language is not None else ""
+            return reasons.why_empty(self.reading)
+        return reasons.why_language(self._language) if self._language is not None else ""
 
     @cached_property
     def understanding(self) -> Understanding:
@@ -383,10 +394,10 @@ class Question:
         """Why content alone gets nothing."""
         is_long = len(self.reading.text.split()) > _LONG
         if len(understanding.content) > 1 or is_long:
-            of_parts = "" if is_long else why_not_all(self, understanding)
-            return f"{what_is_nearest(self, advises=advises)} {of_parts}".strip()
+            of_parts = "" if is_long else reasons.why_not_all(self, understanding)
+            return f"{reasons.what_is_nearest(self, advises=advises)} {of_parts}".strip()
         selection = self._selected(self.reading.text, None, understanding)
-        return why_content(self.reading, selection.picks[0].match) if selection.picks else selection.reason
+        return reasons.why_content(self.reading, selection.picks[0].match) if selection.picks else selection.reason
 
     def _nothing(self, reason: str, understanding: Understanding) -> Selection:
         return Selection(self.reading.query.strip(), (), reason, understanding=understanding)

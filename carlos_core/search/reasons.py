@@ -58,6 +58,16 @@ def _pushed_out(selection: Selection, free: Selection) -> list[str]:
     return list(dict.fromkeys([*gone, *(effect.text for effect in effects if effect.text in unfit)]))
 
 
+def idle_negative(question: Question, selection: Selection) -> str:
+    """That a negative query plays no part in what was chosen; empty if it does, or if there is none."""
+    negative = question.negative.strip()
+    texts = [pick.part for pick in selection.picks] or [question.reading.text]
+    if not negative or question.finds_other_as(replace(question, negative=""), texts):
+        return ""
+    same = "the same LoRAs come first" if selection.picks else "nothing fits either"
+    return f"negative_query ({negative!r}) plays no part here: without it, {same}."
+
+
 def quoted(texts: Sequence[str]) -> str:
     """Texts in quotes: "'snow', 'fog'"."""
     return ", ".join(map(repr, texts))

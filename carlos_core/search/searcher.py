@@ -17,7 +17,8 @@ from ..clip import signature_file
 from ..clip.encoder import Encoder
 from ..clip.lazy_encoder import LazyEncoder
 from ..clip.signatures import SignatureCache
-from ..database.database import MetricsDatabase, RankingArrays
+from ..database.database import MetricsDatabase
+from ..database.ranking_arrays import RankingArrays
 from ..errors import CarlosError, RetrievalError
 from ..foreign import whole_text
 from ..progress import OnProgress, Progress
@@ -114,7 +115,7 @@ class Searcher:
         """What texts ask for, each [D] float32; new ones are encoded together. Raises as `signature`."""
         texts = [whole_text(text).strip() for text in texts]
         if not all(texts):
-            raise RetrievalError("The query is empty.", 'Say what the LoRA should do, e.g. "snowfall".')
+            raise _empty()
         return self._signatures.signatures(self.encoder, self.prompts, texts) if texts else []
 
     def looks(self, texts: Sequence[str], *, closer: bool = False) -> list[Tensor]:
@@ -192,6 +193,18 @@ class Searcher:
         items = self._matches_at(order, rows, scores)
         reason = "" if items else limits.why_nothing(self.db, self.installed)
         return Matches(query.strip(), str(self.db.encoder_id), items, reason, signature)
+
+    def nothing(self, query: str, limits: SearchLimits) -> Matches | None:
+        """The answer to a query where no row is within the limits, for which no encoder is needed; None if some row is.
+
+        Raises RetrievalError for an empty query.
+        """
+        if not whole_text(query).strip():
+            raise _empty()
+        allowed = limits.mask(self.db, self.installed) & (self.db.ranking_arrays.norms > 0)
+        if bool(allowed.any()):
+            return None
+        return Matches(query.strip(), str(self.db.encoder_id), (), limits.why_nothing(self.db, self.installed))
 
     def placed(
         self,
@@ -394,6 +407,16 @@ class _Known:
     content_scores: tuple[CalibratedRows, Tensor] | None = None
     spelling: tuple[pa.Table, Spelling] | None = None
     """With the rows that it was gathered from."""
+
+
+def check_query(query: str) -> None:
+    """Raises RetrievalError for one that says nothing."""
+    if not whole_text(query).strip():
+        raise _empty()
+
+
+def _empty() -> RetrievalError:
+    return RetrievalError("The query is empty.", 'Say what the LoRA should do, e.g. "snowfall".')
 
 
 def check_ranking(ranking: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import RetrievalError
 from ..vectors import cosine
 from .limits import ANY, BEST_ONE, CONFIDENCES, MAX_STRENGTH, MODES, TOP_K_EQUAL, ChoiceRules
-from .matches import Match, Matches
+from .matches import Match, Matches, own_weight
 from .weights import Candidates, WeightLimits, compose, unlike, weighed
 
 if TYPE_CHECKING:
@@ -69,6 +69,9 @@ class Selection:
     notes: tuple[str, ...] = ()
     """What fits and was not picked, what was taken from the weights, and whether the picture may break; one sentence each."""
 
+    is_unfit: bool = False
+    """Whether nothing was chosen for no other reason than that no LoRA that may be found fits: other words may find one."""
+
     keeping: Keeping | None = None
     """How much of the prompt the picks leave, and what that cost; None if there are none."""
 
@@ -116,7 +119,7 @@ def select(
 
     Raises RetrievalError for values that make no sense, and what `search` raises.
     """
-    _check(rules)
+    check_rules(rules)
     whole = search(query)
     if not whole.items:
         return Selection(whole.query, (), whole.reason)
@@ -150,7 +153,8 @@ def select(
     return Selection(whole.query, picks, reason, fitting=sure, notes=_left_out(leaders, chosen, rules))
 
 
-def _check(rules: ChoiceRules) -> None:
+def check_rules(rules: ChoiceRules) -> None:
+    """Raises RetrievalError for rules that make no sense."""
     for value, choices in ((rules.mode, MODES), (rules.min_confidence, CONFIDENCES)):
         if value not in choices:
             raise RetrievalError(f"{value!r} is not a way to choose LoRAs.", f"Choose one of {', '.join(choices)}.")
@@ -262,11 +266,6 @@ def _p_value(match: Match) -> float:
 
 def _directions(matches: Sequence[Match]) -> np.ndarray:
     return np.stack([match.vector.direction for match in matches]).astype(np.float64)
-
-
-def own_weight(match: Match, rules: ChoiceRules) -> float:
-    """The weight of a LoRA when it is applied alone."""
-    return (match.record.suggested_weight if rules.takes_suggested else None) or 1.0
 
 
 def candidates_of(matches: Sequence[Match], rules: ChoiceRules) -> Candidates:

@@ -30,6 +30,7 @@ from pathlib import Path
 from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
+from ..prompts.prompt_set import default_content_bank, default_effect_bank
 from .by_name import plain_words
 from .language import other_language
 from .reading import Reading
@@ -137,6 +138,22 @@ def spelling_of(db: MetricsDatabase, effects: Iterable[str], texts: Iterable[str
     others = frozenset(word for phrase in phrases for word in plain_words(phrase))
     of_texts, of_effects = (_counted(set(plain_words(each)) for each in some) for some in (texts, effects))
     return Spelling(_library_words(db), of_effects, of_texts, others)
+
+
+def is_ordinary(word: str) -> bool:
+    """Whether a word is in the bank of effects, in that of content or in the lists of words, is one token of CLIP, or is a form
+    of such a word: "blue", "eyes", "foggy", and not "sdxl", "v2" or "12". word: in small letters, as of `plain_words`."""
+    known, forms = _bank_words(), (word, *_stems(word))
+    # CLIP's vocabulary is read only where it decides.
+    return not word.isdigit() and (any(form in known for form in forms) or any(form in _tokens() for form in forms))
+
+
+@lru_cache(maxsize=1)
+def _bank_words() -> frozenset[str]:
+    """All words of the banks that come with the package, and of the lists."""
+    lists = (phrase for each in fields(words()) for phrase in getattr(words(), each.name))
+    texts = (*default_effect_bank().texts, *default_content_bank().texts, *lists)
+    return frozenset(word for text in texts for word in plain_words(text))
 
 
 def _library_words(db: MetricsDatabase) -> Counter[str]:

@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 WEAK_SHARE = 0.5
 """Of the median strength."""
 
+_ROUNDING = 1e-3
+"""Weights of choices have three decimals."""
+
 _FEWEST = 5
 """Of fewer LoRAs with an effect a median says little."""
 
 
 class Weak(NamedTuple):
-    """A LoRA that is far weaker than usual."""
+    """A LoRA that is far weaker than usual, or has become so."""
 
     strength: float
     """As measured, raw CLIP units."""
@@ -48,3 +51,23 @@ def weakness(strength: float, usual: float | None, weight: float = 1.0) -> Weak 
     if usual is None or strength * max(1.0, abs(weight)) >= WEAK_SHARE * usual:
         return None
     return Weak(strength, usual)
+
+
+def faded(strength: float, usual: float | None, weight: float, own: float) -> Weak | None:
+    """What to say of a LoRA that is no weaker than others, and hardly seen at the weight that was left to it beside others, or so
+    that the prompt stays visible (`keeping`); None if it can be seen.
+
+    Of four LoRAs of the mini-world, snow, flames and hearts are hardly seen in a picture at half their weight, and lines as of a
+    pencil are.
+
+    Args:
+        strength: as measured, raw CLIP units.
+        usual: what `median_strength` says of its database.
+        weight: that it is applied with.
+        own: that it has alone. A low one that nothing was taken from was suggested for what it does.
+    """
+    is_reduced = abs(weight) < abs(own) - _ROUNDING
+    if usual is None or not is_reduced or weakness(strength, usual) is not None:
+        return None
+    left = strength * abs(weight)
+    return Weak(left, usual) if left < WEAK_SHARE * usual else None

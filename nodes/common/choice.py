@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...carlos_core.errors import LoraError
+from ...carlos_core.loras.listed import posix
 from ...carlos_core.loras.matching import Resolved
 from ...carlos_core.records import AppliedLora
 from ...carlos_core.search.choice_text import ChoiceEntry, entries_of
@@ -47,8 +48,3 @@ def _locked(entry: ChoiceEntry, database: Any, files: Mapping[str, Resolved]) ->
         row, applied = None, f"{posix(file)} is applied as the choice names it"
         note = f"{applied}, but it is not known to be the LoRA {lora_id} of {database.name}"
     return AppliedLora(file, entry.weight, lora_folder.trigger_words(file, row), lora_id, entry.score), note
-
-
-def posix(file: str) -> str:
-    """A name of ComfyUI's list with "/" between folders."""
-    return file.replace("\\", "/")

@@ -49,7 +49,7 @@ def of_matches(database: MetricsDatabase, matches: Iterable[Match]) -> dict[str,
 
 def column(words: Mapping[str, str]) -> tuple[str, ...]:
     """The header of the column of words in a table; none where nothing is known of any LoRA."""
-    return ("what it does",) if words else ()
+    return ("nearest phrases",) if words else ()
 
 
 def cell(words: Mapping[str, str], lora_id: str) -> tuple[str, ...]:

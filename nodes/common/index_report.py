@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ... import carlos_core as carlos
-from ...carlos_core.comfy.run_facts import misses_of
 from ...carlos_core.counting import counted
+from ...carlos_core.drawing.card import short_name
+from ...carlos_core.measuring.run_facts import misses_of
 from ...carlos_core.search.limits import NO_CHANGE, TOO_STRONG
 from . import descriptions
 from .indexing import curve_lines
-from .report import number, table
+from .report import number, said_once, table
 
 if TYPE_CHECKING:
     from ...carlos_core.measuring.failures import Failure
-    from ...carlos_core.measuring.indexer import Outcome
+    from ...carlos_core.measuring.outcome import Outcome
     from ...carlos_core.records import LayerFit, LoraRecord
     from ...carlos_core.search.limits import Miss
 
@@ -50,6 +52,9 @@ class LibraryRun:
     words: Mapping[str, str]
     """What LoRAs do, by id."""
 
+    left: Sequence[str] = ()
+    """Files that the run did not come to, because it gave way to another workflow."""
+
     @property
     def new(self) -> list[Outcome]:
         """Those measured just now."""
@@ -60,7 +65,27 @@ class LibraryRun:
         """What was done: "2 measured, 1 known already, 1 for other models, 0 failed"."""
         others = f", {len(self.misfits)} for other models" if self.misfits else ""
         known = len(self.outcomes) - len(self.new)
-        return f"{len(self.new)} measured, {known} known already{others}, {len(self.failures)} failed"
+        left = f", {len(self.left)} left" if self.left else ""
+        return f"{len(self.new)} measured, {known} known already{others}, {len(self.failures)} failed{left}"
+
+    @property
+    def on_node(self) -> str:
+        """What was done, for the node itself: only what happened."""
+        known = len(self.outcomes) - len(self.new)
+        counts = (
+            (len(self.new), "measured"),
+            (known, "known already"),
+            (len(self.misfits), "for other models"),
+            (len(self.failures), "failed"),
+        )
+        return f"done: {', '.join(f'{n:,} {what}' for n, what in counts if n) or 'there was nothing to do'}"
+
+
+def lora_in_short(outcome: Outcome) -> str:
+    """What came of one LoRA, for the node itself."""
+    row, status = outcome.row, "measured" if outcome.is_new else "known already"
+    name = short_name(outcome.lora.name or row.name)
+    return f"done: {name} {status}, strength {number(row.strength, 2)}, consistency {number(row.consistency)}"
 
 
 def lora_lines(outcome: Outcome, does: str | None, details: Sequence[str]) -> list[str]:
@@ -117,7 +142,7 @@ def library_lines(run: LibraryRun, details: Sequence[str]) -> list[str]:
 
     details: lines for those who want to know how it was measured.
     """
-    n_all = len(run.outcomes) + len(run.misfits) + len(run.failures)
+    n_all = len(run.outcomes) + len(run.misfits) + len(run.failures) + len(run.left)
     lines = [
         f"{len(run.outcomes)} of {counted(n_all, 'LoRA is', 'LoRAs are')} in the database: {run.in_short}.",
         *_nexts(run),
@@ -131,19 +156,31 @@ def library_lines(run: LibraryRun, details: Sequence[str]) -> list[str]:
     return [
         *lines,
         *_not_found(run.outcomes),
-        *(line for word, failures in said for line in _said_once(word, failures)),
+        *(line for word, failures in said for line in said_once(word, failures)),
         _DETAILS,
         *details,
     ]
 
 
+def _of_other_programs(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """How many rows stay whose pictures another program made."""
+    counts = Counter(outcome.other_program for outcome in outcomes if outcome.other_program)
+    for program, count in counts.items():
+        were = counted(count, "LoRA was", "LoRAs were")
+        yield f"{were} measured with {program}, on a model of this shape, and stay: overwrite measures them here."
+
+
 def _nexts(run: LibraryRun) -> Iterator[str]:
-    """What can be done now: at most four lines."""
+    """What can be done now, in a few lines."""
+    if run.left:
+        left = counted(len(run.left), "LoRA is", "LoRAs are")
+        yield f"Another workflow waits, and the run gave way to it: {left} left. Run again to go on; all rows are saved."
     missed = sum(bool(misses_of(outcome)) for outcome in run.outcomes)
     if missed < len(run.outcomes):
         yield "Next: ask for what they do with Auto LoRA or LoRA Retriever, on this database."
     if missed:
         yield f"{counted(missed, 'LoRA')} will not be found with the usual limits: see the column found."
+    yield from _of_other_programs(run.outcomes)
     if run.misfits:
         yield f"To measure those for other models, load a checkpoint of their kind: {_named(run.misfits)}."
     if run.failures:
@@ -185,16 +222,6 @@ def _not_found(outcomes: Iterable[Outcome]) -> Iterator[str]:
             files.append(f"{outcome.lora.name} ({number(miss.value)})")
     for (why, limit, bound), files in by_limit.items():
         yield f"not found by searches with the usual limits: {why} ({limit} is {bound:g}): {', '.join(files)}"
-
-
-def _said_once(word: str, said: Sequence[Failure]) -> Iterator[str]:
-    """A line for each reason; for one that several files share, with their number, and a line with their names."""
-    for group in carlos.alike(said):
-        if len(group.files) == 1:
-            yield f"{word}: {group.files[0]}: {group.reason}"
-        else:
-            yield f"{word}: {len(group.files)} LoRAs alike: {group.reason}"
-            yield f"    they are: {', '.join(group.files)}"
 
 
 def _cells(outcome: Outcome) -> tuple[str, ...]:

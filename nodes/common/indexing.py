@@ -9,10 +9,10 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ... import carlos_core as carlos
-from ...carlos_core.comfy.run_facts import plan_lines
 from ...carlos_core.comfy.workflow import guidances_of
 from ...carlos_core.errors import GenerationError
 from ...carlos_core.measuring.presets import TRIGGER_RULES
+from ...carlos_core.measuring.run_facts import LOOKING_FOR_STEPS, plan_lines
 from ...carlos_core.measuring.settings import (
     ANY_CHECKPOINT,
     AUTOMATIC,
@@ -32,7 +32,9 @@ from .sockets import CarlosDb
 
 if TYPE_CHECKING:
     from ...carlos_core.loras.lora_file import LoraFile
-    from ...carlos_core.measuring.indexer import Indexer, Outcome
+    from ...carlos_core.measuring.indexer import Indexer
+    from ...carlos_core.measuring.outcome import Outcome
+    from ...carlos_core.measuring.workplace import Workplace
     from ...carlos_core.records import LoraRecord
 
 _OWN = "The other presets have their own."
@@ -90,7 +92,7 @@ def settings_inputs(default_preset: str) -> list[io.Input]:
             tooltip=f"Only for custom: use only this many prompts, spread over all topics. 0: all. {_OWN}",
             **advanced(),
         ),
-        *_sampling_inputs(),
+        *sampling_inputs(),
         io.Int.Input("width", default=0, min=0, max=8192, step=8, tooltip="0: the native size of the model."),
         io.Int.Input("height", default=0, min=0, max=8192, step=8, tooltip="0: the native size of the model."),
         io.Int.Input(
@@ -150,14 +152,16 @@ def settings_inputs(default_preset: str) -> list[io.Input]:
     ]
 
 
-def _sampling_inputs() -> list[io.Input]:
+def sampling_inputs(*, of_presets: bool = True) -> list[io.Input]:
+    """Steps, cfg, sampler and scheduler. of_presets: of a node with presets; elsewhere they are optional."""
     samplers, schedulers = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
-    only = f"Only for custom, or sampling = as given: {{}}. {_OWN}"
+    only = f"Only for custom, or sampling = as given: {{}}. {_OWN}" if of_presets else "Only for sampling = as given: {}."
+    further = advanced() if of_presets else {"optional": True, **advanced()}
     return [
-        io.Int.Input("steps", default=25, min=1, max=1000, tooltip=only.format("sampler steps"), **advanced()),
-        io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip=only.format("guidance"), **advanced()),
-        io.Combo.Input("sampler_name", options=list(samplers), default="euler", tooltip=only.format("sampler"), **advanced()),
-        io.Combo.Input("scheduler", options=list(schedulers), default="normal", tooltip=only.format("scheduler"), **advanced()),
+        io.Int.Input("steps", default=25, min=1, max=1000, tooltip=only.format("sampler steps"), **further),
+        io.Float.Input("cfg", default=5.0, min=0.0, max=100.0, step=0.1, tooltip=only.format("guidance"), **further),
+        io.Combo.Input("sampler_name", options=list(samplers), default="euler", tooltip=only.format("sampler"), **further),
+        io.Combo.Input("scheduler", options=list(schedulers), default="normal", tooltip=only.format("scheduler"), **further),
     ]
 
 
@@ -188,16 +192,29 @@ def indexer_of(
     folders.check_choice(wanted.triggers, TRIGGER_RULES, "trigger rule")
     folders.check_choice(wanted.checkpoint, CHECKPOINTS, "checkpoint")
     folders.check_choice(wanted.sampling, SAMPLINGS, "sampling")
-    _check_whole(clip, vae)
-    target = own_database(database)
-    prompts = folders.prompt_set(wanted.prompts, default_index_prompts())
-    at = carlos.Workplace(target, prompts, runtime.encoder(database), folders.cache_folder(), ListedLoras(), runtime.gallery())
-    progress = NodeProgress(hidden.unique_id, lambda: "looking for the steps that suffice: ", tally)
+    check_whole(clip, vae)
     guidances = guidances_of(hidden.prompt, hidden.unique_id)
-    return carlos.comfy_indexer(carlos.Loaded(model, clip, vae), wanted, at, guidances, names, progress)
+    loaded, at = carlos.Loaded(model, clip, vae), workplace(database, wanted.prompts)
+    return carlos.comfy_indexer(loaded, wanted, at, guidances, names, progress_of_steps(hidden, tally))
 
 
-def _check_whole(clip: Any, vae: Any) -> None:
+def workplace(database: Any, prompts: str) -> Workplace:
+    """What LoRAs are measured with and for, besides the model. Raises DatabaseError, PromptSetError.
+
+    prompts: the combo's value.
+    """
+    target, prompt_set = own_database(database), folders.prompt_set(prompts, default_index_prompts())
+    return carlos.Workplace(
+        target, prompt_set, runtime.encoder(database), folders.cache_folder(), ListedLoras(), runtime.gallery()
+    )
+
+
+def progress_of_steps(hidden: Any, tally: Tally) -> NodeProgress:
+    """Progress of the pictures that show how many steps suffice."""
+    return NodeProgress(hidden.unique_id, lambda: LOOKING_FOR_STEPS, tally)
+
+
+def check_whole(clip: Any, vae: Any) -> None:
     """Raises GenerationError for a part that is missing: Load Checkpoint then gives nothing, or a VAE without a model."""
     vae = getattr(vae, "first_stage_model", vae)
     for name, value, what, loader in (("clip", clip, "text encoder", "Load CLIP"), ("vae", vae, "VAE", "Load VAE")):

@@ -11,17 +11,19 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from ...carlos_core.counting import counted
 from ...carlos_core.drawing import theme
 from ...carlos_core.drawing.listing import MOST_ROWS, Listing, Said
+from ...carlos_core.loras.listed import posix
 from ...carlos_core.loras.matching import Resolved
 from ...carlos_core.search.limits import told
-from ...carlos_core.search.matches import Match, Matches
+from ...carlos_core.search.matches import Match, Matches, mark_alike
 from ..host import lora_folder, runtime
-from . import descriptions, doubt, pictures, preferred, reading, weak_loras
+from . import descriptions, doubt, next_step, pictures, preferred, reading, start, weak_loras
 from .model_fit import ForModel, for_model
 from .report import database_facts, database_line, number, report, table
 from .search_widgets import limits_of
 from .sockets import CarlosMatches, facts_output, picture_output
 
 if TYPE_CHECKING:
+    from ...carlos_core.measuring.start import Start
     from ...carlos_core.search.understanding import Understanding
 
 
@@ -55,6 +57,8 @@ def found(
     hidden: Any,
     top_k: int,
     about: Callable[[Matches], Sequence[str]] = lambda _matches: (),
+    title: str = "",
+    min_cosine: float = 0.0,
     **limits: Any,
 ) -> io.NodeOutput:
     """The outputs of a search for a signature.
@@ -67,14 +71,17 @@ def found(
         hidden: of the node, whose prompt names the checkpoint.
         top_k: how many LoRAs at most.
         about: what to say of the matches as a whole, in lines.
+        title: of the picture; empty: the query is a text that somebody wrote.
+        min_cosine: how like what is looked for a LoRA must be to be passed on; 0 for no limit.
         limits: the values of `search_widgets.optional_limits`, by widget, the model, and what else `SearchLimits` knows.
     """
 
     def find(installed: dict[str, str], allowed: ForModel) -> Matches:
-        return runtime.searcher(database).among(installed, allowed.preference).find(signature, allowed.limits, top_k, query=query)
+        searcher = runtime.searcher(database).among(installed, allowed.preference)
+        return mark_alike(searcher.find(signature, allowed.limits, top_k, query=query), min_cosine)
 
     done = searched(database, find, hidden, **limits)
-    return output_of(database, done, *notes, *about(done.matches))
+    return output_of(database, done, *notes, *about(done.matches), title=title)
 
 
 class Searched(NamedTuple):
@@ -119,6 +126,9 @@ def output_of(
     understanding: Understanding | None = None,
     further: Sequence[str] = (),
     by_effect: bool = True,
+    title: str = "",
+    then: str = "",
+    first: Start | None = None,
 ) -> io.NodeOutput:
     """The outputs for what a search has found.
 
@@ -128,14 +138,17 @@ def output_of(
         notes: lines that the report begins with.
         understanding: what was read in the query, if it was read.
         further: lines that come after what was read.
-        by_effect: whether the limits on what was measured counted.
+        by_effect: whether the limits on what was measured counted; if not, names were searched.
+        title: of the picture; empty: the query is a text that somebody wrote.
+        then: what to do where LoRAs were looked at and none fits; what to do where there are none is said in any case.
+        first: what can be done now, where the database hardly knows the files.
     """
     files, allowed, matches = found
     words = descriptions.of_matches(database, matches.items)
     facts = _facts(matches, files, words) | ({"left_out": allowed.facts} if allowed.facts else {})
     facts |= preferred.facts_of(allowed.preference, matches.items)
     made_for = preferred.notes_of(allowed.preference, matches.items, database)
-    facts["database"] = database_facts(database)
+    facts |= {"database": database_facts(database), **start.facts_of(first)}
     facts |= {} if understanding is None else {"reading": reading.facts_of(understanding)}
     filters = allowed.limits.filters(database, allowed.installed, by_effect=by_effect)
     facts |= {"filters": [each._asdict() for each in filters]}
@@ -144,12 +157,18 @@ def output_of(
     # Where nothing was found, the reason may have them already.
     filtered = [] if said_of_filters in matches.reason else [said_of_filters]
     doubts = doubt.lines(matches, understanding)
+    if not matches.items:
+        then = next_step.after_filters(database, allowed, files) if by_effect else ""
+    facts["next"] = then
+    doubts = [*doubts, *([then] if then else [])]
     listed = _table(matches, words, doubts)
     # Its weight is chosen where it is applied.
     weak = weak_loras.notes_of(database, ((match, 1.0) for match in matches.installed))
     notices = [*made_for, *weak, *_notes(matches, files), *allowed.notes, *filtered, database_line(database)]
-    text, said = report([*notes, *listed, *read, *further, *notices], facts)
-    picture, shown = pictures.drawn(_listing(database, found, notes, [*doubts, *weak]), text)
+    text, said = report([*notes, *listed, *start.lines(first), *read, *further, *notices], facts)
+    doubts_shown = [*doubts, *weak, *start.lines(first)]
+    listing = _listing(database, found, notes, doubts_shown, _Worded(title, by_effect=by_effect))
+    picture, shown = pictures.drawn(listing, text)
     if not matches.installed:
         reason = matches.doubt or matches.reason or "None of the matches is installed: put one of them into models/loras."
         return io.NodeOutput(matches, ExecutionBlocker(f"{reason} {_INSTEAD}"), 0.0, text, said, picture, ui=shown)
@@ -164,25 +183,36 @@ def name_of(match: Match) -> str:
 
 def file_of(match: Match) -> str | None:
     """File name with "/" between folders, as reports give it."""
-    return match.file.replace("\\", "/") if match.file else match.record.file_name
+    return posix(match.file) if match.file else match.record.file_name
 
 
-def _listing(database: Any, found: Searched, notes: Sequence[str], doubts: Sequence[str]) -> Listing:
+class _Worded(NamedTuple):
+    """How a picture of matches is worded."""
+
+    title: str
+    """Empty: the query is a text that somebody wrote."""
+
+    by_effect: bool
+    """If not, names were searched."""
+
+
+def _listing(database: Any, found: Searched, notes: Sequence[str], doubts: Sequence[str], worded: _Worded) -> Listing:
     """The matches as a picture. notes: lines that the report begins with. doubts: why they may not fit."""
     matches, rows = found.matches, pictures.Rows(database, found.allowed)
     said = [*(Said(note, theme.QUIET) for note in notes), *(Said(line, theme.DOUBTFUL) for line in doubts)]
     if not matches.items:
-        return rows.listing(Said(f"Nothing fits “{matches.query}”", theme.DOUBTFUL), [*said, Said(matches.reason)])
-    drawn = (rows.of_match(match) for match in matches.items[:MOST_ROWS])
-    title = f"LoRAs {matches.query}" if matches.query.startswith("like ") else f"LoRAs for “{matches.query}”"
+        nothing = [*said[: len(notes)], Said(matches.reason), *said[len(notes) :]]
+        return rows.listing(Said(f"Nothing fits “{matches.query}”", theme.DOUBTFUL), nothing)
+    drawn = (rows.of_match(match, by_effect=worded.by_effect) for match in matches.items[:MOST_ROWS])
+    title = worded.title or f"LoRAs {'for' if worded.by_effect else 'called'} “{matches.query}”"
     return rows.listing(Said(title), said, drawn, len(matches.items))
 
 
 def _table(matches: Matches, words: Mapping[str, str], doubts: Sequence[str]) -> list[str]:
     if not matches.items:
-        return [f"Nothing fits {matches.query!r}. {matches.reason}"]
+        return [f"Nothing fits {matches.query!r}. {matches.reason}", *doubts]
     confidence = () if matches.surest is None else ("confidence",)
-    sure = ("sure enough",) if matches.is_judged else ()
+    sure = ("sure enough" if confidence else "alike enough",) if matches.is_judged else ()
     header = ("rank", "LoRA", "score", *confidence, *sure, "strength", "consistency", "installed", "base model")
     cells = [(*_cells(match, is_judged=matches.is_judged), *descriptions.cell(words, match.lora_id)) for match in matches.items]
     return [f"LoRAs for {matches.query!r}:", *doubts, *table((*header, *descriptions.column(words)), cells)]

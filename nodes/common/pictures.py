@@ -32,9 +32,9 @@ _SURE = {
     "likely": Said("likely match", theme.GOOD),
     "clear": Said("clear match", theme.GOOD),
 }
-_NOT_SURE_ENOUGH = Said("not sure enough", theme.DOUBTFUL)
+_NOT_SURE_ENOUGH, _NOT_ALIKE = Said("not sure enough", theme.DOUBTFUL), Said("not alike enough", theme.DOUBTFUL)
 _INSTALLED, _NOT_INSTALLED = Said("installed", theme.GOOD), Said("not installed", theme.QUIET)
-_FITS, _MAY_FIT = Said("fits", theme.GOOD), Said("fit not known", theme.QUIET)
+_FITS, _MAY_FIT = Said("fits", theme.GOOD), Said("may fit", theme.QUIET)
 
 _LEAST = 10
 """From so many LoRAs on it is said where most of them are."""
@@ -58,8 +58,10 @@ class Rows:
         self._fitting = allowed.fitting if allowed is not None and allowed.model else None
         self.usual_of = "light part of a bar: 9 of 10 LoRAs" if len(database) >= _LEAST else ""
 
-    def of_match(self, match: Match) -> Row:
-        return self.of_record(match.record, match.name, _sure(match), is_installed=match.file is not None)
+    def of_match(self, match: Match, *, by_effect: bool = True) -> Row:
+        """by_effect: if not, names were searched, and the score is how much of one was asked for."""
+        said = _sure(match) if by_effect else (Said(f"{match.score:.0%} of its name", theme.QUIET),)
+        return self.of_record(match.record, match.name, said, is_installed=match.file is not None)
 
     def of_record(self, record: LoraRecord, name: str, said: Iterable[Said], *, is_installed: bool, heading: str = "") -> Row:
         """name: for people. said: the line below it. heading: written above it."""
@@ -113,7 +115,7 @@ def _sure(match: Match) -> tuple[Said, ...]:
     known = Said(f"score {match.score:.3f}", theme.QUIET) if match.confidence is None else sure(match.confidence)
     # What is no better than chance need not be called unsure as well.
     is_said = match.is_sure or (match.confidence is not None and not match.confidence.reaches("weak"))
-    return (known,) if is_said else (known, _NOT_SURE_ENOUGH)
+    return (known,) if is_said else (known, _NOT_ALIKE if match.confidence is None else _NOT_SURE_ENOUGH)
 
 
 def weights(values: Sequence[float]) -> list[Gauge]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from ...carlos_core.counting import counted
 from ...carlos_core.counting import number as number  # noqa: PLC0414
+from ...carlos_core.database.told import database_facts as database_facts  # noqa: PLC0414
+from ...carlos_core.database.told import database_line as database_line  # noqa: PLC0414
 from ...carlos_core.facts_text import facts_text as facts_text  # noqa: PLC0414
 from ...carlos_core.foreign import printable
+from ...carlos_core.measuring.failures import Failure, alike
 
-if TYPE_CHECKING:
-    from ...carlos_core.database.database import MetricsDatabase
+_FOR_PROGRAMS = "The same for programs, as JSON:"
+"""Comes before the last line, so that nobody else reads on."""
 
 
 class Report(NamedTuple):
@@ -30,21 +32,7 @@ def report(lines: Sequence[str], facts: Mapping[str, Any]) -> Report:
     Whatever names hold, each line stays one, and the text can be written as UTF-8.
     """
     said = facts_text(facts)
-    return Report("\n".join([*map(printable, lines), said]), said)
-
-
-def database_line(database: MetricsDatabase) -> str:
-    """Which database a node has used, in words."""
-    of = database_facts(database)
-    name = f"database {of['file']}" if of["file"] else "a database without a file"
-    read_only = " (bundled, read-only)" if database.read_only else ""
-    return f"{name}{read_only}: {counted(of['rows'], 'LoRA')}, encoder {of['encoder_id'] or 'unknown'}"
-
-
-def database_facts(database: MetricsDatabase) -> dict[str, Any]:
-    """Which database a node has used, as scripts read it. file: null if it has none."""
-    file = database.path.name if database.path is not None else None
-    return {"file": file, "rows": len(database), "encoder_id": database.encoder_id}
+    return Report("\n".join([*map(printable, lines), "", _FOR_PROGRAMS, said]), said)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -58,6 +46,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         ).rstrip()
 
     return [line(header), *map(line, rows)]
+
+
+def said_once(word: str, said: Iterable[Failure]) -> Iterator[str]:
+    """A line for each reason; for one that several files share, with their number, and a line with their names."""
+    for group in alike(said):
+        if len(group.files) == 1:
+            yield f"{word}: {group.files[0]}: {group.reason}"
+        else:
+            yield f"{word}: {len(group.files)} LoRAs alike: {group.reason}"
+            yield f"    they are: {', '.join(group.files)}"
 
 
 def _is_number(rows: Sequence[Sequence[str]], column: int) -> bool:

@@ -26,7 +26,7 @@ def search_aliases(*words: str) -> dict[str, Any]:
 
 
 def keeps_report() -> dict[str, Any]:
-    """For a node that shows a report and is no output node.
+    """For a node that shows text or pictures on itself and is no output node.
 
     A run in which the node's results were still known then has the report, too, as it always has in older versions.
     """

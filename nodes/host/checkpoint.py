@@ -10,6 +10,7 @@ import folder_paths
 
 from ...carlos_core.comfy.workflow import checkpoints_of
 from ...carlos_core.loras.lines import line_of
+from ...carlos_core.loras.listed import posix
 from ...carlos_core.loras.metadata import read_sidecar
 
 _FOLDERS = ("checkpoints", "diffusion_models", "unet_gguf")
@@ -34,7 +35,7 @@ def checkpoint_of(hidden: Any) -> KnownCheckpoint | None:
     names = checkpoints_of(hidden.prompt, hidden.unique_id)
     lines = {line_of((_label_of(name), name)) for name in names}
     line = lines.pop() if len(lines) == 1 else None
-    return None if line is None else KnownCheckpoint(line, " and ".join(name.replace("\\", "/") for name in names))
+    return None if line is None else KnownCheckpoint(line, " and ".join(map(posix, names)))
 
 
 def _label_of(name: str) -> str | None:

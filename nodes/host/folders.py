@@ -82,6 +82,11 @@ def own_phrases_state() -> str:
     return f"{path}|{stat.st_mtime_ns}|{stat.st_size}"
 
 
+def workflows_folder() -> Path:
+    """Where the frontend keeps the workflows that the user has saved."""
+    return Path(folder_paths.get_user_directory()) / "default" / "workflows"
+
+
 def civitai_key_file() -> Path:
     """Where the user may put the key for CivitAI."""
     return Path(folder_paths.get_user_directory()) / "carlos" / "civitai_key.txt"

@@ -19,12 +19,16 @@ from ...carlos_core.comfy.lora_fit import fit_of_file
 from ...carlos_core.errors import LoraError
 from ...carlos_core.loras.fits import fits_of
 from ...carlos_core.loras.library import FileState, LoraLibrary, scan, scan_surveyed, survey
+from ...carlos_core.loras.listed import posix
 from ...carlos_core.loras.lora_file import LoraFile
 from ...carlos_core.loras.matching import Resolved
+from ...carlos_core.loras.order_of_use import Uses, saved_workflows, used_in
+from ...carlos_core.loras.order_of_use import in_order_of_use as in_order
 from ...carlos_core.loras.same_file import by_file
 from ...carlos_core.loras.trigger_words import used
 from ...carlos_core.records import LayerFit, LoraRecord
-from .folders import unlisted
+from . import server
+from .folders import unlisted, workflows_folder
 from .progress import bar
 
 if TYPE_CHECKING:
@@ -69,6 +73,16 @@ def lora_library() -> LoraLibrary:
     return _memory.library[1]
 
 
+def in_order_of_use(names: Iterable[str]) -> list[str]:
+    """Listed LoRAs in the order in which measuring them helps soonest: see `loras.order_of_use`."""
+    wanted, listed = set(names), lora_names()
+    entries = [entry for entry in lora_library().entries if entry.name in wanted]
+    saved = saved_workflows(workflows_folder())
+    uses = Uses(used_in(server.prompts(), listed), used_in(saved, listed))
+    ordered = [entry.name for entry in in_order(entries, uses)]
+    return [*ordered, *sorted(wanted - set(ordered))]
+
+
 def lora_fits(model: Any, clip: Any) -> dict[str, LayerFit]:
     """How many layers of each listed LoRA a MODEL and its CLIP (None: not known) have, by name as listed.
 
@@ -91,6 +105,15 @@ def lora_fit(path: Path, model: Any, clip: Any) -> LayerFit | None:
         return None
 
 
+def why_no_lora(name: str, model: Any, clip: Any) -> str:
+    """What is wrong with a listed file of which no layer makes sense; empty if nothing is by now."""
+    try:
+        fit_of_file(lora_path(name), _layers_of(model, clip))
+    except LoraError as error:
+        return str(error)
+    return ""
+
+
 def _layers_of(model: Any, clip: Any) -> ModelLayers:
     """The layers of a MODEL and a CLIP; those of the last ones are remembered."""
     parts = model.model, None if clip is None else clip.cond_stage_model
@@ -106,6 +129,18 @@ def read_lora(path: Path, name: str) -> LoraFile:
     """A LoRA with its hash, which is kept: the file is read whole once. Raises LoraError for a file that is not a LoRA."""
     _memory.library = None
     return folders.read_lora(path, name)
+
+
+def read_loras(names: list[str]) -> tuple[list[LoraFile], dict[str, str]]:
+    """Listed LoRAs with their hashes, which are kept, and what is wrong with the others, by name. A bar shows the progress."""
+    _memory.library = None
+    files, problems = [], {}
+    for entry in scan(paths_of(names), library_file(), bar()).entries:
+        try:
+            files.append(entry.as_lora_file())
+        except LoraError as error:
+            problems[entry.name] = str(error)
+    return files, problems
 
 
 def loras_folder() -> Path:
@@ -129,7 +164,7 @@ def resolved(database: MetricsDatabase) -> dict[str, Resolved]:
     for row in database.identities if disproved else ():
         where = found.get(row.lora_id)
         if where is not None and where.name is not None and (row.sha256 or "", where.name) in disproved:
-            shown = where.name.replace("\\", "/")
+            shown = posix(where.name)
             found[row.lora_id] = Resolved(None, where.by, (where.name,), f"{shown} is another file than the row's")
     return found
 
@@ -179,7 +214,7 @@ def check_content(name: str, row: LoraRecord) -> None:
     entry = lora_library().entry(name)
     known = entry.sha256 if entry is not None else None
     if (known or read_lora(lora_path(name), name).sha256) != row.sha256.lower():
-        shown = name.replace("\\", "/")
+        shown = posix(name)
         raise LoraError(f"{shown} is another file than the one that was measured.", "Index it, or put the measured file back.")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import comfy.utils
@@ -14,6 +16,9 @@ from ...carlos_core.progress import OnProgress, Progress
 from . import server
 
 _PREVIEW_SIDE = 512
+
+_TAKING_OFF_S = 1.0
+"""The frontend's delay is 400 ms."""
 
 
 def bar() -> OnProgress:
@@ -48,12 +53,33 @@ class NodeProgress:
         self._node_id = node_id
         self._title = title
         self._tally = tally or Tally()
+        self._is_said = False
 
     def say(self, text: str) -> None:
         """Show a line of text on the node, if there is a server with a client to show it to."""
+        self._is_said = True
         running = server.running()
         if running is not None and self._node_id and hasattr(running, "send_progress_text"):
             running.send_progress_text(printable(f"{self._title()}{text}"), self._node_id)
+
+    @contextmanager
+    def for_a_while(self) -> Iterator[None]:
+        """Take away what was said within, once it is true no more. Where it ends in an error, it stays beside that."""
+        self._is_said = False
+        yield
+        if self._is_said:
+            self.say("")
+
+    def take_picture_off(self) -> None:
+        """Take the newest picture off the node, so that what it returns is seen. Takes a second where somebody looks.
+
+        The frontend shows pictures of a node's progress in place of those of its output, until the node begins again: so it is
+        told that the node does. It takes them off with a delay, and must have done so when the output comes.
+        """
+        if server.is_watched():
+            server.forget_progress()
+            self._bar.update_absolute(1, 1)
+            time.sleep(_TAKING_OFF_S)
 
     def __call__(self, progress: Progress) -> None:
         # Before the bar is moved, which is where a cancel comes.

@@ -10,6 +10,7 @@ from ... import carlos_core as carlos
 from ...carlos_core.clip import signature_file
 from ...carlos_core.clip.lazy_encoder import LazyEncoder
 from ...carlos_core.clip.signatures import SignatureCache
+from ...carlos_core.clip.weights import is_at_hand
 from ...carlos_core.prompts.prompt_set import PromptSet, default_signature_prompts
 from . import folders
 from .progress import bar
@@ -52,15 +53,33 @@ def searcher_at_hand(database: MetricsDatabase) -> Searcher | None:
     return last if last is not None and last.db is database else None
 
 
+def is_encoder_at_hand(database: MetricsDatabase) -> bool:
+    """Whether the encoder of a database is loaded or can be without fetching anything; so if none is known."""
+    encoder_id = database.encoder_id
+    return encoder_id is None or is_at_hand(encoder_id, folders.encoder_folders())
+
+
+def bundled() -> MetricsDatabase:
+    """The published rows, read once."""
+    if _process.bundled is None:
+        _process.bundled = carlos.load_bundled_database()
+    return _process.bundled
+
+
 def gallery() -> Gallery:
     """The pictures that are kept of LoRAs in the user's folders."""
-    return carlos.Gallery(*folders.picture_folders())
+    places = tuple(folders.picture_folders())
+    if _process.gallery is None or _process.gallery.places != places:
+        _process.gallery = carlos.Gallery(*places)
+    return _process.gallery
 
 
 @dataclass
 class _Process:
     encoders: dict[tuple[str, ...], ComfyEncoder] = field(default_factory=dict)
     searcher: Searcher | None = None
+    bundled: MetricsDatabase | None = None
+    gallery: Gallery | None = None
 
     @cached_property
     def signatures(self) -> SignatureCache:

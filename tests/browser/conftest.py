@@ -1,4 +1,4 @@
-"""One ComfyUI with the mini-world for all browser tests, and one browser for each module.
+"""One ComfyUI with the mini-world for all browser tests, and one browser for each renderer.
 
 ComfyUI serves the frontend that it came with, or the one in the folder COMFYUI_FRONT_END (the `static` folder of the package
 comfyui-frontend-package, of any version).
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Playwright
+
     from tests.support.comfyui_host import Host
     from tests.support.frontend import Frontend
 
@@ -64,23 +66,43 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
             yield started
 
 
-@pytest.fixture(scope="module")
-def is_new() -> bool:
-    """Whether nodes are drawn as Nodes 2.0. Modules that try both have a fixture of this name with parameters."""
-    return False
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Modules that say `BOTH_RENDERERS` are run in both, one after the other: a browser takes long to open."""
+    if "is_new" in metafunc.fixturenames:
+        renderers = (
+            {"canvas": False, "Nodes 2.0": True} if getattr(metafunc.module, "BOTH_RENDERERS", False) else {"canvas": False}
+        )
+        metafunc.parametrize("is_new", list(renderers.values()), ids=list(renderers), indirect=True, scope="session")
 
 
-@pytest.fixture(scope="module")
-def browser(host: Host, is_new: bool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Frontend]:
-    """ComfyUI's frontend in one browser for a module and a renderer. Nothing is left of what ran before."""
+@pytest.fixture(scope="session")
+def is_new(request: pytest.FixtureRequest) -> bool:
+    """Whether nodes are drawn as Nodes 2.0."""
+    return request.param
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forgotten(host: Host) -> None:
+    """Nothing is left of what other modules ran."""
+    host.forget()
+
+
+@pytest.fixture(scope="session")
+def playwright(host: Host) -> Iterator[Playwright]:
+    """What drives browsers. There can be one in a process."""
     from playwright.sync_api import sync_playwright
 
+    with sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def browser(host: Host, playwright: Playwright, is_new: bool, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Frontend]:
+    """ComfyUI's frontend in one browser for a renderer."""
     from tests.support.frontend import NODES_2, open_frontend
 
-    host.forget()
     host.set_setting(NODES_2, is_new)
-    profile = tmp_path_factory.mktemp("browser")
-    with sync_playwright() as playwright, open_frontend(playwright, host.url, profile, "CarlosLoraRetriever") as opened:
+    with open_frontend(playwright, host.url, tmp_path_factory.mktemp("browser"), "CarlosLoraRetriever") as opened:
         if is_new and not opened.has_nodes_2:
             pytest.skip(f"the frontend {opened.version} has no Nodes 2.0, or unfinished ones")
         yield opened

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 
+BOTH_RENDERERS = True
+
 (BLUEPRINT,) = (Path(__file__).resolve().parents[2] / "subgraphs").glob("*.json")
 
 _PLACED = "() => app.graph.nodes.some(node => node.isSubgraphNode?.())"
@@ -41,11 +43,6 @@ _WIRE = """([checkpoint, query, settings]) => {
     return [picture.id, prompt.id];
 }"""
 _SETTINGS = {"database": "empty", "create_as": "my_loras", "encoder": "mini_clip", "prompts": "miniworld-signature"}
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["canvas", "Nodes 2.0"])
-def is_new(request: pytest.FixtureRequest) -> bool:
-    return request.param
 
 
 def test_blueprint_is_placed_and_runs(frontend: Frontend, host: Host) -> None:

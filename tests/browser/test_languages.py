@@ -9,8 +9,11 @@ import pytest
 
 from scripts.locales import english, read
 from tests.browser.test_example_workflows import errors_of, open_and_adapt, run, saved_picture
+from tests.support.frontend import NODES_2, open_frontend
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Playwright
+
     from tests.support.comfyui_host import Host
     from tests.support.frontend import Frontend
 
@@ -27,11 +30,13 @@ _SHOWN = """type => {
 }"""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _chinese(host: Host) -> Iterator[None]:
-    """Before the browser opens: the frontend reads its language when it starts."""
+@pytest.fixture(scope="module")
+def browser(host: Host, playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Frontend]:
+    """A browser of its own: the frontend reads its language when it starts."""
     host.set_setting("Comfy.Locale", "zh")
-    yield
+    host.set_setting(NODES_2, False)
+    with open_frontend(playwright, host.url, tmp_path_factory.mktemp("chinese"), "CarlosLoraRetriever") as opened:
+        yield opened
     host.set_setting("Comfy.Locale", "en")
 
 

@@ -39,6 +39,20 @@ def base(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True, scope="module")
+def loras_as_before(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A file of tests leaves the shared folder of LoRAs as it found it: those after it count what is there."""
+    here = (item for item in request.session.items if item.path == request.path)
+    is_shared = not hasattr(request.module, "base")
+    if not (is_shared and any(isinstance(item, pytest.Function) and "base" in item.fixturenames for item in here)):
+        yield
+        return
+    loras: Path = request.getfixturevalue("base") / "models" / "loras"
+    before = {str(path.relative_to(loras)) for path in loras.rglob("*")}
+    yield
+    assert {str(path.relative_to(loras)) for path in loras.rglob("*")} == before
+
+
 @pytest.fixture(scope="session")
 def host(comfyui: Path, base: Path) -> Iterator[hosts.Host]:
     with hosts.running(comfyui, base) as running:

@@ -189,6 +189,9 @@ def test_what_nothing_fits_leaves_the_picture_alone_and_says_why(host: Host, row
     assert facts["choice"] == []
     assert facts["reason"].startswith("Nothing fits 'a herd of elephants'")
     assert facts["reason"] in outputs["report"]["text"][0].splitlines()[0]
+    # All are measured: only other words can help.
+    assert facts["next"] == outputs["report"]["text"][0].splitlines()[1]
+    assert facts["next"].startswith("Next: ask in other words, or for another effect; every LoRA in models/loras that fits this")
     np.testing.assert_array_equal(picture(host, outputs, "nothing"), picture(host, outputs, "plain"))
 
 
@@ -225,6 +228,54 @@ def test_a_name_in_a_query_is_no_effect_and_the_report_says_where_names_are_foun
     assert not any("Names are" in note for note in asked(host, "pencil sketch")["notes"])
 
 
+def test_for_the_name_of_a_file_no_other_lora_is_applied(host: Host, base: Path, rows: MetricsDatabase) -> None:
+    loras = base / "models" / "loras"
+    shutil.copy(loras / PENCIL, loras / "heavy_snow_v2.safetensors")
+    few = MetricsDatabase(rows.table.filter([name != PENCIL for name in rows.column("file_name")]), encoder_id=rows.encoder_id)
+    few.save_parquet(base / "models" / "carlos" / "without_pencil.parquet")
+    try:
+        facts = asked(host, "heavy_snow_v2", "without_pencil.parquet", min_confidence="weak")
+        both = asked(host, "heavy_snow_v2, burning flames", "without_pencil.parquet", min_confidence="weak")
+        nothing = asked(host, "a herd of elephants", "without_pencil.parquet")
+    finally:
+        (loras / "heavy_snow_v2.safetensors").unlink()
+    assert (facts["choice"], facts["reason"].startswith("The query is only a LoRA's name")) == ([], True)
+    assert "Names are not searched here, and 'heavy_snow_v2' is not measured: index it first." in facts["notes"]
+    assert set(weights(both)) == {"burning_flames.safetensors"}
+    assert "Left out of the query, as names of LoRAs: 'heavy_snow_v2'." in both["notes"]
+    # The file and its copy are measured nowhere.
+    more = "measure the 2 LoRAs in models/loras that are not in this database yet (Index Library)"
+    race = "or race them for this query (Race LoRAs, or race_unindexed of Auto LoRA)"
+    assert nothing["next"] == f"Next: ask in other words, {more}, {race}."
+
+
+def test_a_base_model_that_leaves_none_is_named_and_no_name_is_blamed(host: Host, base: Path, rows: MetricsDatabase) -> None:
+    labelled = MetricsDatabase(rows.table, encoder_id=rows.encoder_id)
+    for lora_id in labelled.column("lora_id"):
+        labelled.set_value(lora_id, "base_model", "SD 3")
+    labelled.save_parquet(base / "models" / "carlos" / "of_sd_3.parquet")
+    facts = asked(host, "pencil sketch", "of_sd_3.parquet", base_model="SDXL")
+    assert facts["next"] == "Next: set base_model to auto or SD 3."
+    assert not any("Names are not" in note for note in facts["notes"])
+    assert asked(host, "pencil sketch", max_strength=0.1)["next"] == "Next: raise max_strength."
+
+
+def test_a_new_prompt_chooses_and_loads_nothing_again(host: Host, rows: MetricsDatabase) -> None:
+    def run(prompt: str) -> tuple[str, set[str]]:
+        workflow = workflows.auto_lora(BOTH, DATABASE)
+        workflow["prompt"] = workflows.node("CarlosPromptWithTriggers", prompt=prompt, trigger_words=["auto", 2])
+        workflow["shown"] = workflows.node("PreviewAny", source=["prompt", 0])
+        entry = host.wait(host.submit(workflow))
+        cached = {node for kind, said in entry["status"]["messages"] if kind == "execution_cached" for node in said["nodes"]}
+        return host.outputs_of(entry)["shown"]["text"][0], cached
+
+    assert run(PROMPT)[0].startswith(f"{PROMPT}, ")
+    text, cached = run("a mountain")
+    assert text.startswith("a mountain, ")
+    assert {"auto", "checkpoint"} <= cached
+    assert "prompt" not in cached
+
+
 def test_what_may_be_misspelt_is_asked_about_where_nothing_fits(host: Host, rows: MetricsDatabase) -> None:
     outputs = host.run(workflows.auto_lora("a house in pencl", DATABASE, max_strength=0.1))
     facts = facts_of(outputs, "report")
@@ -257,6 +308,10 @@ def test_a_lora_that_will_hardly_be_seen_is_applied_with_a_word_about_it(host: H
     # Where it is applied with a weight of one's own, that is the way.
     assert f"{said} Raise its weight, or take another LoRA." in host.run(listed)["report"]["text"][0].splitlines()
     assert not any("hardly be seen" in note for note in asked(host, "pencil sketch")["notes"])
+    # Reduced for the prompt's sake.
+    notes = asked(host, "snow falling, pencil sketch, burning flames, pixel art", max_loras=4, keep_content=1.0)["notes"]
+    assert any("may hardly be seen: at the weight that is left to it" in note for note in notes)
+    assert not any("hardly be seen" in note for note in asked(host, BOTH, keep_content=0.0)["notes"])
 
 
 def test_each_mode_and_limit_does_what_it_says(host: Host, rows: MetricsDatabase) -> None:

@@ -55,7 +55,7 @@ def test_a_cancelled_run_says_what_it_has_kept(host: Host, base: Path) -> None:
         wait_for_progress(socket, at_least=12 * 6)
         host.interrupt()
         host.wait(prompt_id, timeout_s=30)
-        kept = int(_told(socket, r"cancelled: (\d+) pictures? kept, run again to go on")[0])
+        kept = int(told(socket, r"cancelled: (\d+) pictures? kept, run again to go on")[0])
     assert 0 < kept < 32
     facts = facts_of(host.run(workflow), "index")
     # Without a LoRA, all 16 come first; what was kept is not made again.
@@ -66,10 +66,10 @@ def test_a_cancelled_library_run_says_how_many_loras_it_has_indexed(host: Host) 
     settings = {"prompts": "miniworld-index", "preset": "custom", "max_prompts": 16, "first_seed": 4000, "batch_size": 4}
     with host.events() as (client_id, socket):
         prompt_id = host.submit(workflows.index_library("mystery_1*", "told-library", **settings), client_id)
-        lines = _told(socket, r"(2 of 4, [^\x00]*)")
+        lines = told(socket, r"(2 of 4, [^\x00]*)")
         host.interrupt()
         host.wait(prompt_id, timeout_s=30)
-        loras, pictures = _told(socket, r"cancelled: (\d+) LoRAs? indexed, (\d+) pictures? kept, run again to go on")
+        loras, pictures = told(socket, r"cancelled: (\d+) LoRAs? indexed, (\d+) pictures? kept, run again to go on")
     # One time is told: that of the whole run.
     assert lines[0].count(" left") <= 1
     assert int(loras) == 1
@@ -100,7 +100,7 @@ def wait_for_progress(socket: websocket.WebSocket, at_least: int) -> int:
             return event["data"]["value"]
 
 
-def _told(socket: websocket.WebSocket, pattern: str) -> tuple[str, ...]:
+def told(socket: websocket.WebSocket, pattern: str) -> tuple[str, ...]:
     """Listen until a line of text on a node fits a pattern. Returns the pattern's groups."""
     while True:
         message = socket.recv()

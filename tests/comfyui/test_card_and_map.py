@@ -58,6 +58,7 @@ def test_the_card_of_a_lora_shows_the_pictures_that_indexing_kept(host: Host, ba
     with Image.open(kept[0]) as sheet:
         assert sheet.size == (4 * 128, 2 * 128)
     assert [each["kind"] for each in facts["pictures"]] == ["typical", "typical", "strongest", "weakest"]
+    assert f"3. strongest: {facts['pictures'][2]['prompt']}" in outputs["card"]["text"][0].splitlines()
     without, with_lora = (pictures_of(host, outputs, node) for node in ("without", "with"))
     assert [picture.shape for picture in (*without, *with_lora)] == [(128, 128, 3)] * 8
     assert all(np.abs(after - before).mean() > 2 for before, after in zip(without, with_lora, strict=True))
@@ -95,8 +96,10 @@ def test_pictures_that_are_gone_are_gone_from_the_card_at_once(host: Host, base:
     outputs = host.run(workflow)
     assert facts_of(outputs, "card")["pictures"] == []
     assert "No pictures of it are kept" in outputs["card"]["text"][0]
-    # What goes on to other nodes is still a picture.
-    assert pictures_of(host, outputs, "without")[0].shape == (64, 64, 3)
+    # What goes on to other nodes is still a picture, and says so, too.
+    without, with_lora = (pictures_of(host, outputs, node)[0] for node in ("without", "with"))
+    assert without.shape == with_lora.shape
+    assert without.std() > 20
 
 
 def test_a_row_that_was_measured_elsewhere_has_a_card_without_pictures(host: Host, rows: MetricsDatabase) -> None:

@@ -138,7 +138,7 @@ def test_the_second_file_of_a_version_can_be_chosen(host: Host, base: Path, civi
 
 def test_ids_that_lead_nowhere_are_clear_errors(host: Host) -> None:
     for settings, words in (
-        ({}, "a model id, a version id, or both"),
+        ({}, "lora_name is CivitAI, and no id is given"),
         ({"civitai_version_id": "404"}, "deleted or unpublished"),
         ({"civitai_version_id": "five"}, "is not a version id"),
         ({"civitai_version_id": "5", "civitai_model_id": "8", "overwrite": True}, "belongs to model 7"),

@@ -228,3 +228,18 @@ def wait_for(is_so: Callable[[], bool], timeout_s: float = 120) -> None:
     while not is_so():
         assert time.monotonic() < end, "it took too long"
         time.sleep(0.02)
+
+
+def test_a_race_finds_the_lora_for_a_sentence_without_measuring_all(comfyui: Path, fresh_base: Path) -> None:
+    path = fresh_base / "raced.parquet"
+    mini = ["--checkpoint", "miniworld", "--encoder", "mini_clip", "--width", "128", "--height", "128", "--top-k", "1"]
+    mini += ["--index-prompts", "miniworld-index", "--prompts", "miniworld-signature"]
+    mini += ["--sampling", "as given", "--steps", "4", "--cfg", "3", "--sampler", "euler", "--scheduler", "simple"]
+    result = carlos(comfyui, fresh_base, "race", "pixel art", "-d", str(path), *mini)["result"]
+    assert result["settings"]["sampling"] == "as given"
+    assert [result["settings"][name] for name in ("steps", "cfg", "scheduler")] == [4, 3.0, "simple"]
+    assert [each["file"] for each in result["choice"]] == ["pixel_art.safetensors"]
+    assert result["left_out"] == {"does not fit": 1}
+    assert result["candidates"] == len(LORAS)
+    assert 0 < result["base_model_evaluations"] < result["model_evaluations"]
+    assert rows(path).keys() == {f"{name}.safetensors" for name in LORAS}

@@ -111,7 +111,7 @@ def test_indexing_says_what_each_lora_does_and_says_it_again_when_the_library_ha
     assert set(facts["described_as"]) == {
         f"{name}.safetensors" for name in ("pale_pastel_colours", "pencil_sketch", "pink_hearts", "pixel_art")
     }
-    assert any(line.startswith("status") and "what it does" in line for line in text.splitlines())
+    assert any(line.startswith("status") and "nearest phrases" in line for line in text.splitlines())
     database = load_database(path)
     assert None not in database.column("described_as")
     among = {json.loads(mark)["loras"] for mark in database.column("described_by")}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,12 +200,13 @@ def test_special_loras_come_out_as_what_they_are(host: Host) -> None:
     said = f"searches with the usual limits will not find it: too strong: strength {strong['strength']:.3f}, max_strength is 9.8"
     assert said in outputs["index"]["text"][0].splitlines()
     library = host.run(workflows.index_library("mystery_0[248]*", "special", preset="custom"))
-    assert [(miss["file"], miss["why"]) for miss in facts_of(library, "index")["not_found"]] == [
+    # What workflows used last comes first, which other tests decide.
+    assert sorted((miss["file"], miss["why"]) for miss in facts_of(library, "index")["not_found"]) == [
         ("mystery_02.safetensors", "too strong"),
         ("mystery_08.safetensors", "changes nothing"),
     ]
     rows = [line.split() for line in library["index"]["text"][0].splitlines() if line.startswith("already indexed")]
-    assert [row[2] for row in rows] == ["mystery_02.safetensors", "mystery_08.safetensors"]
+    assert sorted(row[2] for row in rows) == ["mystery_02.safetensors", "mystery_08.safetensors"]
     with pytest.raises(Failed, match="0 of 18 keys in 'mystery_04.safetensors' match"):
         host.run(workflows.index("mystery_04.safetensors", "special"))
 
@@ -276,9 +279,12 @@ def test_the_report_of_one_lora_says_first_what_it_did_and_what_can_be_done_next
     assert top[-1] == "Next: to find it all the same, raise max_strength in Auto LoRA or LoRA Retriever."
 
 
-def test_a_sidecar_gives_the_id_and_trigger_words_whose_brackets_are_literal(host: Host, base: Path) -> None:
+def test_a_sidecar_gives_the_id_and_trigger_words_whose_brackets_are_literal(
+    host: Host, base: Path, request: pytest.FixtureRequest
+) -> None:
     folder = base / "models" / "loras" / "styles"
     folder.mkdir()
+    request.addfinalizer(partial(shutil.rmtree, folder))
     shutil.copy(MINIWORLD / "loras" / "pencil_sketch.safetensors", folder / "known.safetensors")
     sidecar = {"id": 123456, "modelId": 77, "trainedWords": ["saber (fate)", "1girl"], "baseModel": "SD 3"}
     (folder / "known.civitai.info").write_text(json.dumps(sidecar))
@@ -313,6 +319,24 @@ def test_a_prompt_comes_out_with_the_trigger_words_behind_it_and_no_comma_where_
 
     assert prompts("pencil sketch") == ["a small house, plumivo"] * 2
     assert prompts("pixel art") == ["a small house"] * 2
+
+
+def test_nodes_say_on_themselves_what_they_did(host: Host, base: Path) -> None:
+    workflow = workflows.index("pencil_sketch.safetensors", "said", max_prompts=2)
+    measured = host.said(workflow)["index"]
+    assert re.fullmatch(r"done: pencil_sketch measured, strength \d+\.\d\d, consistency -?\d\.\d+", measured)
+    again = workflows.index_library("pencil", "said", preset="custom", max_prompts=2)
+    assert host.said(again)["index"] == "done: 1 known already"
+    loaded = {
+        "checkpoint": workflows.node("CheckpointLoaderSimple", ckpt_name=workflows.CHECKPOINT),
+        **workflows.retrieve("pencil", "said", min_consistency=-1.0),
+        "apply": workflows.node("CarlosApplyLoras", model=["checkpoint", 0], matches=["find", 0], max_loras=1, weight=0.8),
+        "words": workflows.node("PreviewAny", source=["apply", 2]),
+        "caches": workflows.node("CarlosCaches", clear="nothing"),
+    }
+    said = host.said(loaded)
+    assert said["apply"] == "pencil_sketch at 0.8"
+    assert re.fullmatch(r"pictures and thumbnails: [\d.]+ MB, limit 10 GB; \d+ signatures?", said["caches"])
 
 
 def test_load_lora_that_gets_no_name_says_why_and_what_goes_on_without_a_lora(host: Host) -> None:

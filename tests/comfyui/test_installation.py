@@ -27,6 +27,8 @@ NODES = {
     "CarlosLorasByName",
     "CarlosLorasLikeImage",
     "CarlosMetricsDBLoader",
+    "CarlosPromptWithTriggers",
+    "CarlosRaceLoras",
     "CarlosRefreshMetadata",
     "CarlosSimilarLoras",
 }

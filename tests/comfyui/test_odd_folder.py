@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ FEW = {"preset": "custom", "prompts": "miniworld-index", "max_prompts": 2, "step
 BEFORE, AFTER = "pixel_art", "burning_flames"
 """What files that change during the run are, and what they become."""
 
+LONG_AGO = 978_307_200
+"""2001, in seconds since 1970."""
+
 LIVE = [f"zz later/live {place}.safetensors" for place in range(4)]
 """Files that are written over while they are measured."""
 
@@ -40,7 +44,9 @@ class People:
         self.looks: dict[str, str] = {}
         later = first / "zz later"
         for place, name in enumerate(["changes", "cut", "vanishes", *(Path(name).stem for name in LIVE)]):
-            self._keep(odd_folder.write_good(later / f"{name}.safetensors", BEFORE, 9700 + place), BEFORE)
+            path = self._keep(odd_folder.write_good(later / f"{name}.safetensors", BEFORE, 9700 + place), BEFORE)
+            # The newest are measured first.
+            os.utime(path, (LONG_AGO, LONG_AGO))
         self.database = host.base / "models" / "carlos" / "people.parquet"
         self.report = ""
         self.facts: dict[str, Any] = {}
@@ -97,7 +103,8 @@ def _events(socket: websocket.WebSocket, prompt_id: str) -> Iterator[tuple[str, 
             yield "text", message.decode(errors="replace")
             continue
         event = json.loads(message)
-        if event["type"] == "progress" and event["data"]["value"] > 0:
+        # Nodes before it look at the folder, too, and say how far they are.
+        if event["type"] == "progress" and event["data"]["node"] == "index" and event["data"]["value"] > 0:
             yield "progress", ""
         elif event["type"] == "progress_text":
             yield "text", message

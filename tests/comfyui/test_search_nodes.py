@@ -59,11 +59,17 @@ def test_a_lora_of_the_list_is_most_like_its_duplicate(host: Host, rows: Metrics
 
 
 def test_where_no_lora_is_like_the_one_that_is_asked_for_the_report_says_so(host: Host, rows: MetricsDatabase) -> None:
-    def report(name: str) -> str:
-        return host.run(workflow_of("CarlosSimilarLoras", lora_id="", lora_name=name))["report"]["text"][0]
+    def report(name: str, **further: Any) -> str:
+        return host.run(workflow_of("CarlosSimilarLoras", lora_id="", lora_name=name, **further))["report"]["text"][0]
 
     assert "No LoRA is much like it: the nearest has a cosine of 0." in report("mystery_12.safetensors")
     assert "No LoRA is much like it" not in report("pixel_art.safetensors")
+    # Only what is alike enough is passed on.
+    assert "No LoRA is passed on. No LoRA is much like it: the nearest, " in report("mystery_12.safetensors", min_cosine=0.5)
+    some = report("pixel_art.safetensors", min_cosine=0.5)
+    assert {row[0] for row in _columns(some, "alike enough")} == {"yes", "no"}
+    with pytest.raises(Failed, match="No LoRA is chosen"):
+        report("by lora_id")
 
 
 def test_a_sentence_is_ranked_as_a_whole_and_the_report_says_what_was_read_in_it(host: Host, rows: MetricsDatabase) -> None:
@@ -164,14 +170,14 @@ def test_each_limit_is_counted_and_a_name_is_sent_where_names_are_found(host: Ho
     outputs = host.run(workflows.retrieve("mystery_12", DATABASE))
     assert "Names are not searched here: LoRAs by Name finds 'mystery_12'." in outputs["report"]["text"][0].splitlines()
     assert "Names are not" not in host.run(workflows.retrieve("pencil sketch", DATABASE))["report"]["text"][0]
-    shutil.copy(base / "models" / "loras" / PAIR[0], base / "models" / "loras" / "not_measured.safetensors")
+    shutil.copy(base / "models" / "loras" / PAIR[0], base / "models" / "loras" / "not_measured_v2.safetensors")
     few = MetricsDatabase(rows.table.filter([name != PAIR[0] for name in rows.column("file_name")]), encoder_id=rows.encoder_id)
     few.save_parquet(base / "models" / "carlos" / "few.parquet")
     try:
-        text = host.run(workflows.retrieve("not_measured, never_heard_of.safetensors", "few.parquet"))["report"]["text"][0]
+        text = host.run(workflows.retrieve("not_measured_v2, never_heard_of.safetensors", "few.parquet"))["report"]["text"][0]
     finally:
-        (base / "models" / "loras" / "not_measured.safetensors").unlink()
-    assert "Names are not searched here, and 'not_measured' is not measured: index it first." in text.splitlines()
+        (base / "models" / "loras" / "not_measured_v2.safetensors").unlink()
+    assert "Names are not searched here, and 'not_measured_v2' is not measured: index it first." in text.splitlines()
     assert "Names are not searched here; no LoRA is called 'never_heard_of'." in text.splitlines()
 
 
@@ -213,6 +219,9 @@ def test_names_and_ids_are_found(host: Host, rows: MetricsDatabase) -> None:
     found = asked(host, "CarlosLorasByName", name="SKETCH pencil")
     assert [match["file"] for match in found] == ["pencil_sketch.safetensors"]
     assert asked(host, "CarlosLorasByName", name="no such name") == []
+    # No weight helps a LoRA that does nothing.
+    text = host.run(workflow_of("CarlosLorasByName", name="mystery_08"))["report"]["text"][0]
+    assert "mystery_08.safetensors changes nothing: its strength is 0.00. Take another LoRA." in text.splitlines()
     lora_id = str(next(row["lora_id"] for row in rows.table.to_pylist() if row["file_name"] == PAIR[0]))
     assert [match["file"] for match in asked(host, "CarlosLorasByName", name=lora_id)] == [PAIR[0]]
     assert PAIR[0] not in [match["file"] for match in asked(host, "CarlosLorasByName", name=lora_id[1:], top_k=100)]

@@ -65,6 +65,9 @@ def test_a_library_run_goes_on_past_nan_pictures_and_a_lora_that_is_gone(host: H
         save_file(weights, folder / "a-nan.safetensors")
         for copy, original in (("b-good", "pixel_art"), ("c-gone", "sepia_toned"), ("d-good", "dark_vignette")):
             shutil.copy(MINIWORLD / "loras" / f"{original}.safetensors", folder / f"{copy}.safetensors")
+        # The newest are measured first.
+        for place, path in enumerate(sorted(folder.iterdir())):
+            os.utime(path, (1e9 - place, 1e9 - place))
         workflow = workflows.index_library(
             "hard times/*", "hard-times", **FEW_STEPS, preset="custom", max_prompts=8, batch_size=4
         )
@@ -148,7 +151,7 @@ def test_everything_odd_in_a_folder_is_named_and_the_rest_is_measured_and_found(
         found = facts_of(host.run(workflows.retrieve("pixel art", "odd-files", min_consistency=-1.0)), "report")["matches"]
     finally:
         shutil.rmtree(folder)
-    assert [Path(indexed["file"]).name for indexed in facts["indexed"]] == ["b-endless.safetensors", "d-id.safetensors"]
+    assert sorted(Path(indexed["file"]).name for indexed in facts["indexed"]) == ["b-endless.safetensors", "d-id.safetensors"]
     reasons = {Path(failure["file"]).name: failure["reason"] for failure in facts["failed"]}
     assert set(reasons) == {"a-link.safetensors", "c-wide.safetensors", "e-\\udcff.safetensors"}
     assert "is a link to a file that is not there" in reasons["a-link.safetensors"]

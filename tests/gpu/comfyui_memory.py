@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-
-import comfy.options
+from carlos_core.comfy import as_library
 
 
 def prepare(*, is_dynamic: bool) -> None:
@@ -12,20 +10,13 @@ def prepare(*, is_dynamic: bool) -> None:
 
     Call it before any other module of ComfyUI is imported; sys.path holds its folder, sys.argv its arguments.
     """
-    has_dynamic = is_dynamic and importlib.util.find_spec("comfy_aimdo") is not None
-    if has_dynamic:
-        import comfy_aimdo.control
+    as_library.read_options()
+    if not is_dynamic:
+        from comfy.cli_args import args
 
-        # Before torch touches the GPU, as in main.py.
-        comfy_aimdo.control.init(simple_vram_headroom=None, nvml_pressure=True)
-    comfy.options.enable_args_parsing()
-    if has_dynamic:
-        from comfy import memory_management, model_management, model_patcher
-
-        devices = model_management.get_all_torch_devices()
-        if comfy_aimdo.control.init_devices((device.index, 0) for device in devices):
-            model_patcher.CoreModelPatcher = model_patcher.ModelPatcherDynamic
-            memory_management.aimdo_enabled = True
+        args.disable_dynamic_vram = True
+    as_library.prepare_device()
+    as_library.prepare_memory()
 
 
 def is_dynamic() -> bool:

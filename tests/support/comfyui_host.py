@@ -7,8 +7,10 @@ import os
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +20,17 @@ from typing import Any
 
 import requests
 import websocket
+from filelock import FileLock
 
 from tests.support.miniworld import MINIWORLD
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK_NAME = "ComfyUI-CARLoS"
 _START_TIMEOUT_S = 180
+_TEXT = 3
+"""Of messages that are no JSON: those with a line of text for a node."""
+
+_ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 
 def comfyui_folder() -> Path | None:
@@ -42,7 +49,9 @@ def comfyui_python(folder: Path) -> Path:
 def install_requirements(folder: Path) -> None:
     """What ComfyUI Manager does with a pack: pip install -r requirements.txt, in ComfyUI's environment."""
     command = [comfyui_python(folder), "-m", "pip", "install", "-q", "-r", ROOT / "requirements.txt"]
-    subprocess.run(list(map(str, command)), check=True, timeout=1200)
+    # Several runs of the tests side by side have one ComfyUI.
+    with FileLock(Path(tempfile.gettempdir()) / "carlos-tests-install.lock"):
+        subprocess.run(list(map(str, command)), check=True, timeout=1200)
 
 
 def script_environment(folder: Path) -> dict[str, str]:
@@ -140,6 +149,23 @@ class Host:
             yield client_id, connection
         finally:
             connection.close()
+
+    def said(self, workflow: dict[str, Any]) -> dict[str, str]:
+        """The last line of text that each node of a workflow shows on itself, by node id, once it has run."""
+        lines: dict[str, str] = {}
+        with self.events() as (client_id, connection):
+            prompt_id = self.submit(workflow, client_id)
+            while True:
+                message = connection.recv()
+                if isinstance(message, bytes):
+                    kind, length = struct.unpack(">II", message[:8])
+                    if kind == _TEXT:
+                        lines[message[8 : 8 + length].decode()] = message[8 + length :].decode()
+                    continue
+                event = json.loads(message)
+                if event["type"] in _ENDS:
+                    self.outputs_of(self.wait(prompt_id))
+                    return lines
 
     def interrupt(self) -> None:
         requests.post(f"{self.url}/interrupt", timeout=60).raise_for_status()

@@ -8,8 +8,9 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Playwright
@@ -60,6 +61,17 @@ _UNFOLD = """() => {
     buttons.forEach(button => button.click());
     return buttons.length;
 }"""
+_PLACES = """() => app.graph.nodes.map(node => {
+    const [x, y, width, height] = Array.from(node.boundingRect ?? node.getBounding());
+    const drawn = document.querySelector(`[data-node-id="${node.id}"]`)?.getBoundingClientRect();
+    const scale = app.canvas.ds.scale;
+    return [node.type, x, y, drawn ? drawn.width / scale : width, drawn ? drawn.height / scale : height];
+})"""
+_PREVIEWS = "() => Object.keys(app.nodePreviewImages ?? {})"
+_PICTURE = """id => {
+    const drawn = document.querySelector(`[data-node-id="${id}"] img`);
+    return drawn?.src ?? app.graph.getNodeById(id).imgs?.[0]?.src ?? "";
+}"""
 _SHOWN = "([id, text]) => app.graph.getNodeById(id).widgets.some(widget => String(widget.value).includes(text))"
 
 
@@ -67,6 +79,21 @@ def browser_path() -> str | None:
     """A Chromium on this machine: the program that CHROMIUM names, else one on the path."""
     named = os.environ.get("CHROMIUM")
     return named or next(filter(None, map(shutil.which, _BROWSERS)), None)
+
+
+class Place(NamedTuple):
+    """Where a node is drawn, pixels of the canvas."""
+
+    type: str
+    x: float
+    y: float
+    width: float
+    height: float
+
+    def covers(self, other: Place) -> bool:
+        """Whether any of it lies where the other is."""
+        beside = self.x + self.width <= other.x or other.x + other.width <= self.x
+        return not (beside or self.y + self.height <= other.y or other.y + other.height <= self.y)
 
 
 class Frontend:
@@ -119,6 +146,22 @@ class Frontend:
     def wait_for_text(self, node_id: int, text: str) -> None:
         """Wait until a widget of a node shows a text."""
         self.page.wait_for_function(_SHOWN, arg=[node_id, text], timeout=_TIMEOUT_MS)
+
+    def pictures_of_progress(self) -> list[str]:
+        """Nodes that go on showing a picture of a run's progress."""
+        return self.page.evaluate(_PREVIEWS)
+
+    def address_of_picture(self, node_id: int) -> str:
+        """Where the picture that a node shows is from; empty if it shows none. One of progress is a "blob:"."""
+        return self.page.evaluate(_PICTURE, node_id)
+
+    def covering(self, room: int = 0) -> list[str]:
+        """Pairs of nodes of which one covers the other, or would if ours were so much higher. room: pixels."""
+        # Nodes 2.0 are measured when they are drawn.
+        self.page.wait_for_timeout(1000)
+        places = [Place(*place) for place in self.page.evaluate(_PLACES)]
+        places = [place._replace(height=place.height + room * place.type.startswith("Carlos")) for place in places]
+        return [f"{a.type} and {b.type}" for a, b in combinations(places, 2) if a.covers(b)]
 
     def add_and_select(self, node_type: str) -> None:
         """Put a node in the middle and click its title."""

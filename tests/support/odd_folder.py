@@ -284,6 +284,14 @@ def _other_weights(folder: Path, checkpoint: Path) -> list[Odd]:
             _changed(base, first_up, lambda value, place: np.where(value == value.max(), np.inf, value)),
             "NaN or infinity",
         ),
+        (
+            "rank 0",
+            {
+                key: value[:, :0] if ".lora_up." in key else value[:0] if ".lora_down." in key else value
+                for key, value in base.items()
+            },
+            "make no sense",
+        ),
         ("alpha NaN", _changed(base, ".alpha", lambda value, place: np.nan), "NaN or infinity"),
         ("zero", _changed(variant("pixel_art", 9202), ".lora_up.", lambda value, place: 0 * value), "no measurable effect"),
     ]

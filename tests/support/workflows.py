@@ -62,6 +62,28 @@ def index_library(name_filter: str = "", create_as: str = "mini", **settings: An
     return workflow
 
 
+def race(query: str, create_as: str = "raced", **settings: Any) -> Workflow:
+    """Race the mini-world's LoRAs; `settings` change inputs of the node."""
+    inputs = {
+        "prompt": "",
+        "prompts": "miniworld-signature",
+        "name_filter": "",
+        "top_k": 1,
+        "confidence": 0.9,
+        "max_model_evaluations": 20_000,
+        "index_prompts": "miniworld-index",
+        "width": 128,
+        "height": 128,
+        **settings,
+    }
+    model, clip, vae = (["checkpoint", slot] for slot in range(3))
+    return {
+        "checkpoint": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "db": loader(create_as=create_as),
+        "race": node("CarlosRaceLoras", model=model, clip=clip, vae=vae, database=["db", 0], query=query, **inputs),
+    }
+
+
 def retrieve(query: str, create_as: str = "mini", **settings: Any) -> Workflow:
     """Ask a database; the report is shown by ComfyUI's own Preview Any, so that something runs."""
     inputs = {

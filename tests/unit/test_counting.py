@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from carlos_core.counting import counted
+from carlos_core.counting import counted, share
 
 
 def test_one_is_one_and_all_else_are_several() -> None:
@@ -12,3 +12,7 @@ def test_one_is_one_and_all_else_are_several() -> None:
         "1 is installed",
         "2 are installed",
     ]
+
+
+def test_what_is_almost_all_is_not_all() -> None:
+    assert [share(part) for part in (0.0, 0.5, 0.994, 0.999, 0.99999, 1.0)] == ["0%", "50%", "99%", "99.9%", "99.9%", "100%"]

@@ -56,3 +56,14 @@ def test_widgets_of_auto_lora_are_saved_alike_in_templates_and_blueprint() -> No
     assert len(saved) >= 3
     first = saved["2_ask"]
     assert all(values == first for values in saved.values())
+
+
+def test_the_section_that_ci_runs_has_two_blocks_of_commands_and_no_other() -> None:
+    """What a command prints is no block there: CI takes the second block for the tests."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = re.search(r"^## Two commands\n(.*?)^## ", readme, re.MULTILINE | re.DOTALL)
+    assert section
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", section[1], re.MULTILINE | re.DOTALL)
+    assert [language for language, _ in blocks] == ["sh", "sh"]
+    assert blocks[0][1].splitlines()[-1] == "carlos demo"
+    assert blocks[1][1].splitlines()[-1] == "pytest -n 2"

@@ -17,6 +17,7 @@ from carlos_core.clip import weights
 from carlos_core.clip.encoder import OpenClipEncoder
 from carlos_core.errors import EncoderError, GenerationError, IndexingError
 from carlos_core.loras.lora_file import read_lora_file
+from carlos_core.measuring import headless
 from tests.support import miniworld
 from tests.support.bench import PROMPTS, Bench
 from tests.support.drawing_generator import DrawingGenerator, lora_file
@@ -112,11 +113,44 @@ def test_a_published_lora_is_found_by_its_civitai_version(version_id: str | int)
     assert result.vector.strength == db.column("strength")[db.column("version_id").index(244808)]
 
 
-def test_without_a_generator_a_new_lora_is_a_clear_error(tmp_path: Path, empty_database: carlos.MetricsDatabase) -> None:
-    with pytest.raises(GenerationError, match="no text-to-image model") as caught:
+def test_without_diffusers_and_a_generator_a_new_lora_is_a_clear_error(
+    tmp_path: Path, empty_database: carlos.MetricsDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(headless, "find_spec", lambda name: None if name == "peft" else name)
+    with pytest.raises(GenerationError, match="no text-to-image model to measure with: peft is not installed") as caught:
         carlos.index_lora(empty_database, lora_source=str(lora_file(tmp_path / "red.safetensors")))
+    assert "pip install 'carlos-loras[headless]'" in caught.value.hint
     assert "generator=" in caught.value.hint
     assert len(empty_database) == 0
+    with pytest.raises(GenerationError, match="peft is not installed"):
+        _ = carlos.load_model
+
+
+def test_a_wrong_setting_or_a_lacking_encoder_is_told_before_a_model_is_fetched(
+    tmp_path: Path, home: Path, empty_database: carlos.MetricsDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(headless, "find_spec", lambda name: name)
+    lora, nowhere = str(lora_file(tmp_path / "red.safetensors")), tmp_path / "no model"
+    with pytest.raises(IndexingError, match="There is no preset 'qiuck'"):
+        carlos.index_lora(empty_database, lora_source=lora, model=nowhere, preset="qiuck")
+    with pytest.raises(EncoderError):
+        carlos.index_lora(empty_database, lora_source=lora, model=nowhere)
+
+
+def test_the_preset_is_standard_unless_the_caller_says_how_many_pictures(
+    tmp_path: Path, encoder: OpenClipEncoder, empty_database: carlos.MetricsDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = lora_file(tmp_path / "red.safetensors", mix=0.9)
+    options: dict[str, Any] = {"encoder": encoder, "prompts": PROMPTS, "overwrite": True, "working_directory": tmp_path / "work"}
+
+    def preset_of(generator: DrawingGenerator, **more: Any) -> str:
+        result = carlos.index_lora(empty_database, lora_source=lora, generator=generator, **options, **more)
+        return str(empty_database.protocols[str(result.record.protocol_id)]["preset"])
+
+    assert preset_of(DrawingGenerator()) == "custom"
+    monkeypatch.setattr(DrawingGenerator, "steps", 25)
+    assert preset_of(DrawingGenerator()) == "standard"
+    assert [preset_of(DrawingGenerator(), **{name: 1}) for name in ("seeds", "first_seed", "max_prompts")] == ["custom"] * 3
 
 
 def test_a_read_only_database_is_refused_before_any_picture_is_made(tmp_path: Path) -> None:
@@ -210,3 +244,5 @@ def test_presets_and_their_stopping_rule_are_there_for_the_library(
         carlos.index_lora(empty_database, lora_source=lora, preset="standard", overwrite=True, **options)
     with pytest.raises(IndexingError, match="no preset 'fast'"):
         carlos.index_lora(empty_database, lora_source=lora, preset="fast", overwrite=True, **options)
+    with pytest.raises(IndexingError, match="no trigger rule 'both'"):
+        carlos.index_lora(empty_database, lora_source=lora, preset="quick", trigger_rule="both", overwrite=True, **options)

@@ -15,7 +15,7 @@ import pytest
 import carlos_core as carlos
 from carlos_core.civitai.lora import CivitaiLora, lora_file_of
 from carlos_core.clip.encoder import OpenClipEncoder
-from carlos_core.errors import CivitaiError, CivitaiNotFound, GenerationError, IndexingError
+from carlos_core.errors import CivitaiError, CivitaiNotFound, EncoderError, GenerationError, IndexingError
 from carlos_core.loras.lora_file import read_lora_file
 from carlos_core.loras.metadata import read_sidecar
 from carlos_core.records import LoraMetadata
@@ -222,13 +222,13 @@ def test_a_file_in_a_zip_is_not_known_by_the_row_of_the_main_file(
 
 
 def test_the_published_row_of_a_version_is_not_that_of_the_file_that_is_named(
-    configured: CivitaiServer, content: bytes, empty_database: carlos.MetricsDatabase
+    configured: CivitaiServer, content: bytes, empty_database: carlos.MetricsDatabase, encoder: OpenClipEncoder
 ) -> None:
     empty_database.upsert(a_row("5", np.ones(64), version_id=5))
     configured.add(5, {"high.safetensors": content, "low.safetensors": content[:-1] + b"\0"})
     assert carlos.index_lora(empty_database, lora_source="civitai", version_id=5).lora_id == "5"
-    with pytest.raises(GenerationError, match="no text-to-image model"):
-        carlos.index_lora(empty_database, lora_source="civitai", version_id=5, civitai_file="low")
+    with pytest.raises(GenerationError, match="stable-diffusion-xl-base-1.0 is not here and could not be fetched"):
+        carlos.index_lora(empty_database, lora_source="civitai", version_id=5, civitai_file="low", encoder=encoder)
 
 
 def test_a_users_own_sidecar_is_kept_and_one_that_was_left_behind_is_not(
@@ -308,13 +308,15 @@ def test_both_files_of_a_version_get_a_row(
 
 
 def test_nothing_is_fetched_for_a_run_that_cannot_be_made(
-    configured: CivitaiServer, content: bytes, empty_database: carlos.MetricsDatabase, home: Path
+    configured: CivitaiServer, content: bytes, empty_database: carlos.MetricsDatabase, encoder: OpenClipEncoder, home: Path
 ) -> None:
     configured.add(5, content)
     with pytest.raises(IndexingError, match="read-only"):
         carlos.index_lora(carlos.load_bundled_database(), lora_source="civitai", version_id=5, generator=DrawingGenerator())
-    with pytest.raises(GenerationError, match="no text-to-image model"):
+    with pytest.raises(EncoderError, match="mini_clip.* is not installed"):
         carlos.index_lora(empty_database, lora_source="civitai", version_id=5)
+    with pytest.raises(GenerationError, match="stable-diffusion-xl-base-1.0 is not here and could not be fetched"):
+        carlos.index_lora(empty_database, lora_source="civitai", version_id=5, encoder=encoder)
     assert configured.requests == []
     assert not home.exists()
 

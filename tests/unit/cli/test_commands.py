@@ -26,8 +26,8 @@ LORAS = ["--loras", str(MINIWORLD / "loras")]
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A CARLOS_HOME with the mini-world's CLIP; nothing of the machine's settings."""
-    for name in ("CARLOS_COMFYUI", "CARLOS_COMFYUI_BASE", "CARLOS_COMFYUI_ARGS", "CARLOS_DATABASE", "CARLOS_CHECKPOINT"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("COMFYUI", "COMFYUI_BASE", "COMFYUI_ARGS", "DATABASE", "CHECKPOINT", "DIFFUSERS"):
+        monkeypatch.delenv(f"CARLOS_{name}", raising=False)
     home = tmp_path / "home"
     (home / "encoders").mkdir(parents=True)
     for name in ("mini_clip.json", "mini_clip.safetensors"):
@@ -75,6 +75,38 @@ def test_nothing_fits_is_an_answer_with_a_status_of_its_own(capsys: pytest.Captu
     none = envelope(capsys, "choose", "pencil sketch", "-d", str(mini), *PROMPTS, *limits, status=3)["result"]
     assert (none["fits"], none["loras"]) == (False, [])
     assert none["reason"]
+    assert found["next"] == none["next"] == "Next: raise --max-strength."
+
+
+def test_where_nothing_fits_what_can_be_done_now_is_said(capsys: pytest.CaptureFixture[str], mini: Path, tmp_path: Path) -> None:
+    few = tmp_path / "loras"
+    few.mkdir()
+    for name in ("pencil_sketch", "dark_vignette"):
+        shutil.copy(MINIWORLD / "loras" / f"{name}.safetensors", few)
+
+    def said(*options: str) -> set[str]:
+        asked = ("a herd of elephants", "-d", str(mini), *PROMPTS, *options)
+        both = (("choose", *asked), ("retrieve", *asked, "--min-confidence", "likely"))
+        return {str(envelope(capsys, *arguments, status=3)["result"]["next"]) for arguments in both}
+
+    other = "Next: ask in other words, or for another effect"
+    assert said() == {f"{other}."}
+    assert said("--loras", str(few)) == {f"{other}; every LoRA at hand is in this database."}
+    shutil.copy(few / "pencil_sketch.safetensors", few / "new.safetensors")
+    measure = "measure the 1 LoRA at hand that is not in this database yet (carlos index-folder)"
+    assert said("--loras", str(few)) == {f"Next: ask in other words, {measure}, or race them for this query (carlos race)."}
+    # What cannot be measured is nothing to measure, and what was only raced can be measured whole.
+    (few / "new.safetensors").write_bytes(b"\x80\x04pickle")
+    assert said("--loras", str(few)) == {f"{other}; every LoRA at hand is in this database."}
+    labelled = load_database(mini)
+    labelled.set_values("protocol_id", dict.fromkeys(labelled.column("lora_id")[:18], "few"))
+    labelled.protocols["few"] = {"preset": "race"}
+    labelled.save_parquet(mini)
+    raced = "measure whole what was only raced (carlos index-folder): 18 rows of this database are of few pictures."
+    assert said("--loras", str(few)) == {f"{other}, or {raced}"}
+    labelled.set_values("base_model", dict.fromkeys(labelled.column("lora_id"), "SD 3"))
+    labelled.save_parquet(mini)
+    assert said("--base-model", "SDXL") == {"Next: leave out --base-model, or name SD 3."}
 
 
 def test_choose_gives_weights_and_words(capsys: pytest.CaptureFixture[str], mini: Path) -> None:
@@ -209,6 +241,44 @@ def test_wrong_use_has_a_status_and_an_envelope(capsys: pytest.CaptureFixture[st
     )
     assert run(["retrieve"]) == 2
     assert "Missing argument" in capsys.readouterr().err
+
+
+def test_words_that_no_widget_offers_are_refused_without_comfyui_too(
+    capsys: pytest.CaptureFixture[str], mini: Path, tmp_path: Path
+) -> None:
+    asked = ("index", str(MINIWORLD / "loras" / "pencil_sketch.safetensors"), "-d", str(mini), "--diffusers", str(tmp_path))
+    for option, word, noun in (
+        ("--preset", "race", "preset"),
+        ("--triggers", "both", "trigger rule"),
+        ("--measured-on", "x", "choice of checkpoints"),
+        ("--sampling", "as givn", "sampling"),
+    ):
+        error = envelope(capsys, *asked, option, word, status=1)["error"]
+        assert (error["kind"], error["what"]) == ("IndexingError", f"There is no {noun} {word!r}.")
+
+
+def test_one_model_makes_the_pictures_and_what_is_typed_comes_before_variables(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, mini: Path, tmp_path: Path
+) -> None:
+    lora = str(MINIWORLD / "loras" / "pencil_sketch.safetensors")
+
+    def error(*options: str, status: int) -> str:
+        said: str = envelope(capsys, "index", lora, "-d", str(mini), *options, status=status)["error"]["what"]
+        return said
+
+    checkpoint, model = ("--checkpoint", "a"), ("--diffusers", str(tmp_path / "b"))
+    by_comfyui = "Nothing makes the pictures to measure with."
+    assert "Two models are named" in error(*checkpoint, *model, status=2)
+    assert error(*model, "--model-config", str(tmp_path), status=2).startswith("--model-config is for a single file")
+    assert error(*checkpoint, "--model-config", str(tmp_path), status=2).startswith("--model-config is for a single file")
+    monkeypatch.setenv("CARLOS_DIFFUSERS", model[1])
+    assert error(*checkpoint, status=1) == by_comfyui
+    monkeypatch.setenv("CARLOS_CHECKPOINT", checkpoint[1])
+    assert "Two models are named" in error(status=2)
+    monkeypatch.delenv("CARLOS_DIFFUSERS")
+    assert error(status=1) == by_comfyui
+    pytest.importorskip("diffusers", reason="the extra headless is not installed")
+    assert error(*model, status=1) == f"There is no model of diffusers at {tmp_path / 'b'}."
 
 
 def test_every_command_has_help_with_examples(capsys: pytest.CaptureFixture[str]) -> None:

@@ -223,6 +223,15 @@ def test_pictures_of_any_shape_have_room() -> None:
         assert picture.height < 4000
 
 
+def test_a_prompt_of_usual_length_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = "blue background, a black robot on the left on a metal floor"
+    shown = [SHOWN[0], Shown(replace(SHOWN[1].pair, prompt=prompt), "typical")]
+    texts = written(monkeypatch)
+    card(a_portrait(a_full_row()), shown)
+    # Its last line, whole.
+    assert "on a metal floor" in texts
+
+
 def test_a_lora_without_effect_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     said = written(monkeypatch)
     card(a_portrait(replace(a_full_row(), notes=(NO_EFFECT,))))

@@ -128,6 +128,16 @@ def test_pictures_without_and_with_stand_in_this_order_and_other_rows_do_without
     assert picture.shape[0] / 3 < red[:, 0].mean() < 2 * picture.shape[0] / 3
 
 
+@pytest.mark.parametrize("n_letters", range(20, 32))
+def test_a_part_that_has_no_room_for_a_few_letters_is_left_out(n_letters: int) -> None:
+    whole, family = Said("n" * n_letters), Said("base model unknown")
+    alone, cut = [replace(ROW, lines=((), (whole, *more))) for more in ((), (family,))]
+    ink = changed(listing_of(alone), listing_of(cut))
+    letters = changed(listing_of(replace(ROW, lines=((), (Said("base"),)))), listing_of(replace(ROW, lines=())))
+    room = letters[:, 1].max() - letters[:, 1].min()
+    assert not len(ink) or ink[:, 1].max() - ink[:, 1].min() > room
+
+
 def test_where_nothing_fits_the_reason_is_there_in_full() -> None:
     reason = "None of the 23 LoRAs has strength <= 0, consistency >= 0.041 and an effect: loosen the limits. " * 2
     said, shorter = [

@@ -98,3 +98,15 @@ def test_rows_that_are_equal_lie_on_one_spot_in_the_middle() -> None:
     spots = drawing._spots(np.array([(dot.x, dot.y) for dot in library.dots]), field)
     assert np.allclose(spots, (100, 50))
     assert draw_map(library, "5 LoRAs").width == WIDTH
+
+
+def test_how_many_there_are_is_no_part_of_a_family() -> None:
+    library = library_map(a_library(1))
+    assert drawing._legend_rows(library, drawing._colours(library)) == [[(COLOURS[0], "SD 1.5: 1")]]
+
+
+def test_rings_are_explained_where_there_are_any_but_those_of_what_was_asked_for() -> None:
+    database = a_library(20)
+    assert "White rings" in drawing._marks(library_map(database, signature=torch.ones(4)))
+    assert "ring" not in drawing._marks(library_map(database, marked=["3", "4"]))
+    assert "ring" not in drawing._marks(library_map(database))

@@ -24,7 +24,8 @@ from carlos_core.loras.library import scan
 from carlos_core.loras.lora_file import LoraFile, read_lora_file
 from carlos_core.loras.metadata import read_sidecar
 from carlos_core.measuring.failures import Failure
-from carlos_core.measuring.indexer import AnyFolder, Outcome
+from carlos_core.measuring.indexer import AnyFolder
+from carlos_core.measuring.outcome import Outcome
 from carlos_core.records import LoraMetadata, LoraRecord
 from tests.support import miniworld
 from tests.support.bench import Bench, indexer_of

@@ -15,7 +15,7 @@ from carlos_core.loras.lora_file import read_lora_file
 from carlos_core.measuring.caches import CLEARABLE, KINDS, CachePart
 from carlos_core.measuring.kept_facts import KeptFacts
 from tests.support.bench import Bench, assert_same_bits
-from tests.support.drawing_generator import DrawingGenerator
+from tests.support.drawing_generator import EVALUATIONS, DrawingGenerator
 
 RED, BLUE = (1.0, 0.2, 0.1), (0.1, 0.2, 1.0)
 
@@ -88,6 +88,23 @@ def test_a_lora_that_is_measured_after_all_was_cleared_has_the_same_row(cache: P
     generator = DrawingGenerator()
     assert_same_bits(bench.measure(lora, generator), before)
     assert len(generator.jobs) == 36
+
+
+def test_after_thumbnails_were_cleared_what_is_measured_next_has_its_pictures(cache: Path, bench: Bench) -> None:
+    carlos.clear_cache("thumbnails", cache)
+    lora, generator = bench.lora("green.safetensors", tint=(0.1, 1.0, 0.2)), DrawingGenerator(batch_size=4)
+    found = bench.measure(lora, generator)
+    # Of the 18 pictures without a LoRA, the first 8 are made once more; what was known of them stays.
+    assert (len(generator.base_jobs), len(generator.lora_jobs)) == (8, 18)
+    assert found.base_model_evaluations == 8 * EVALUATIONS
+    assert found.sheet is not None
+    assert_same_bits(found, bench.measure(lora, DrawingGenerator(batch_size=4), work="elsewhere"))
+    # Those of a LoRA whose pictures are all known are not.
+    red, again = read_lora_file(bench.folder / "red.safetensors"), DrawingGenerator(batch_size=4)
+    assert bench.measure(red, again).sheet is None
+    assert again.jobs == []
+    assert bench.measure(red, again, again=True).sheet is not None
+    assert (len(again.base_jobs), len(again.lora_jobs)) == (0, 18)
 
 
 @pytest.mark.parametrize("what", CLEARABLE)

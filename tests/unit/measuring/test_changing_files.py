@@ -14,7 +14,8 @@ from carlos_core.generator import LoraFit, LoraUse
 from carlos_core.loras.library import scan
 from carlos_core.loras.lora_file import FileFacts, LoraFile, check_unchanged, read_facts, read_lora_file
 from carlos_core.measuring.failures import Failure
-from carlos_core.measuring.indexer import AnyFolder, Outcome
+from carlos_core.measuring.indexer import AnyFolder
+from carlos_core.measuring.outcome import Outcome
 from tests.support.bench import Bench, indexer_of
 from tests.support.drawing_generator import DrawingGenerator, lora_file
 

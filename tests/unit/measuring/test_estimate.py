@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,9 @@ def test_the_time_is_unknown_until_a_batch_was_made_and_then_told_at_once(bench:
     indexer.index(lora, lambda progress: notes.append(progress.note))
     told = [note for note in notes if note]
     # 124 of 128 pictures are left, at 10 s each.
-    assert told[0] == "4 of about 128 pictures, about 21 min left"
-    assert told[-2] == "124 of about 128 pictures, about 40 s left"
-    assert told[-1] == "128 of about 128 pictures"
+    assert told[0] == "4 of 128 pictures, about 21 min left"
+    assert told[-2] == "124 of 128 pictures, about 40 s left"
+    assert told[-1] == "128 of 128 pictures"
 
 
 def test_the_next_lora_is_estimated_from_the_speed_of_the_last_less_the_pictures_that_are_there(
@@ -120,15 +121,20 @@ def test_an_adaptive_preset_is_estimated_by_what_is_typical_and_by_what_is_most(
     assert n_most == 64 * 16
     before = estimate_lora(indexer, bench.lora())
     assert (before.expected, before.most) == (2 * 150, 2 * n_most)
-    notes: list[str] = []
-    outcome = indexer.index(bench.lora(), lambda progress: notes.append(progress.note))
-    told = [note for note in notes if note]
+    seen: list[Progress] = []
+    outcome = indexer.index(bench.lora(), seen.append)
+    told = [progress.note for progress in seen if progress.note]
     # 2 x 150 - 4 pictures of 10 s are 49 min; 2 x 1024 - 4 are 5.7 h.
-    assert told[0] == "4 of about 300 pictures, about 49 min left, at most about 5.7 h"
+    assert told[0] == "4 of at most 2048 pictures, about 300 will do, about 49 min left, at most about 5.7 h"
     taken = outcome.row.n_images or 0
     assert told[-1].startswith("direction known to 0.9")
-    assert told[-1].endswith(f"after {taken} images, done")
-    assert not any("at most" in note for note in told[told.index(next(n for n in told if "images" in n)) :])
+    assert told[-1].endswith(f"after {taken} pairs of pictures, done")
+    assert not any("at most about" in note for note in told[told.index(next(n for n in told if "direction" in n)) :])
+    # The words stay the same, and so does what they count; the bar's end only comes nearer.
+    assert all(re.match(r"\d+ of at most 2048 pictures, about \d+ will do(, |$)", note) for note in told[:-1])
+    totals = [progress.total for progress in seen]
+    assert totals == sorted(totals, reverse=True)
+    assert totals[0] > totals[-1]
     # Rows of the same protocol tell more than what is typical elsewhere.
     kept = {(job.prompt, job.seed) for job in generator.base_jobs[:]}
     likely = {(shot.prompt.text, shot.seed) for shot in indexer.plan.shots[:taken]}
@@ -249,7 +255,7 @@ def test_notes_have_a_form_without_the_time_and_pictures_are_counted_as_they_are
     told: list[Progress] = []
     indexer.index(bench.lora(), told.append)
     notes = [(progress.note, progress.note_without_time) for progress in told if progress.note]
-    assert notes[0] == ("4 of about 128 pictures, about 21 min left", "4 of about 128 pictures")
+    assert notes[0] == ("4 of 128 pictures, about 21 min left", "4 of 128 pictures")
     assert sum(progress.kept for progress in told) == 2 * N
     again = all_prompts_once(bench, TimedGenerator(clock), overwrite=True)
     told.clear()

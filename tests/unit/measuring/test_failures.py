@@ -11,7 +11,7 @@ from carlos_core.clip.lazy_encoder import LazyEncoder
 from carlos_core.errors import BrokenPictureError, DatabaseError, EncoderError, GenerationError, IndexingError
 from carlos_core.generator import Generated, Job
 from carlos_core.measuring.failures import Alike, Failure, alike
-from carlos_core.measuring.indexer import Outcome
+from carlos_core.measuring.outcome import Outcome
 from carlos_core.measuring.plan import Plan
 from carlos_core.progress import OnProgress
 from tests.support.bench import MANY_PROMPTS, Bench, indexer_of

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from carlos_core.database.database import MetricsDatabase
 from carlos_core.errors import GalleryError
@@ -21,7 +23,7 @@ from carlos_core.measuring.caches import clear_cache
 from carlos_core.measuring.contact_sheet import worth_a_thumbnail
 from carlos_core.measuring.gallery import MOST_BYTES, Gallery, read_sheet
 from carlos_core.measuring.index_lora import IndexSettings, index_lora
-from carlos_core.measuring.indexer import ALREADY_INDEXED
+from carlos_core.measuring.outcome import ALREADY_INDEXED
 from carlos_core.measuring.plan import Shot
 from carlos_core.measuring.telling_pairs import STRONGEST, TYPICAL, WEAKEST, candidates, telling
 from carlos_core.prompts.prompt_set import default_index_prompts
@@ -279,6 +281,18 @@ def test_a_lora_that_was_indexed_before_gets_its_pictures_while_they_are_in_the_
     assert gallery.pairs(row) == ()
 
 
+def test_small_pictures_of_what_was_measured_before_are_read_when_they_are_asked_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = bench.lora()
+    new = indexer_of(bench, DrawingGenerator()).index(lora)
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", lambda *_args, **_options: pytest.fail("a picture was read"))
+        known = indexer_of(bench, DrawingGenerator()).index(lora)
+    assert known.status == ALREADY_INDEXED
+    assert torch.equal(known.contact_sheet, new.contact_sheet)
+
+
 def test_a_damaged_thumbnail_costs_that_picture_alone(bench: Bench, gallery: Gallery) -> None:
     lora, generator = bench.lora(), DrawingGenerator()
     indexer_of(bench, generator).index(lora)
@@ -301,6 +315,48 @@ def test_pictures_of_another_measurement_give_way_to_those_of_the_row(bench: Ben
     assert not gallery.is_of(row)
     indexer_of(bench, DrawingGenerator(), gallery=gallery).index(lora)
     assert gallery.is_of(row)
+
+
+def test_whose_pictures_they_are_is_known_without_looking_at_them(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery.keep(a_lora(), FOUND, 1.0)
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("pixels were decoded"))
+    monkeypatch.setattr(JpegImageFile, "load", lambda *_: pytest.fail("pixels were decoded"))
+    assert gallery.is_of(a_lora())
+    assert not gallery.is_of(a_lora(protocol_id="another"))
+    assert not gallery.is_of(a_lora(sha256="cd" * 32))
+
+
+def test_a_folder_is_looked_through_once_and_again_when_something_came_or_went(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = "abababababab" + "cd" * 26
+    gallery.keep(a_lora(), FOUND, 1.0)
+    looks: list[str] = []
+    scan = os.scandir
+
+    def look(path: Path) -> object:
+        looks.append(path.name)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", look)
+    # What was changed just now may be changed again at the same time, as its file system counts.
+    os.utime(gallery.folder, ns=(1, 1))
+    for _ in range(3):
+        assert len(gallery.pairs(a_lora())) == 4
+        assert gallery.pairs(a_lora(sha256=other)) == ()
+    assert len(looks) == 1
+    put(gallery, jpeg((64, 128), {**FACTS, "sha256": other}), "a-abababababab.jpg")
+    assert len(gallery.pairs(a_lora(sha256=other))) == 1
+    put(gallery, b"", "b-cdcdcdcdcdcd.jpg").unlink()
+    only = gallery.folder / "snow-abababababab.jpg"
+    only.unlink()
+    assert gallery.pairs(a_lora()) == ()
+    # What this process keeps is known whatever the folder's time says.
+    os.utime(gallery.folder, ns=(1, 1))
+    assert gallery.pairs(a_lora(sha256="ef" * 32)) == ()
+    assert gallery.keep(a_lora(sha256="ef" * 32), FOUND, 1.0)
+    os.utime(gallery.folder, ns=(1, 1))
+    assert len(gallery.pairs(a_lora(sha256="ef" * 32))) == 4
 
 
 def test_pictures_of_another_protocol_are_not_put_to_a_row(bench: Bench, gallery: Gallery) -> None:

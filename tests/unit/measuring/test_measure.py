@@ -127,10 +127,10 @@ def test_the_contact_sheet_can_be_had_again_without_making_pictures(bench: Bench
     assert sheet is not None
     protocol = bench.protocol(generator)
     here, elsewhere = bench.studio(generator), bench.studio(generator, "elsewhere")
-    again = here.contact_sheet(*sides_of(here, lora, protocol), SHOTS)
+    again = here.small_pictures(*sides_of(here, lora, protocol), SHOTS).sheet()
     assert again is not None
     assert torch.equal(again, sheet)
-    assert elsewhere.contact_sheet(*sides_of(elsewhere, lora, protocol), SHOTS) is None
+    assert elsewhere.small_pictures(*sides_of(elsewhere, lora, protocol), SHOTS).sheet() is None
 
 
 def test_thumbnails_that_cannot_be_kept_do_not_matter(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

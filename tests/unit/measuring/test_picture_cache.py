@@ -23,7 +23,7 @@ from carlos_core.measuring import picture_cache
 from carlos_core.measuring.contact_sheet import keep_thumbnail
 from carlos_core.measuring.feature_store import FeatureStore, mean_features
 from carlos_core.measuring.in_use import stems_in_use, unless_in_use
-from carlos_core.measuring.indexer import ALREADY_INDEXED
+from carlos_core.measuring.outcome import ALREADY_INDEXED
 from tests.support.bench import Bench, assert_same_bits, indexer_of
 from tests.support.drawing_generator import DrawingGenerator
 

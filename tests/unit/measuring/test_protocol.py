@@ -102,7 +102,7 @@ def test_a_preset_covers_itself_whatever_the_number_of_pictures(preset: str) -> 
 
 
 def test_a_fuller_preset_covers_the_lesser_ones_and_is_named() -> None:
-    presets = ("quick", "standard", "paper")
+    presets = ("race", "quick", "standard", "paper")
     for k, measured in enumerate(presets):
         for wanted_k, wanted in enumerate(presets):
             # The presets differ in their settings too, as they do in life.
@@ -153,6 +153,13 @@ def test_a_row_covers_other_checkpoints_of_its_shape() -> None:
     assert covered_elsewhere(standard, replace(PROTOCOL, preset="standard")) == Covering("standard", is_other_checkpoint=True)
     assert covered_elsewhere(standard, replace(PROTOCOL, preset="quick")) == Covering("standard", is_other_checkpoint=True)
     assert covered_elsewhere(standard, replace(PROTOCOL, preset="paper")) is None
+
+
+def test_a_race_elsewhere_spares_a_race_no_pictures() -> None:
+    theirs, ours = replace(OTHER, preset="race"), replace(PROTOCOL, preset="race")
+    assert covered_elsewhere(theirs, ours) is None
+    assert covered_elsewhere(ours, ours) == Covering("race")
+    assert covered_elsewhere(replace(OTHER, preset="quick"), ours) == Covering("quick", is_other_checkpoint=True)
 
 
 def test_a_row_of_another_or_an_unknown_shape_covers_nothing_elsewhere() -> None:

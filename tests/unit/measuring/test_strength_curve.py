@@ -16,7 +16,8 @@ from carlos_core import index_lora
 from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.errors import GenerationError, IndexingError
 from carlos_core.loras.lora_file import LoraFile
-from carlos_core.measuring.indexer import ALREADY_INDEXED, INDEXED, Indexer
+from carlos_core.measuring.indexer import Indexer
+from carlos_core.measuring.outcome import ALREADY_INDEXED, INDEXED
 from carlos_core.measuring.plan import Plan, Shot
 from carlos_core.measuring.strength_curve import StrengthCurve, curve_shots, strength_curve, suggested_weight
 from carlos_core.progress import Progress
@@ -216,7 +217,7 @@ def test_a_cancelled_sweep_keeps_the_row_and_goes_on_with_the_batch_it_was_in(be
         pass
 
     def cancel_at_half(progress: Progress) -> None:
-        if progress.note.startswith("weight 0.5: 20 of"):
+        if progress.note.startswith("weight 0.5: 8 of"):
             raise Cancelled
 
     lora, generator = bench.lora(), DrawingGenerator(batch_size=4)
@@ -224,7 +225,7 @@ def test_a_cancelled_sweep_keeps_the_row_and_goes_on_with_the_batch_it_was_in(be
         sweeping(bench, generator).index(lora, cancel_at_half)
     row = load_database(bench.folder / "db.parquet").cells(lora.lora_id)
     assert row["curve_weights"] is None
-    # 12 pictures at 0.25, and two batches of the LoRA side at 0.5 (behind the 12 of the base side) were kept.
+    # 12 pictures at 0.25, and two batches at 0.5 were kept.
     jobs = len(generator.jobs)
     resumed = sweeping(bench, generator).index(lora)
     assert resumed.status == ALREADY_INDEXED

@@ -12,10 +12,10 @@ from carlos_core.database.database import MetricsDatabase
 from carlos_core.database.published import load_bundled_database
 from carlos_core.errors import RetrievalError
 from carlos_core.search import by_name
-from carlos_core.search.by_name import Place, named_in
 from carlos_core.search.by_name import find_named as find_named_among
 from carlos_core.search.limits import SearchLimits
 from carlos_core.search.matches import Matches
+from carlos_core.search.names_in_queries import Place, named_in, without_names
 from tests.support.rows import a_row
 
 
@@ -101,9 +101,22 @@ NAMED = library(
     ("5", {"model_name": "Old Film 35", "file_name": "film.safetensors"}),
     ("6", {"model_name": "3D"}),
     ("7", {"model_name": "80s"}),
+    ("8", {"file_name": "fog_12.safetensors"}),
+    ("9", {"model_name": "White"}),
+    ("10", {"model_name": "Blue Eyes"}),
 )
-FILES = ["mystery_12.safetensors", "new/foggy_night.safetensors", "My Rain.safetensors", "renamed_film.safetensors"]
-INSTALLED = {"1": "mystery_12.safetensors", "5": "renamed_film.safetensors"}
+FILES = [
+    "styles/mystery_12.safetensors",
+    "new/foggy_night.safetensors",
+    "My Rain.safetensors",
+    "film_xl.safetensors",
+    "fog_12.safetensors",
+    "pi_sdxl_style.safetensors",
+    "new/thing2.safetensors",
+    "y2k.safetensors",
+    "pencil_sketch.safetensors",
+]
+INSTALLED = {"1": FILES[0], "5": FILES[3], "8": FILES[4]}
 
 
 @pytest.mark.parametrize(
@@ -112,11 +125,13 @@ INSTALLED = {"1": "mystery_12.safetensors", "5": "renamed_film.safetensors"}
         ("mystery_12", ["mystery_12"], ["mystery_12"]),
         ("snow, MYSTERY_12.safetensors", ["MYSTERY_12"], ["MYSTERY_12"]),
         ("styles/mystery_12", ["mystery_12"], ["mystery_12"]),
-        ("sketch2", ["sketch2"], ["sketch2"]),
+        # A name that no file at hand has is looked for only where nothing was found.
+        ("sketch2", [], ["sketch2"]),
+        ("thing2", ["thing2 (files)"], ["thing2 (files)"]),
         ("Oil Paint XL.safetensors", ["Oil Paint XL"], ["Oil Paint XL"]),
         # By another name than its file's.
-        ("renamed_film", ["Old Film 35"], ["Old Film 35"]),
-        ("foggy_night", ["foggy_night (files)"], ["foggy_night (files)"]),
+        ("film_xl", ["Old Film 35"], ["Old Film 35"]),
+        ("pi_sdxl_style", ["pi_sdxl_style (files)"], ["pi_sdxl_style (files)"]),
         ("my rain", [], ["my rain (files)"]),
         ("unknown thing.safetensors", ["unknown thing (nowhere)"], ["unknown thing (nowhere)"]),
         # Tags are for other nodes.
@@ -127,7 +142,14 @@ INSTALLED = {"1": "mystery_12.safetensors", "5": "renamed_film.safetensors"}
         ("oil paint xl", [], ["oil paint xl"]),
         ("3d", [], ["3d"]),
         ("80s", [], ["80s"]),
-        ("pencil_sketch", ["pencil_sketch"], ["pencil_sketch"]),
+        ("pencil_sketch", [], ["pencil_sketch"]),
+        ("foggy_night", [], ["foggy_night (files)"]),
+        ("1girl, blue_eyes, foggy_night, y2k", [], ["blue_eyes", "foggy_night (files)", "y2k (files)"]),
+        ("pencil_sketch.safetensors", ["pencil_sketch"], ["pencil_sketch"]),
+        # A choice of two things is in no folder.
+        ("black/white photo, wet/white", [], []),
+        ("other/mystery_12", [], []),
+        ("other/mystery_12.safetensors", ["mystery_12"], ["mystery_12"]),
         ("a pencil sketch of a cat", [], []),
         ("mystery_13, 8k, sketch3, .safetensors", [], []),
         ("", [], []),
@@ -156,10 +178,10 @@ def test_names_are_gathered_when_one_may_be_asked_for_and_again_when_rows_change
     assert named_in("snow falling, 3d", database, [], {}, is_lost=False) == []
     assert read == []
     for _ in range(2):
-        assert [each.name for each in named_in("fog_1", database, [], {}, is_lost=False)] == ["fog_1"]
+        assert [each.name for each in named_in("fog_1", database, ["fog_1.pt"], {}, is_lost=False)] == ["fog_1"]
     assert read.count("file_name") == 1
     database.upsert(a_row("2", file_name="rain_2.safetensors"))
-    assert [each.name for each in named_in("rain_2", database, [], {}, is_lost=False)] == ["rain_2"]
+    assert [each.name for each in named_in("rain_2.pt", database, [], {}, is_lost=False)] == ["rain_2"]
 
 
 def test_the_ending_of_a_file_finds_the_row_whether_it_knows_the_file_or_not() -> None:
@@ -244,5 +266,32 @@ def test_a_name_in_a_query_says_which_file_it_is() -> None:
     def file(query: str) -> list[str]:
         return [each.file for each in named_in(query, NAMED, FILES, INSTALLED, is_lost=True)]
 
-    assert file("foggy_night, my rain, renamed_film") == [*FILES[1:]]
+    assert file("foggy_night, my rain, film_xl") == FILES[1:4]
     assert file("unknown thing.safetensors") == [""]
+
+
+@pytest.mark.parametrize(
+    ("query", "ids", "rest"),
+    [
+        ("mystery_12", {"1"}, ""),
+        ("use the LoRA mystery_12.safetensors, please", {"1"}, ""),
+        ("(mystery_12:1.2)", {"1"}, ""),
+        ("((mystery_12)), snow", {"1"}, "snow"),
+        ("(mystery_12, snow:1.2)", {"1"}, "(, snow:1.2)"),
+        ("(snow, mystery_12:1.2)", {"1"}, "(snow, :1.2)"),
+        ("mystery_12, mystery_123, <lora:mystery_12:1>", {"1"}, "mystery_123, <lora:mystery_12:1>"),
+        ("mystery_12, fog_(12)", {"1", "8"}, ""),
+        ("snow falling, mystery_12", {"1"}, "snow falling"),
+        ("a cabin in the style of film_xl", {"5"}, "a cabin in the style of"),
+        ("pi_sdxl_style", set(), ""),
+        # Words of an effect stay, whatever is called so.
+        ("pencil sketch", set(), "pencil sketch"),
+        ("pencil_sketch, black/white photo", set(), "pencil_sketch, black/white photo"),
+    ],
+)
+def test_names_are_taken_out_of_a_query_and_nothing_is_left_of_one_that_is_only_a_name(
+    query: str, ids: set[str], rest: str
+) -> None:
+    found = named_in(query, NAMED, FILES, INSTALLED, is_lost=False)
+    assert {lora_id for each in found for lora_id in each.lora_ids} == ids
+    assert without_names(query, found) == rest

@@ -314,6 +314,8 @@ def test_what_each_limit_leaves_is_counted_one_by_one() -> None:
     assert told(fitting.filters(database, here), len(database)) == f"Of 6 LoRAs in the database {left}."
     assert fitting.mask(database, here).tolist() == [True, True, False, False, False, True]
     assert SearchLimits().filters(database, here, by_effect=False) == []
+    # What another base model would leave, the commonest first: e is too strong in any case, d is not here.
+    assert limits.other_families(database, here) == ["SD 3", "Pony"]
 
 
 def test_of_many_families_left_out_the_rest_is_counted() -> None:
@@ -450,3 +452,20 @@ def test_weights_leave_the_prompt_visible_unless_effect_comes_first(
     assert any("so that the prompt stays visible" in note for note in notes)
     with pytest.raises(RetrievalError, match=r"keep_content is 1\.5"):
         weights(both, keep_content=1.5)
+
+
+def test_where_no_row_may_be_found_that_is_told_without_the_encoder() -> None:
+    database = made_up_database(("1", {}), ("2", {}))
+    searcher = Searcher(database, encoder=LazyEncoder("some encoder", 4, load_nothing))
+    here = SearchLimits(installed_only=True, **ANY)
+    nothing = searcher.nothing(" snow ", here)
+    assert nothing is not None
+    assert (nothing.query, nothing.items) == ("snow", ())
+    assert nothing.reason == here.why_nothing(database, {})
+    selection = searcher.choose("snow and rain, no fog", limits=here)
+    assert (selection.picks, selection.reason) == ((), nothing.reason)
+    assert searcher.nothing("snow", SearchLimits(**ANY)) is None
+    with pytest.raises(RetrievalError, match="The query is empty"):
+        searcher.nothing("  ", here)
+    with pytest.raises(RetrievalError, match="not a way to choose"):
+        searcher.choose("snow", limits=here, rules=ChoiceRules(mode="worst"))

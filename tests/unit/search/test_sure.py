@@ -15,7 +15,8 @@ from carlos_core.clip.signatures import SignatureCache
 from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.prompts.prompt_set import PromptSet
 from carlos_core.search.limits import CALIBRATED, COMPOSED, PUBLISHED, RANKINGS, ChoiceRules, SearchLimits
-from carlos_core.search.matches import Matches
+from carlos_core.search.matches import Matches, mark_alike
+from carlos_core.search.queries import like_lora
 from carlos_core.search.searcher import Searcher
 from carlos_core.search.selection import CANDIDATES
 from tests.support import miniworld
@@ -224,3 +225,21 @@ def test_records_are_built_only_for_what_may_be_chosen_or_listed(searcher: Searc
     matches, _ = some.mark_sure(found, "likely")
     assert matches.items != found.items
     assert max(asked_for) == CANDIDATES < len(searcher.db)
+
+
+def test_of_what_is_looked_for_by_likeness_only_what_is_alike_enough_is_passed_on(at_hand: Searcher) -> None:
+    like = like_lora(at_hand.db, lora_id_of(at_hand.db, SNOW))
+    found = at_hand.find(like, top_k=5, query="like it")
+    assert mark_alike(found, 0.0) is found
+    some = mark_alike(found, 0.5)
+    assert [match.is_sure for match in some.items] == [match.score >= 0.5 for match in found.items]
+    assert {match.is_sure for match in some.items} == {True, False}
+    assert (len(some.installed) > 0, some.doubt) == (True, "")
+    others = replace(found, items=found.items[-1:])
+    unlike = mark_alike(others, 0.5)
+    assert unlike.installed == ()
+    assert unlike.doubt.startswith(f"No LoRA is much like it: the nearest, {found.items[-1].name}, has a cosine of ")
+    away = replace(found, items=tuple(replace(match, file=None) for match in found.items[:1]))
+    assert (
+        mark_alike(away, 0.5).doubt == f"What is alike enough is not installed: {found.items[0].name}. Put it into models/loras."
+    )

@@ -393,6 +393,22 @@ def test_what_is_not_wanted_is_named_where_it_is_why_nothing_fits(
     assert "in the way" not in searcher.choose("drawn in pencil", negative="snow falling", rules=RULES).reason
 
 
+@pytest.mark.parametrize(
+    ("query", "negative", "said"),
+    [
+        ("drawn in pencil", "snow falling", "without it, the same LoRAs come first."),
+        ("a herd of elephants", "snow", "without it, nothing fits either."),
+        ("drawn in pencil", "graphite pencil drawing", ""),
+        ("drawn in pencil", "", ""),
+    ],
+)
+def test_what_is_not_wanted_and_plays_no_part_is_called_that(searcher: Searcher, query: str, negative: str, said: str) -> None:
+    selection = searcher.choose(query, negative=negative, rules=RULES)
+    notes = [note for note in selection.notes if "plays no part" in note]
+    assert notes == ([f"negative_query ({negative!r}) plays no part here: {said}"] if said else [])
+    assert selection.is_unfit == (not selection.picks and "in the way" not in selection.reason)
+
+
 def test_what_is_not_wanted_is_named_where_it_takes_a_part_of_the_query(searcher: Searcher) -> None:
     selection = searcher.choose("pencil sketch and snow falling", negative="graphite pencil drawing", rules=RULES)
     assert files(selection) == [SNOW]

@@ -8,7 +8,7 @@ import pytest
 from carlos_core.database.database import MetricsDatabase, load_database
 from carlos_core.database.published import load_bundled_database
 from carlos_core.search.limits import PUBLISHED_LIMITS
-from carlos_core.search.weak import median_strength, weakness
+from carlos_core.search.weak import faded, median_strength, weakness
 from tests.support import miniworld
 from tests.support.miniworld import MINIWORLD
 
@@ -52,3 +52,18 @@ def test_of_a_few_loras_nothing_is_said(rows: MetricsDatabase) -> None:
     few = MetricsDatabase(rows.table.slice(0, 4), encoder_id=rows.encoder_id)
     assert median_strength(few) is None
     assert weakness(0.1, None) is None
+
+
+@pytest.mark.parametrize(
+    ("strength", "weight", "is_faded"), [(4.0, 0.4, True), (4.0, -0.4, True), (4.0, 0.6, False), (1.0, 0.2, False)]
+)
+def test_a_lora_whose_weight_was_reduced_until_it_is_hardly_seen_is_called_that(
+    strength: float, weight: float, is_faded: bool
+) -> None:
+    found = faded(strength, 4.0, weight, own=1.0)
+    assert (found is not None) == is_faded
+    assert faded(strength, None, weight, own=1.0) is None
+    # At the weight that was suggested for it, nothing was taken from it.
+    assert faded(strength, 4.0, weight, own=round(weight, 3)) is None
+    # One that is weak at its own weight is called so for that: of each, one line.
+    assert not (is_faded and weakness(strength, 4.0))

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..errors import GenerationError
 from ..generator import Sampling
-from ..measuring.presets import AS_GIVEN, FEW_STEPS, PRESETS, Preset
-from ..measuring.settings import AUTOMATIC, MeasureSettings
-from .families import class_of_model, is_guidance_distilled, wants_few_steps
+from ..records import RACE
+from .presets import AS_GIVEN, FEW_STEPS, PRESETS, Preset
+from .settings import AUTOMATIC, MeasureSettings
 
 _WITHOUT_GUIDANCE = 1.5
 """Scales of guidance up to this one are those of models that are distilled to do without."""
+
+
+@dataclass(frozen=True)
+class SampledModel:
+    """What of a model decides how it is sampled."""
+
+    class_name: str
+    """ComfyUI's name for its kind, such as "SDXL"."""
+
+    has_embedded_guidance: bool = False
+    """Whether it takes its guidance as an input and needs no CFG, such as Flux."""
+
+    wants_few_steps: str = ""
+    """What in the model itself says that it is distilled to few steps without guidance, in words; empty if nothing does."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +43,13 @@ class ChosenSampling:
     """Steps of pictures that its few steps are to be compared with: the model decides how many suffice. 0: the steps stand."""
 
 
-def chosen_sampling(model: Any, settings: MeasureSettings, guidances: tuple[float, ...]) -> ChosenSampling:
+def chosen_sampling(model: SampledModel, settings: MeasureSettings, guidances: tuple[float, ...]) -> ChosenSampling:
     """What the settings of an indexing run come to.
 
     Args:
-        model: ComfyUI's MODEL.
+        model: what makes the pictures.
         settings: of the run.
-        guidances: the scales of guidance that the MODEL is used with otherwise, as far as they are known.
+        guidances: the scales of guidance that the model is used with otherwise, as far as they are known.
 
     Raises GenerationError for the published protocol on another model than SDXL.
     """
@@ -46,7 +59,7 @@ def chosen_sampling(model: Any, settings: MeasureSettings, guidances: tuple[floa
     if preset is None:
         return ChosenSampling(given)
     if preset.name == "paper":
-        if class_of_model(model) != "SDXL":
+        if model.class_name != "SDXL":
             raise GenerationError("The published protocol is one for SDXL.", "Load an SDXL checkpoint, or choose 'standard'.")
         return ChosenSampling(preset.sampling)
     if settings.sampling == AS_GIVEN:
@@ -55,12 +68,12 @@ def chosen_sampling(model: Any, settings: MeasureSettings, guidances: tuple[floa
 
 
 def _of_model(
-    model: Any, preset: Preset, is_automatic: bool, size: tuple[int, int], guidances: tuple[float, ...]
+    model: SampledModel, preset: Preset, is_automatic: bool, size: tuple[int, int], guidances: tuple[float, ...]
 ) -> ChosenSampling:
     width, height = size
     fullest = PRESETS["standard"]
-    full_steps = fullest.sampling.steps if is_automatic and preset.name == "quick" else 0
-    if is_guidance_distilled(model):
+    full_steps = fullest.sampling.steps if is_automatic and preset.name in (RACE, "quick") else 0
+    if model.has_embedded_guidance:
         # Its guidance is an input, and its cfg is 1 whatever the workflow says. That is no sign of few steps.
         why = "cfg 1: the model takes its guidance as an input (guidance_embed)"
         return ChosenSampling(replace(preset.sampling, cfg=1.0, width=width, height=height), "", why, full_steps)
@@ -73,10 +86,10 @@ def _of_model(
     return ChosenSampling(replace(preset.few_steps, width=width, height=height), FEW_STEPS, why, full_steps)
 
 
-def _few_steps(model: Any, guidances: tuple[float, ...]) -> str:
+def _few_steps(model: SampledModel, guidances: tuple[float, ...]) -> str:
     """Why a model wants few steps without guidance, in words; empty if it does not, as far as can be known."""
-    if reason := wants_few_steps(model):
-        return reason
+    if model.wants_few_steps:
+        return model.wants_few_steps
     if guidances and max(guidances) <= _WITHOUT_GUIDANCE:
         scales = " and ".join(f"{scale:g}" for scale in sorted(set(guidances)))
         return f"this workflow samples this model with cfg {scales}"

@@ -5,16 +5,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..measuring.settings import AS_PRESET
 from ..search.limits import PUBLISHED_LIMITS
+from .settings import AS_PRESET
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..measuring.indexer import Indexer, Outcome
-    from ..measuring.plan import Shot
     from ..records import LayerFit
     from ..search.limits import Miss
+    from .indexer import Indexer
+    from .outcome import Outcome
+    from .plan import Shot
+
+LOOKING_FOR_STEPS = "once for this model, how few steps will do: "
+"""Said before the progress of the pictures that tell."""
 
 
 def plan_lines(indexer: Indexer) -> list[str]:
@@ -31,6 +35,11 @@ def plan_lines(indexer: Indexer) -> list[str]:
         *(indexer.quick_steps.lines if indexer.quick_steps is not None else []),
         *([f"scale sweep: at most {_most_pictures(shots)} pictures more a LoRA"] if indexer.scale_sweep else []),
     ]
+
+
+def parts_of_cost(n_trial: int, n_base: int) -> str:
+    """Of all model evaluations of a run: those of the trial for the steps, and those without a LoRA beside it."""
+    return f"{n_trial:,} to find how few steps do, {n_base:,} more without a LoRA" if n_trial else f"{n_base:,} without a LoRA"
 
 
 def settings_facts(indexer: Indexer) -> dict[str, Any]:
@@ -72,6 +81,7 @@ def facts_of(outcome: Outcome, fit: LayerFit | None) -> dict[str, Any]:
         "notes": list(outcome.notes),
         "not_found": [vars(miss) for miss in misses_of(outcome)],
         "file_notes": list(outcome.file_notes),
+        **({"measured_with": outcome.other_program} if outcome.other_program else {}),
         **({"fit": {"layers": fit.layers, "of": fit.of}} if fit is not None else {}),
         **(sweep if row.strength_curve else {}),
     }
@@ -79,4 +89,4 @@ def facts_of(outcome: Outcome, fit: LayerFit | None) -> dict[str, Any]:
 
 def _most_pictures(shots: Sequence[Shot]) -> int:
     # Nodes import this module, and that one loads what takes a while.
-    return import_module("..measuring.strength_curve", __package__).most_pictures(shots)
+    return import_module(".strength_curve", __package__).most_pictures(shots)

@@ -1,0 +1,1 @@
+"""The Generator on diffusers: indexing without ComfyUI (extra `headless`)."""
