@@ -76,6 +76,15 @@ def lora_names() -> list[str]:
     return folder_paths.get_filename_list("loras")
 
 
+def lora_folders() -> dict[str, float]:
+    """The folders of `lora_names`, each with the time of its last change, as ComfyUI saw them when it last looked.
+
+    A file that is added, removed, renamed or put in the place of another one changes the time of its folder.
+    """
+    _names, folders, _when = folder_paths.filename_list_cache.get("loras", ([], {}, 0.0))
+    return folders
+
+
 def paths_of(names: list[str]) -> list[tuple[str, Path]]:
     """(name, path) of listed LoRAs; those that were removed since they were listed are left out."""
     paths = ((name, place_of(name)) for name in names)

@@ -49,10 +49,14 @@ def lora_path(name: str) -> Path:
 
 
 def lora_survey() -> tuple[FileState, ...]:
-    """The state of every listed LoRA file. They are checked again when the list changes, and otherwise at most 5% of the time."""
+    """The state of every listed LoRA file.
+
+    They are checked again when the list or one of its folders changes, and otherwise at most 5% of the time.
+    """
     names = lora_names()
+    changed = folders.lora_folders()
     last, start = _memory.survey, time.monotonic()
-    if last is not None and last.names == names and start < last.good_until:
+    if last is not None and (last.names, last.changed) == (names, changed) and start < last.good_until:
         return last.states
     # A name keeps its path while the file is there; finding paths takes longer than checking the files.
     files = last.files if last is not None and last.names == names else paths_of(names)
@@ -61,7 +65,7 @@ def lora_survey() -> tuple[FileState, ...]:
         files = paths_of(names)
         states = survey(files)
     end = time.monotonic()
-    _memory.survey = _Survey(names, files, states, end + (end - start) / _SURVEY_SHARE)
+    _memory.survey = _Survey(names, changed, files, states, end + (end - start) / _SURVEY_SHARE)
     return states
 
 
@@ -260,6 +264,7 @@ class ListedLoras(folders.ListedLoras):
 @dataclass(frozen=True)
 class _Survey:
     names: list[str]
+    changed: dict[str, float]
     files: list[tuple[str, Path]]
     states: tuple[FileState, ...]
     good_until: float

@@ -37,7 +37,7 @@ from carlos_core.measuring.studio import Studio
 from carlos_core.prompts.prompt_set import load_prompt_set
 
 OWN = torch.Generator()
-OWN.seed()
+OWN.manual_seed(1)
 
 
 def noisy(apply_model: Any, arguments: dict[str, Any]) -> Any:
