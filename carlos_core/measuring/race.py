@@ -41,6 +41,7 @@ from .race_terms import (
     RaceResult,
     RaceRules,
 )
+from .speed import so_far
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ class Race:
         self._reason = ""
         self._notes: tuple[str, ...] = ()
         self._places: list[int] = []
+        self._since, self._before, self._usual = 0.0, 0, 0
         self._standing = Standing.of_nobody()
 
     def run(self, on_progress: OnProgress | None = None) -> RaceResult:
@@ -129,6 +131,8 @@ class Race:
         field, budget = self._field, self.rules.max_model_evaluations
         deadline = (time.monotonic() if self._began is None else self._began) + 60 * self.rules.max_minutes
         field.recall()
+        self._since, self._before = time.monotonic(), field.evaluations
+        self._usual = usual_pictures(len(field.short_of(self._batch))) * self._per_image
         if field.indexer.base_check is not None and any(runner.row is None for runner in field.runners):
             if budget and field.evaluations + field.cost_of_check > budget:
                 return BUDGET_SPENT
@@ -276,14 +280,16 @@ class Race:
             return None
         field, before = self._field, self._field.evaluations
         most = self.rules.max_model_evaluations or len(field.runners) * len(field.shots) * self._per_image
-        usual = usual_pictures(len(field.runners)) * self._per_image
+        usual = self._before + self._usual
         note = f"{self._note()}; now {printable(tried.name)}"
 
         def tell(progress: Progress) -> None:
             done = before + progress.done * self._per_image // max(1, field.studio.generator.steps)
             # Nobody knows when it is over: the bar slows down rather than standing still at its end.
             total = max(done, min(most, max(usual, round(_AHEAD * done))))
-            on_progress(replace(progress, done=done, total=total, note=note, note_without_time=note, pictures_left=None))
+            took = so_far(time.monotonic() - self._since, done - self._before, self._usual)
+            told = f"{note}; {took}" if took else note
+            on_progress(replace(progress, done=done, total=total, note=told, note_without_time=note, pictures_left=None))
 
         return tell
 

@@ -14,6 +14,10 @@ from .kept_facts import SPEEDS, KeptFacts
 
 UNKNOWN = "the time is told after the first batch"
 
+_SOON_S = 5.0
+_LEAST_DONE = 0.05
+"""Seconds, and part of the usual work, before which its speed says little: models are loaded for the first pictures."""
+
 
 class ModelSpeed:
     """Seconds that one forward pass takes, by the shape of the model, the size of its pictures and the device.
@@ -94,6 +98,17 @@ def in_words(seconds: float) -> str:
     if seconds < 90 * 60:
         return f"about {seconds / 60:.0f} min"
     return f"about {seconds / 3600:.0f} h" if seconds >= 10 * 3600 else f"about {seconds / 3600:.1f} h"
+
+
+def so_far(seconds: float, done: int, usual: int) -> str:
+    """How long work has taken of which nobody knows the end, and takes in all if it is like others; empty if it is too early.
+
+    seconds: since it began. done: what was made since, in a unit of the work's own. usual: what is made in all, usually.
+    """
+    if seconds < _SOON_S or done < usual * _LEAST_DONE:
+        return ""
+    rest = f"usually {in_words(seconds * usual / done)} in all" if done < usual else "longer than usual"
+    return f"{in_words(seconds)} so far, {rest}"
 
 
 def _seconds(kept: Any) -> float | None:

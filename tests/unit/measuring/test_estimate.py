@@ -16,7 +16,7 @@ from carlos_core.measuring.estimate import LibraryEstimate, estimate_lora
 from carlos_core.measuring.indexer import Indexer
 from carlos_core.measuring.plan import Plan
 from carlos_core.measuring.presets import PRESETS
-from carlos_core.measuring.speed import UNKNOWN, Speed, in_words
+from carlos_core.measuring.speed import UNKNOWN, Speed, in_words, so_far
 from carlos_core.progress import OnProgress, Progress
 from tests.support.bench import MANY_PROMPTS, Bench, indexer_of
 from tests.support.drawing_generator import EVALUATIONS, DrawingGenerator, lora_file
@@ -218,6 +218,21 @@ def test_a_speed_that_cannot_be_kept_does_not_matter(tmp_path: Path, caplog: pyt
 )
 def test_times_are_told_as_precisely_as_they_are_worth(seconds: float, words: str) -> None:
     assert in_words(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "done", "told"),
+    [
+        (4.0, 50, ""),
+        (60.0, 4, ""),
+        (10.0, 5, "about 10 s so far, usually about 3 min in all"),
+        (60.0, 50, "about 60 s so far, usually about 2 min in all"),
+        (300.0, 100, "about 5 min so far, longer than usual"),
+        (300.0, 0, ""),
+    ],
+)
+def test_work_whose_end_nobody_knows_is_compared_with_what_is_usual(seconds: float, done: int, told: str) -> None:
+    assert so_far(seconds, done, usual=100) == told
 
 
 def test_speeds_behind_a_link_are_written_where_they_are(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -313,6 +315,25 @@ def test_two_pairs_each_are_not_enough_to_be_sure(pool: Pool, tmp_path: Path) ->
     assert then.model_evaluations < fresh.model_evaluations
 
 
+def test_it_is_told_how_long_a_race_usually_takes_from_where_it_starts(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Progress] = []
+    # A second each time that the clock is looked at.
+    seconds = itertools.count(1.0)
+    monkeypatch.setattr("carlos_core.measuring.race.time.monotonic", lambda: next(seconds))
+    candidates, asked = [Candidate(lora) for lora in lora_files(pool)], question(pool, "on fire")
+    Race(replayed_indexer(pool, tmp_path), candidates, asked, BEST).run(told.append)
+    times = [progress.note.rpartition("; ")[2] for progress in told if "usually" in progress.note]
+    assert times
+    assert re.fullmatch(r"about \d+ s so far, usually about \d+ (s|min) in all", times[0])
+    assert not any("usually" in progress.note_without_time for progress in told)
+    # Most is known to one that comes after it.
+    first, told[:] = told[0].total, []
+    Race(replayed_indexer(pool, tmp_path), candidates, question(pool, "in sepia tones"), BEST).run(told.append)
+    assert told[0].total < first / 2
+
+
 def test_it_is_told_what_is_tried_and_that_so_far_nothing_fits(pool: Pool, tmp_path: Path) -> None:
     background = fit_background(torch.from_numpy(pool.signatures["bank"]))
     told: list[Progress] = []
@@ -325,7 +346,7 @@ def test_it_is_told_what_is_tried_and_that_so_far_nothing_fits(pool: Pool, tmp_p
     raced("on fire", lora_files(pool))
     assert "leads: " in told[-1].note
     assert all("; now " in progress.note for progress in told)
-    assert {progress.note.rpartition("; now ")[2] for progress in told} == {lora.name for lora in lora_files(pool)}
+    assert {progress.note_without_time.rpartition("; now ")[2] for progress in told} == {lora.name for lora in lora_files(pool)}
     # The bar is of what a race usually takes, and ahead of what it has taken.
     assert told[0].total == 2.5 * 23 * 4 * EVALUATIONS
     assert all(progress.done < progress.total < BEST.max_model_evaluations for progress in told[:-1])
