@@ -51,7 +51,7 @@ def test_blueprint_is_placed_and_runs(frontend: Frontend, host: Host) -> None:
     frontend.place_by_name(BLUEPRINT.stem)
     frontend.page.wait_for_function(_PLACED)
     picture, prompt = frontend.page.evaluate(_WIRE, [CHECKPOINT, "painted in oil on canvas", _SETTINGS])
-    entry = host.wait(frontend.queue(), timeout_s=120)
+    entry = host.wait(frontend.queue(), timeout_s=400)
     assert entry["status"]["status_str"] == "success", entry["status"]
     assert frontend.broken_nodes() == []
     outputs = entry["outputs"]

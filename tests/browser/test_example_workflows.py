@@ -136,9 +136,8 @@ def test_example_opens_as_it_was_saved(frontend: Frontend, host: Host, is_new: b
     graph = saved(name)
     needs_types_of(graph, host)
     frontend.load(graph)
-    frontend.page.wait_for_timeout(500)
+    frontend.wait_for_drawn(len(graph["nodes"]) if is_new else 0)
     opened = frontend.graph()
-    assert frontend.drawn_nodes() == (len(graph["nodes"]) if is_new else 0)
     assert frontend.broken_nodes() == []
     assert errors_of(frontend) == []
     assert sorted(opened["links"]) == sorted(graph["links"])
@@ -181,9 +180,8 @@ def test_first_run(frontend: Frontend, host: Host) -> None:
     assert facts["candidates"] == 3
     # In place of the pictures that it showed while it ran.
     race = node_of(graph, "CarlosRaceLoras")
-    assert str(race) not in frontend.pictures_of_progress()
     (shown,) = outputs[str(race)]["images"]
-    assert shown["filename"] in frontend.address_of_picture(race)
+    frontend.wait_for_picture(race, shown["filename"])
     assert saved_picture(outputs, graph, host).size == (128, 128)
     (prompt,) = outputs[str(node_of(graph, "PreviewAny", "Final prompt"))]["text"]
     assert prompt == "a wooden cabin at the edge of a forest, zorvex"

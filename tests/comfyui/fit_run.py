@@ -97,6 +97,7 @@ def as_kind(kind: str, width: int, dora: bool = False) -> Callable[[Tensors], Te
 
 @torch.inference_mode()
 def main() -> None:
+    torch.manual_seed(0)
     model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(CHECKPOINT, output_vae=True, output_clip=True)
     # Layers of two dimensions, so that each kind of LoRA can be made for them.
     weights = model.model.state_dict()

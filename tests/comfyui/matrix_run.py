@@ -177,6 +177,7 @@ def offered(models: Mapping[str, Any], files: Mapping[str, tuple[str, Path]]) ->
 
 @torch.inference_mode()
 def main() -> None:
+    torch.manual_seed(0)
     models = {family: model for family in CONFIGS if (model := build(family)) is not None}
     files: dict[str, tuple[str, Path]] = {}
     for family, model in models.items():

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 (WORK,) = sys.argv[1:]
@@ -39,6 +40,8 @@ def main() -> None:
     found = {}
 
     def look(after: str) -> None:
+        # File systems tell times in steps of some milliseconds.
+        time.sleep(0.05)
         found[after] = [state.size for state in lora_folder.lora_survey()]
 
     file.write_bytes(b"1")

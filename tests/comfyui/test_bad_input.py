@@ -212,11 +212,17 @@ def test_the_published_rows_are_not_opened_as_an_empty_database(host: Host, base
 
 def test_a_chosen_file_is_opened_whatever_create_as_says_unless_that_is_its_copy(host: Host, base: Path, good: Path) -> None:
     host.run(workflows.index("pixel_art.safetensors", "chosen"))
-    files = [
-        facts_of(host.run(_asked("chosen.parquet", create_as)), "report")["database"]["file"]
-        for create_as in ("good", "chosen", "", "copy_of_chosen", "copy_of_chosen")
-    ]
+    names = ("good", "chosen", "", "copy_of_chosen", "copy_of_chosen")
+    outputs = [host.run(_asked("chosen.parquet", create_as)) for create_as in names]
+    files = [facts_of(output, "report")["database"]["file"] for output in outputs]
     assert files == ["chosen.parquet"] * 3 + ["copy_of_chosen.parquet"] * 2
+    # That a name plays no part is said where there is one.
+    said = [output["db"]["text"][0] for output in outputs]
+    assert (
+        "chosen.parquet is opened, because it is chosen in database: 'good' in create_as is there already, and not used."
+        in said[0]
+    )
+    assert not any("not used" in text for text in said[1:])
     # What is measured into the copy goes on going into the copy.
     workflow = workflows.index("sepia_toned.safetensors") | {"db": workflows.loader("chosen.parquet", "copy_of_chosen")}
     assert facts_of(host.run(workflow), "index")["database"]["rows"] == 2

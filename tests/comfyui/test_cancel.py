@@ -25,19 +25,19 @@ def test_cancel_mid_index_leaves_the_database_as_it_was_and_keeps_finished_pictu
     workflow = workflows.index(NAME, "cancelled", **settings)
     with host.events() as (client_id, socket):
         prompt_id = host.submit(workflow, client_id)
-        steps_done = wait_for_progress(socket, at_least=12 * 12)
+        steps_done = wait_for_progress(socket, at_least=12 * 5)
         host.interrupt()
         entry = host.wait(prompt_id, timeout_s=30)
     kinds = [kind for kind, _ in entry["status"]["messages"]]
     assert "execution_interrupted" in kinds
-    assert steps_done >= 12 * 12
+    assert steps_done >= 12 * 5
     assert path.read_bytes() == before
 
     facts = facts_of(host.run(workflow), "index")
     assert facts["status"] == "indexed"
     assert facts["n_images"] == 16
-    # The base side was being made when the run was cancelled; what was finished then is not made again.
-    assert 0 < facts["base_model_evaluations"] <= (16 - 8) * 12 * 2
+    # The base side was being made when the run was cancelled, its second batch at least; what was finished is not made again.
+    assert 0 < facts["base_model_evaluations"] <= (16 - 4) * 12 * 2
     assert facts["model_evaluations"] == 16 * 12 * 2
 
     shutil.rmtree(base / "user" / "carlos" / "cache")
@@ -83,6 +83,9 @@ def test_cancel_acts_within_one_sampler_step(host: Host) -> None:
         prompt_id = host.submit(workflow, client_id)
         wait_for_progress(socket, at_least=3 * 8)
         host.interrupt()
+        # What was reported while ComfyUI was being asked, which takes a while on a busy machine.
+        while _progress_values(socket, for_s=0.02):
+            pass
         host.wait(prompt_id, timeout_s=30)
         values = _progress_values(socket, for_s=1.0)
     # One step of a batch of 8 may have been under way, its report on the wire.

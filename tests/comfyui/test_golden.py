@@ -54,9 +54,10 @@ def test_pictures_are_kept_where_they_were(seen: Any, kept: Any, is_same_host: b
     assert kinds[0] == kinds[1]
 
 
-@pytest.mark.parametrize("part", ["choices", "searches"])
-def test_every_query_finds_what_it_found(seen: Any, kept: Any, part: str) -> None:
-    assert list(golden.differences(seen[part], kept[part], tolerance=1e-4)) == []
+# Weights of a choice are rounded to three digits, which may go the other way on another processor.
+@pytest.mark.parametrize(("part", "tolerance"), [("choices", 1.5e-3), ("searches", 1e-4)])
+def test_every_query_finds_what_it_found(seen: Any, kept: Any, part: str, tolerance: float) -> None:
+    assert list(golden.differences(seen[part], kept[part], tolerance=tolerance)) == []
 
 
 def test_rows_have_the_same_ids_and_numbers(seen: Any, kept: Any, is_same_host: bool) -> None:

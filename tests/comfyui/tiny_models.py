@@ -45,7 +45,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     | {"model_channels": 64, "adm_in_channels": 2816, "num_classes": "sequential", "num_res_blocks": [1, 1]}
     | {"transformer_depth": [0, 1], "channel_mult": [1, 2], "transformer_depth_middle": 1, "use_linear_in_transformer": True}
     | {"context_dim": 2048, "transformer_depth_output": [0, 0, 1, 1], "num_head_channels": 32},
-    "SD3": {"in_channels": 16, "patch_size": 2, "depth": 2, "input_size": None, "num_patches": 1024, "pos_embed_max_size": 32}
+    "SD3": {"in_channels": 16, "patch_size": 2, "depth": 2, "input_size": None, "pos_embed_max_size": 32}
     | {"pos_embed_scaling_factor": None, "adm_in_channels": 64, "qkv_bias": True, "context_embedder_config": SD3_TEXT},
     "Flux": FLUX | {"image_model": "flux", "hidden_size": 256, "num_heads": 2, "guidance_embed": True},
     "Flux2": FLUX

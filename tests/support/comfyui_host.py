@@ -14,7 +14,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +198,17 @@ class Host:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
+def _free_port() -> int:
+    """A port that nobody listens on: none of those that systems give to who asks for any, and apart for each process of tests."""
+    first = os.getpid() * 97
+    for place in range(10_000):
+        port = 20_000 + (first + place) % 10_000
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
 @contextmanager
 def running(
     folder: Path, base: Path, *extra: str, environment: Mapping[str, str] | None = None, under: Sequence[str] = ()
@@ -206,9 +217,7 @@ def running(
 
     environment: variables to add. under: a command that prepares something and becomes the command that follows it.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = _free_port()
     log = base / "comfyui.log"
     command = [
         *under,
@@ -220,8 +229,11 @@ def running(
         "--base-directory",
         str(base),
     ]
-    command += ["--disable-auto-launch", *extra]
-    variables = {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    # Without this, all hosts of one ComfyUI share the database of its own user folder.
+    command += ["--database-url", f"sqlite:///{base / 'comfyui.db'}", "--disable-auto-launch", *extra]
+    # Nothing is fetched, also where there is a network.
+    offline = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    variables = {"PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE", **offline}
     process_environment = {**os.environ, **variables, **(environment or {})}
     with log.open("ab") as sink:
         process = subprocess.Popen(command, cwd=folder, stdout=sink, stderr=subprocess.STDOUT, env=process_environment)
@@ -230,8 +242,12 @@ def running(
         end = time.monotonic() + _START_TIMEOUT_S
         while True:
             try:
-                requests.get(f"{host.url}/system_stats", timeout=5).raise_for_status()
-                break
+                answer = requests.get(f"{host.url}/system_stats", timeout=5)
+                answer.raise_for_status()
+                # Else another program has taken the port, and this one ends.
+                if str(base) in answer.json()["system"]["argv"]:
+                    break
+                raise requests.RequestException("another host")
             except requests.RequestException:
                 if process.poll() is not None or time.monotonic() > end:
                     raise Failed(f"ComfyUI did not start:\n{host.tail()}") from None

@@ -26,6 +26,7 @@ _OPTIONS = (
     "--disable-sync",
 )
 _TIMEOUT_MS = 120_000
+_LOOKS = 30
 
 NODES_2 = "Comfy.VueNodes.Enabled"
 """The setting that says which of its two renderers the frontend uses."""
@@ -67,10 +68,12 @@ _PLACES = """() => app.graph.nodes.map(node => {
     const scale = app.canvas.ds.scale;
     return [node.type, x, y, drawn ? drawn.width / scale : width, drawn ? drawn.height / scale : height];
 })"""
-_PREVIEWS = "() => Object.keys(app.nodePreviewImages ?? {})"
-_PICTURE = """id => {
+_DRAWN = "count => document.querySelectorAll('[data-node-id]').length === count"
+_FRAME = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(null))))"
+_SHOWS_PICTURE = """([id, name]) => {
     const drawn = document.querySelector(`[data-node-id="${id}"] img`);
-    return drawn?.src ?? app.graph.getNodeById(id).imgs?.[0]?.src ?? "";
+    const address = drawn?.src ?? app.graph.getNodeById(id).imgs?.[0]?.src ?? "";
+    return address.includes(name) && !(id in (app.nodePreviewImages ?? {}));
 }"""
 _SHOWN = "([id, text]) => app.graph.getNodeById(id).widgets.some(widget => String(widget.value).includes(text))"
 
@@ -128,9 +131,10 @@ class Frontend:
         """The open workflow as the frontend would save it."""
         return json.loads(self.page.evaluate("() => JSON.stringify(app.graph.serialize())"))
 
-    def drawn_nodes(self) -> int:
-        """How many nodes Nodes 2.0 have drawn."""
-        return self.page.locator("[data-node-id]").count()
+    def wait_for_drawn(self, count: int) -> None:
+        """Wait until Nodes 2.0 have drawn so many nodes, and a frame more."""
+        self.page.wait_for_function(_DRAWN, arg=count)
+        self.page.evaluate(_FRAME)
 
     def unfold_inputs(self) -> int:
         """Show the advanced inputs of all nodes, as their buttons do. Returns how many nodes have such a button."""
@@ -147,38 +151,52 @@ class Frontend:
         """Wait until a widget of a node shows a text."""
         self.page.wait_for_function(_SHOWN, arg=[node_id, text], timeout=_TIMEOUT_MS)
 
-    def pictures_of_progress(self) -> list[str]:
-        """Nodes that go on showing a picture of a run's progress."""
-        return self.page.evaluate(_PREVIEWS)
-
-    def address_of_picture(self, node_id: int) -> str:
-        """Where the picture that a node shows is from; empty if it shows none. One of progress is a "blob:"."""
-        return self.page.evaluate(_PICTURE, node_id)
+    def wait_for_picture(self, node_id: int, name: str) -> None:
+        """Wait until a node shows the picture of a name, and none of a run's progress, which is a "blob:"."""
+        self.page.wait_for_function(_SHOWS_PICTURE, arg=[node_id, name], timeout=_TIMEOUT_MS)
 
     def covering(self, room: int = 0) -> list[str]:
         """Pairs of nodes of which one covers the other, or would if ours were so much higher. room: pixels."""
-        # Nodes 2.0 are measured when they are drawn.
-        self.page.wait_for_timeout(1000)
-        places = [Place(*place) for place in self.page.evaluate(_PLACES)]
+        places = [Place(*place) for place in self._settled_places()]
         places = [place._replace(height=place.height + room * place.type.startswith("Carlos")) for place in places]
         return [f"{a.type} and {b.type}" for a, b in combinations(places, 2) if a.covers(b)]
+
+    def _settled_places(self) -> list[list[Any]]:
+        """Where nodes are once they move no more: Nodes 2.0 are measured when they are drawn."""
+        places: list[list[Any]] = []
+        for _ in range(_LOOKS):
+            before, places = places, self.page.evaluate(_PLACES)
+            if places == before:
+                return places
+            self.page.wait_for_timeout(1000)
+            self.page.evaluate(_FRAME)
+        raise AssertionError("nodes go on moving")
 
     def add_and_select(self, node_type: str) -> None:
         """Put a node in the middle and click its title."""
         x, y = self.page.evaluate(_ADD, node_type)
+        self.page.evaluate(_FRAME)
         self.page.wait_for_timeout(300)
         self.page.mouse.click(x, y)
 
     def place_by_name(self, name: str) -> None:
         """Look a node up as users do, by a double click on the empty canvas, and put the first one found there."""
-        self.page.mouse.dblclick(1000, 600)
-        self.page.wait_for_timeout(1000)
-        self.page.keyboard.type(name)
-        self.page.wait_for_timeout(1000)
-        self.page.keyboard.press("Enter")
-        self.page.wait_for_timeout(500)
-        # Newer versions let it hang at the pointer until a click.
-        self.page.mouse.click(1000, 600)
+        count = len(self.graph()["nodes"])
+        for patience in (1, 4, 16):
+            self.page.mouse.dblclick(1000, 600)
+            self.page.wait_for_timeout(1000 * patience)
+            self.page.keyboard.type(name)
+            # What is found comes a while after the last letter.
+            self.page.wait_for_timeout(1000 * patience)
+            self.page.keyboard.press("Enter")
+            self.page.wait_for_timeout(500 * patience)
+            # Newer versions let it hang at the pointer until a click.
+            self.page.mouse.click(1000, 600)
+            self.page.wait_for_timeout(1000 * patience)
+            if len(self.graph()["nodes"]) > count:
+                return
+            self.page.keyboard.press("Escape")
+        raise AssertionError(f"nothing called {name} could be placed")
 
     def queue(self) -> str:
         """Run the open workflow as the button does. Returns the prompt id, fails with ComfyUI's reasons if it is refused."""
