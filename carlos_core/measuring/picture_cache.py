@@ -173,9 +173,10 @@ def _units_of(kind: str, folder: Path) -> Iterator[Unit]:
             pieces[found[1]][found[2]] = entry
     for stem, of in pieces.items():
         thumbnails = [_size_of(entry) for entry in _entries(Path(of["thumbs"].path))] if "thumbs" in of else []
-        newest = of.get("journal") or next(iter(of.values()))
         size = sum(_size_of(of[name]) for name in ("journal", "complete") if name in of)
-        yield Unit(kind, folder / f"{stem}.journal", _time_of(newest), size, len(thumbnails), sum(thumbnails))
+        # Without its journal, a unit is being removed, or was only half removed: the rest goes before all others.
+        used = _time_of(of["journal"]) if "journal" in of else 0.0
+        yield Unit(kind, folder / f"{stem}.journal", used, size, len(thumbnails), sum(thumbnails))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

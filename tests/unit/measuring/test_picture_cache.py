@@ -200,6 +200,18 @@ def test_what_a_crash_has_left_goes_and_what_is_not_ours_stays(tmp_path: Path, l
     assert left(tmp_path) == {*foreign, new.name}
 
 
+def test_the_rest_of_what_another_process_is_removing_goes_before_what_is_whole(
+    tmp_path: Path, limit: pytest.MonkeyPatch
+) -> None:
+    whole, removed = unit(tmp_path, "whole", hours_ago=9), unit(tmp_path, "removed", hours_ago=1)
+    # The folder of its thumbnails was changed a moment ago.
+    removed.path.unlink()
+    set_limit(limit, size_of(tmp_path) - 1)
+    picture_cache.trim(tmp_path)
+    assert files_of(whole, tmp_path)
+    assert not files_of(removed, tmp_path)
+
+
 def test_a_file_that_goes_while_the_mean_is_taken_is_left_out(tmp_path: Path) -> None:
     unit(tmp_path, "a", hours_ago=1, folder="base")
     expected = mean_features(tmp_path / "base", "clip")
