@@ -29,6 +29,12 @@ def lora(path: Path, content: int = 0, trigger: str = "", *, width: int = 2048) 
     return path
 
 
+def later(path: Path) -> Path:
+    """The same file, changed at a later time than it was: file systems tell times in steps of up to some milliseconds."""
+    os.utime(path, (2_000_000_000, 2_000_000_000))
+    return path
+
+
 def sidecar(lora_path: Path, suffix: str = ".civitai.info", **facts: Any) -> Path:
     path = lora_path.with_name(lora_path.stem + suffix)
     path.write_text(json.dumps(facts), encoding="utf-8")

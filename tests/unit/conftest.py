@@ -9,6 +9,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from carlos_core.clip.encoder import OpenClipEncoder
 from carlos_core.clip.loading import load_encoder
@@ -21,6 +22,10 @@ from tests.support.civitai_server import CivitaiServer
 
 # The models here are so small that threads only wait for each other.
 torch.set_num_threads(1)
+
+# The same examples in each run, however busy the machine is.
+settings.register_profile("tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -221,7 +221,10 @@ WRITING = """
 import sys
 from pathlib import Path
 import numpy as np
+from carlos_core.clip import signature_file
 from carlos_core.clip.signature_file import SignatureFile
+# A writer that cannot get the file for longer goes without it.
+signature_file._TIMEOUT_S = 60
 folder, first = Path(sys.argv[1]), int(sys.argv[2])
 file = SignatureFile(folder)
 sys.stdin.readline()

@@ -36,9 +36,9 @@ def told(module: str, *arguments: object) -> dict[str, Any]:
 def test_what_a_killed_writer_had_finished_is_there_and_the_next_one_tidies_up(tmp_path: Path, kind: str) -> None:
     kills = KILLS or 15
     seen = told("kills", tmp_path, kind, kills, 7)
-    assert seen["kills"] == kills
-    assert seen["writes"] >= kills
-    # Some were in the middle of it; the journal's records are written by a single call.
+    assert seen["kills"] >= kills
+    assert seen["writes"] >= seen["kills"]
+    # The journal's records are written by a single call.
     assert seen["in the middle of a write"] > (-1 if kind == "features" else 0)
 
 

@@ -253,7 +253,7 @@ def test_who_opens_a_database_while_another_process_saves_gets_one_whole_version
     run = start(READERS_AND_A_SAVER, tmp_path / "a.parquet")
     output, _ = run.communicate(timeout=60)
     assert run.returncode == 0
-    assert int(output) > 50
+    assert int(output) > 5
 
 
 @needs_fork

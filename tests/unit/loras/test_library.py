@@ -21,7 +21,7 @@ from carlos_core.errors import LoraError
 from carlos_core.loras.library import LoraLibrary, scan, survey
 from carlos_core.loras.lora_file import read_lora_file
 from carlos_core.progress import Progress
-from tests.support.lora_files import Files, listed, lora, opened_loras, sidecar
+from tests.support.lora_files import Files, later, listed, lora, opened_loras, sidecar
 
 ROOT = Path(__file__).resolve().parents[3]
 N_FILES = 5000
@@ -111,7 +111,7 @@ def test_only_the_new_the_changed_and_the_annotated_file_are_opened(library: Lib
     for name in ("a", "b", "c"):
         lora(library.folder / f"{name}.safetensors", ord(name))
     library.scan()
-    lora(library.folder / "b.safetensors", 1)
+    later(lora(library.folder / "b.safetensors", 1))
     lora(library.folder / "sub" / "d.safetensors", 2)
     sidecar(library.folder / "c.safetensors", id=7)
     with opened_loras() as opened:
@@ -378,8 +378,8 @@ def test_a_killed_scan_loses_at_most_the_last_moment(big: Library, tmp_path: Pat
         kept = big.n_kept()
         with opened_loras() as opened:
             found = big.scan()
-        # The first kill may come before anything is kept.
-        assert (0 if attempt == 0 else 1) <= kept < N_FILES
+        # An early kill may come before anything is kept.
+        assert (0 if attempt < 2 else 1) <= kept < N_FILES
         assert len({name for name in opened if name.endswith(".safetensors")}) == N_FILES - kept
         assert all(entry.sha256 == sha256(entry.path) for entry in found.entries)
 
@@ -411,7 +411,7 @@ def test_without_hashing_a_renamed_file_is_known_again_and_a_replaced_one_told_a
     scan([(path.name, path) for path in paths], library.index)
     (library.folder / "new").mkdir()
     paths[0].rename(library.folder / "new" / "name.safetensors")
-    lora(paths[1], 9)
+    later(lora(paths[1], 9))
     found = library.scan(hash_files=False)
     hashes = {entry.name: entry.sha256 for entry in found.entries}
     assert hashes == {

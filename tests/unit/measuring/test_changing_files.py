@@ -18,13 +18,13 @@ from carlos_core.measuring.indexer import AnyFolder
 from carlos_core.measuring.outcome import Outcome
 from tests.support.bench import Bench, indexer_of
 from tests.support.drawing_generator import DrawingGenerator, lora_file
+from tests.support.lora_files import later
 
 GREEN = (0.0, 1.0, 0.0)
 
 
 def replaced(path: Path) -> None:
-    lora_file(path, GREEN)
-    os.utime(path, (2_000_000_000, 2_000_000_000))
+    later(lora_file(path, GREEN))
 
 
 def removed(path: Path) -> None:
@@ -107,6 +107,7 @@ def test_header_and_hash_are_those_of_one_content(tmp_path: Path, monkeypatch: p
     def slowly(slow: Path) -> FileFacts:
         facts = read_facts(slow)
         lora_file(path, GREEN, trigger="new words")
+        later(path)
         return facts
 
     monkeypatch.setattr("carlos_core.loras.library.read_facts", slowly)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -45,13 +46,15 @@ class Noisy(ReplayedGenerator):
     """A generator that makes another picture each time."""
 
     environment = Environment("replayed", torch.__version__, "cpu", "float32", False)
+    draws = itertools.count()
 
     def unload(self) -> None:
         pass
 
     def generate(self, jobs: Sequence[Job], on_progress: OnProgress | None = None) -> Generated:
         made = super().generate(jobs, on_progress)
-        return replace(made, images=made.images + 0.01 * torch.randn(made.images.shape))
+        noise = torch.randn(made.images.shape, generator=torch.Generator().manual_seed(next(self.draws)))
+        return replace(made, images=made.images + 0.01 * noise)
 
 
 def test_rows_of_pictures_that_do_not_show_their_prompts_say_so(pool: Pool, tmp_path: Path) -> None:
