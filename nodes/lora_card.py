@@ -55,7 +55,7 @@ class CarlosLoraCard(io.ComfyNode):
             outputs=[
                 io.Image.Output(display_name="card"),
                 io.Image.Output(
-                    display_name="without", tooltip="Pictures without the LoRA, in pairs with with_lora: for Image Compare."
+                    display_name="without", tooltip="Pictures without the LoRA, in pairs with with_lora: for Compare Images."
                 ),
                 io.Image.Output(display_name="with_lora", tooltip="The same pictures with the LoRA."),
                 io.String.Output(display_name="report"),

@@ -1,4 +1,4 @@
-"""What the exit status of `carlos` means. docs/command-line.md and docs/agents.md have the same table."""
+"""What the exit status of `carlos` means. docs/agents.md has the same table."""
 
 from __future__ import annotations
 

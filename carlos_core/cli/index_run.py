@@ -50,19 +50,22 @@ def shard_of(text: str) -> Shard:
     return Shard(int(part), int(of))
 
 
+_NAME_IT = "Name your ComfyUI: --comfyui DIR, or the variable CARLOS_COMFYUI"
+
+
 def this_comfyui(comfyui: ComfyUI | None) -> ComfyUI:
     """Raises GenerationError where no ComfyUI was named."""
     if comfyui is None:
-        raise GenerationError(
-            "Nothing makes the pictures to measure with.",
-            "Name your ComfyUI: --comfyui DIR, or the variable CARLOS_COMFYUI; or a model of diffusers: --diffusers MODEL.",
-        )
+        raise GenerationError("This needs a ComfyUI, and none is named.", f"{_NAME_IT}.")
     return comfyui
 
 
 def measuring_with(comfyui: ComfyUI | None) -> Measure:
     """Measuring by a ComfyUI's process. Raises GenerationError where no ComfyUI was named."""
-    host = this_comfyui(comfyui)
+    if comfyui is None:
+        why, hint = "Nothing makes the pictures to measure with.", f"{_NAME_IT}; or a model of diffusers: --diffusers MODEL."
+        raise GenerationError(why, hint)
+    host = comfyui
 
     def measure(request: Mapping[str, Any], tell: Callable[[Mapping[str, Any]], None]) -> None:
         with answers(host, request) as events:

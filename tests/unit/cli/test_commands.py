@@ -281,6 +281,13 @@ def test_one_model_makes_the_pictures_and_what_is_typed_comes_before_variables(
     assert error(*model, status=1) == f"There is no model of diffusers at {tmp_path / 'b'}."
 
 
+def test_what_only_a_comfyui_can_do_names_no_other_way(capsys: pytest.CaptureFixture[str], mini: Path) -> None:
+    for command in (("fits",), ("race", "snow", "-d", str(mini))):
+        error = envelope(capsys, *command, "--checkpoint", "a", status=1)["error"]
+        assert error["what"] == "This needs a ComfyUI, and none is named."
+        assert "--diffusers" not in error["hint"]
+
+
 def test_every_command_has_help_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == 0
     listed = capsys.readouterr().out
