@@ -15,6 +15,7 @@ from .common import (
     auto_report,
     choice_in_pictures,
     matches,
+    next_step,
     pictures,
     racing,
     search_widgets,
@@ -156,7 +157,7 @@ class CarlosAutoLora(io.ComfyNode):
             told = auto_report.of_given(query, done, unlike, database)
         else:
             chosen = auto_choice.selected(model, clip, database, query, cls.hidden, **settings)
-            if race_unindexed and not chosen.selection.picks:
+            if race_unindexed and not chosen.selection.picks and chosen.then != next_step.SAY_EFFECT:
                 raced = racing.raced_unindexed(cls.hidden, (model, clip, vae), database, query, settings)
             if raced is not None:
                 database = raced.database

@@ -8,12 +8,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RetrievalError
+from ..foreign import printable
 from ..measuring.plan import Plan
 from ..measuring.promise import promise_of
 from ..measuring.race import Race
 from ..measuring.race_field import Candidate
 from ..measuring.race_terms import RaceQuestion, RaceResult, RaceRules
 from ..measuring.settings import RaceSettings
+from ..search.queries import but_not
 from ..search.reading import read
 from ..search.reasons import why_empty
 from ..search.searcher import check_query
@@ -53,10 +55,14 @@ def race_indexer(
     settings: RaceSettings,
     at: Workplace,
     guidances: tuple[float, ...],
-    names: Sequence[str],
+    files: Sequence[LoraFile],
     on_progress: OnProgress | None,
 ) -> Indexer:
-    """What makes the pictures of a race and keeps its rows. Arguments and errors as of `comfy_indexer`."""
+    """What makes the pictures of a race and keeps its rows. files: that take part. Else, and errors: as of `comfy_indexer`."""
+    database = at.target.read()
+    are_known = all(database.row(database.id_of(lora.lora_id, lora.sha256)) is not None for lora in files)
+    # A name says nothing of a file that was written over since it was measured.
+    names = [lora.name for lora in files] if are_known else None
     indexer = comfy_indexer(loaded, settings.measuring, at, guidances, names, on_progress)
     if not settings.prompt.strip():
         return indexer
@@ -72,23 +78,38 @@ def check_asked(query: str) -> None:
 
 
 def question_of(searcher: Searcher, query: str, limits: SearchLimits, on_progress: OnProgress | None) -> RaceQuestion:
-    """What a race is asked. Raises RetrievalError for an empty query, EncoderError."""
-    signature = searcher.signature(query)
+    """What a race is asked: the effects in a query, without what it forbids, and not what weighs nothing in it.
+
+    Raises RetrievalError for a query that is empty or forbids what it asks for, EncoderError.
+    """
+    reading = read(query)
+    signature = searcher.signature(reading.text)
+    for unwanted in reading.forbidden:
+        signature = but_not(signature, searcher.signature(unwanted.text))
     return RaceQuestion(query.strip(), signature.double().numpy(), searcher.background(on_progress), limits)
+
+
+def raced_for(query: str) -> list[str]:
+    """What was raced for, in a sentence, where a query holds more than that."""
+    reading = read(query)
+    if reading.is_plain:
+        return []
+    against = ", ".join(repr(unwanted.text) for unwanted in reading.forbidden)
+    return [printable(f"Raced for {reading.text!r}{f', and against {against}' if against else ''}.")]
 
 
 def race_of(
     indexer: Indexer, files: Sequence[LoraFile], question: RaceQuestion, rules: RaceRules, *, keeps_rows: bool, began: float
 ) -> Race:
     """The race of some files. keeps_rows, began: see `Race`. Raises RetrievalError."""
-    candidates = [Candidate(lora, _row_of(indexer, lora), promise_of(question.query, lora)) for lora in files]
+    database, asked = indexer.target.read(), read(question.query).text
+    candidates = [Candidate(lora, _row_of(indexer, database, lora), promise_of(asked, lora)) for lora in files]
     return Race(indexer, candidates, question, rules, keeps_rows=keeps_rows, began=began)
 
 
-def _row_of(indexer: Indexer, lora: LoraFile) -> LoraRecord | None:
+def _row_of(indexer: Indexer, database: MetricsDatabase, lora: LoraFile) -> LoraRecord | None:
     """The row of a LoRA that counts for the model: one that spares measuring it, or one that does not say what it was measured
     on, such as the published ones, which searches take as well."""
-    database = indexer.target.read()
     row = database.row(database.id_of(lora.lora_id, lora.sha256))
     if row is None or (row.protocol_id is not None and not indexer.is_covered(row.measured, database)):
         return None
@@ -110,6 +131,7 @@ def race_facts(result: RaceResult, settings: RaceSettings, n_unfit: int) -> dict
     """What a race came to, as scripts read it. n_unfit: files that were left out because they do not fit the model."""
     return {
         **result.facts,
+        "notes": [*raced_for(result.query), *result.notes],
         "prompt": settings.prompt.strip() or None,
         "rows_written": result.rows_written,
         "left_out": {"does not fit": n_unfit} if n_unfit else {},

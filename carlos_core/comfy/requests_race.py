@@ -70,10 +70,10 @@ def answer(channel: Channel, request: Mapping[str, Any]) -> dict[str, Any]:
         at = Workplace(
             target, prompts, encoder, folders.cache_folder(), folders.ListedLoras(), Gallery(*folders.picture_folders())
         )
-        names, guidances = [lora.name for lora in loras], tuple(request.get("guidances") or ())
+        guidances = tuple(request.get("guidances") or ())
         steps = shown.titled(lambda: LOOKING_FOR_STEPS)
         began = time.monotonic()
-        indexer = race_indexer(loaded, settings, at, guidances, names, steps)
+        indexer = race_indexer(loaded, settings, at, guidances, loras, steps)
         channel.send("plan", lines=plan_lines(indexer)[1:], protocol_id=indexer.protocol.protocol_id)
         race = race_of(indexer, loras, question, rules, keeps_rows=not settings.prompt.strip(), began=began)
         result = race.run(shown.titled(str))

@@ -111,7 +111,7 @@ class BaseCheck:
         Raises UnsuitableSamplingError, if it is strict, where they do not show their prompts.
         """
         shown = of_different_prompts(shots)
-        if len(shots) < LOOK or len(shown) < FEWEST:
+        if not _can_tell(shots):
             return Checked()
         kept, key = KeptFacts(studio.folder / BASE_CHECKS), _key(studio, shown)
         problem = kept.get(key)
@@ -125,6 +125,11 @@ class BaseCheck:
                 "'as given' with steps, cfg, sampler and scheduler that suit it; 'preset' measures all the same.",
             )
         return checked
+
+    def makes_pictures(self, studio: Studio, shots: Sequence[Shot]) -> bool:
+        """Whether `look` needs pictures: not where there are too few to tell, or what it found earlier is kept."""
+        known = KeptFacts(studio.folder / BASE_CHECKS).get(_key(studio, of_different_prompts(shots)))
+        return _can_tell(shots) and known not in ("", *_IN_WORDS)
 
     def _looked(self, studio: Studio, shots: Sequence[Shot], on_progress: OnProgress | None) -> Checked:
         texts = studio.encoder.encode_texts([shot.prompt.text for shot in of_different_prompts(shots)]).numpy()
@@ -141,6 +146,10 @@ class BaseCheck:
         few = first_pictures(self._few_steps().trial, shots, on_progress)
         is_burnt = looks.alignment < Looks.of(few.features, texts).alignment - LOSS
         return Checked(BURNT if is_burnt else "", evaluations, warm_up + few.evaluations + few.warm_up_evaluations)
+
+
+def _can_tell(shots: Sequence[Shot]) -> bool:
+    return len(shots) >= LOOK and len(of_different_prompts(shots)) >= FEWEST
 
 
 def _key(studio: Studio, shown: Sequence[Shot]) -> str:

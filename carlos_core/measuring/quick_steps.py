@@ -98,18 +98,25 @@ class QuickSteps:
         self.model_evaluations = 0
         """Forward passes that were spent on finding out, those of pictures that a measurement uses included."""
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the steps were found out before, so that no picture is made to choose them."""
+        if self._choice is None:
+            known = self._kept.get(self._key)
+            if isinstance(known, dict) and isinstance(known.get("steps"), int) and set(known) == set(asdict(_Choice(0))):
+                self._choice = _Choice(**known)
+        return self._choice is not None
+
     def choose(self, on_progress: OnProgress | None = None) -> int:
         """The steps to take: kept ones, or those that its pictures show now. The fewest if there are too few prompts to tell."""
         candidates = [steps for steps in CANDIDATES if steps < self._full]
         if len(self._distinct) < FEWEST or not candidates:
             return (candidates or [self._full])[0]
-        known = self._kept.get(self._key)
-        if isinstance(known, dict) and isinstance(known.get("steps"), int) and set(known) == set(asdict(_Choice(0))):
-            self._choice = _Choice(**known)
-        if self._choice is None:
+        if not self.is_known:
             self._choice = self._found(candidates, on_progress)
             if self._choice.agreements:
                 self._kept.keep(self._key, asdict(self._choice))
+        assert self._choice is not None, "it is known, or was found"
         return self._choice.steps
 
     def compare(self, studio: Studio, lora: LoraFile, protocol: Protocol, on_progress: OnProgress | None = None) -> None:
@@ -152,6 +159,8 @@ class QuickSteps:
         if choice is None:
             return [f"too few prompts to see how many steps suffice on this model: fewer than {FEWEST} of the first {LOOK}"]
         found = ", ".join(f"{steps} steps {value:.2f}" for steps, value in choice.agreements.items())
+        if not choice.agreements and choice.steps == self._full:
+            return [f"quick takes all {self._full} steps: the pictures of fewer are broken"]
         if not choice.agreements:
             return [
                 f"quick takes {choice.steps} steps; the pictures of {self._full} steps are broken, so that none can be compared"
@@ -189,8 +198,8 @@ class QuickSteps:
             agreements[str(steps)] = round(found.mean, 4)
             if found.is_enough:
                 return _Choice(steps, agreements)
-        # Full steps are none too many if they are few.
-        is_affordable = self._full <= CANDIDATES[-1]
+        # Full steps are none too many if they are few, or if nothing can be seen with fewer.
+        is_affordable = self._full <= CANDIDATES[-1] or not agreements
         return _Choice(self._full if is_affordable else candidates[-1], agreements, is_enough=is_affordable)
 
     def _features(self, studio: Studio, on_progress: OnProgress | None) -> np.ndarray:

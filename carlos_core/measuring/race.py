@@ -22,6 +22,7 @@ from ..errors import DatabaseError, RetrievalError
 from ..foreign import printable
 from ..loras.lora_file import LoraFile
 from ..progress import OnProgress, Progress, titled
+from ..records import RACE
 from ..search.calibration import confidences, least_z
 from ..search.matches import Confidence
 from .indexer import Indexer
@@ -87,16 +88,23 @@ class Race:
         if question.signature.shape != (indexer.studio.encoder.dimension,) or not question.signature.any():
             raise RetrievalError("The query changes nothing in the encoder's eyes.", "Say it in other words.")
         evaluations = indexer.studio.generator.evaluations_per_image
-        self._batch = first_batch(len(candidates), self.rules.max_model_evaluations // evaluations)
+        self._last_read = indexer.target.read()
+        new = {each.lora.sha256 for each in candidates if not self._is_free(each)}
+        self._batch = first_batch(len(new), self.rules.max_model_evaluations // evaluations)
         self._field = Field(indexer, candidates, (question.yardstick, question.limits), self._batch, keeps_rows=keeps_rows)
         self._keeps_rows, self._began = keeps_rows, began
-        self._last_read = indexer.target.read()
         self._rows_written = 0
         self._reason = ""
         self._notes: tuple[str, ...] = ()
         self._places: list[int] = []
         self._since, self._before, self._usual = 0.0, 0, 0
         self._standing = Standing.of_nobody()
+
+    def _is_free(self, candidate: Candidate) -> bool:
+        """Whether a row stands for a candidate, so that it gets no pictures."""
+        row = candidate.row
+        described = {} if row is None else self._last_read.protocols.get(row.protocol_id or "") or {}
+        return row is not None and described.get("preset") != RACE
 
     def run(self, on_progress: OnProgress | None = None) -> RaceResult:
         """Race to the end.
@@ -164,7 +172,7 @@ class Race:
         runners, most = field.runners, len(field.shots)
         own = [runners[place] for place in self._places]
         is_open = np.array([runner.row is None and len(runner.diffs) < most for runner in own], dtype=bool)
-        if budget and field.short_of(FIRST):
+        if budget and field.short_of(FIRST, within=True):
             pairs = np.array([runner.pairs for runner in own], dtype=int)
             index = doubling(standing, pairs, is_open, (budget - field.evaluations) // self._per_image)
             return None if index is None else self._places[index]
@@ -192,7 +200,7 @@ class Race:
         if not self._places:
             return NOTHING_FITS
         # Two pairs do not tell for sure who is out: of 1,000, the best one often begins with two bad pictures.
-        if self._field.short_of(FIRST):
+        if self._field.short_of(FIRST, within=True):
             return ""
         if self._nothing_fits >= self.rules.confidence:
             return NOTHING_FITS
@@ -226,7 +234,7 @@ class Race:
             candidates=len(field.runners),
             failed=tuple(runner.failure for runner in field.runners if runner.failure is not None),
             rows_written=self._rows_written,
-            notes=self._notes,
+            notes=(*self._notes, *([field.ended] if field.ended else [])),
         )
 
     @property
@@ -278,13 +286,13 @@ class Race:
         """The callback for the pictures of one visit. tried: whose they are."""
         if on_progress is None:
             return None
-        field, before = self._field, self._field.evaluations
+        field = self._field
         most = self.rules.max_model_evaluations or len(field.runners) * len(field.shots) * self._per_image
         usual = self._before + self._usual
         note = f"{self._note()}; now {printable(tried.name)}"
 
         def tell(progress: Progress) -> None:
-            done = before + progress.done * self._per_image // max(1, field.studio.generator.steps)
+            done = field.evaluations + progress.done * self._per_image // max(1, field.studio.generator.steps)
             # Nobody knows when it is over: the bar slows down rather than standing still at its end.
             total = max(done, min(most, max(usual, round(_AHEAD * done))))
             took = so_far(time.monotonic() - self._since, done - self._before, self._usual)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..counting import counted
+from ..database.database import MetricsDatabase
 from ..errors import OF_A_FILE, CarlosError
 from ..foreign import printable
 from ..generator import LoraFit, OnDevice
@@ -16,7 +18,7 @@ from ..records import RACE, LoraRecord
 from ..search.limits import SearchLimits
 from .failures import Failure
 from .indexer import Indexer
-from .measure import Found, row_of, sides_of, take_in
+from .measure import Found, check_row, row_of, sides_of, take_in
 from .noise_floor import NoiseFloor, noise_floor
 from .race_scores import DIMENSION, Scores, Seen, Yardstick, noise_of, scores_of
 from .raced_rows import keep_raced
@@ -135,6 +137,8 @@ class Field:
         self._beyond: set[int] = set()
         self.notes = indexer.notes
         """What every row is to say."""
+        self.ended = ""
+        """Why the plan ends sooner than planned; empty if it does not."""
         self.noise: NoiseFloor | None = None
         """The host's; None as long as it is not known, or where the generator does not tell where it runs."""
         self.base_evaluations = self.lora_evaluations = 0
@@ -150,15 +154,25 @@ class Field:
         """Take in what is known already: rows, and pictures in the feature store."""
         database = self.indexer.target.read()
         for place, runner in enumerate(self.runners):
-            row = runner.candidate.row
-            described = {} if row is None else database.protocols.get(row.protocol_id or "") or {}
-            kept = self._kept(runner)
-            if row is not None and described.get("preset") != RACE and (row.n_images or kept + 1) > kept:
-                runner.row = row
-            elif kept >= 2:
-                self._take_in_diffs(runner, kept)
+            try:
+                self._recall(runner, database)
+            except OF_A_FILE as error:
+                self._drop(place, error)
+                continue
             if runner.is_known:
                 self._look(place)
+
+    def _recall(self, runner: Runner, database: MetricsDatabase) -> None:
+        row = runner.candidate.row
+        described = {} if row is None else database.protocols.get(row.protocol_id or "") or {}
+        kept = self._kept(runner)
+        if row is not None and described.get("preset") != RACE and (row.n_images or kept + 1) > kept:
+            runner.row = row
+            return
+        if self._keeps_rows:
+            check_row(runner.lora, self.studio.encoder.dimension)
+        if kept >= 2:
+            self._take_in_diffs(runner, kept)
 
     def _sides(self, runner: Runner) -> tuple[Side, Side]:
         return sides_of(self.studio, runner.lora, self.indexer.protocol)
@@ -191,38 +205,76 @@ class Field:
     @property
     def cost_of_check(self) -> int:
         """Forward passes of the pictures without a LoRA that are looked at before one is measured."""
+        check = self.indexer.base_check
+        if check is None or not check.makes_pictures(self.studio, self.shots):
+            return 0
         missing = self.studio.without_lora().missing(self.shots[:LOOK], self.studio.batch)
         return int(missing.sum()) * self.studio.generator.evaluations_per_image
 
     def take(self, place: int, end: int, on_progress: OnProgress | None) -> None:
-        """Give a runner the first `end` pairs. If it cannot be measured it drops out. Raises what is not about this LoRA."""
+        """Give a runner the first `end` pairs. If it cannot be measured it drops out. Raises what is not about this LoRA.
+
+        Where a further picture without a LoRA cannot be made, no LoRA gets a pair of it: the plan ends before it.
+        """
         runner = self.runners[place]
+        start = len(runner.diffs) // self.studio.batch * self.studio.batch
         try:
-            self._make(runner, end, on_progress)
+            self._take_in(runner)
+            try:
+                self._make_base(runner, start, end, on_progress)
+            except OF_A_FILE as error:
+                if start == 0 or (isinstance(error, CarlosError) and error.ends_run):
+                    raise
+                self._end_plan(runner, error)
+                return
+            self._make(runner, start, end, on_progress)
         except OF_A_FILE as error:
-            if isinstance(error, CarlosError) and error.ends_run:
-                raise
-            runner.failure = Failure(printable(runner.lora.name), printable(str(error)) or type(error).__name__)
-            self._seen.pop(place, None)
+            self._drop(place, error)
             return
         self._look(place)
 
-    def _make(self, runner: Runner, end: int, on_progress: OnProgress | None) -> None:
+    def _drop(self, place: int, error: Exception) -> None:
+        """Let a runner drop out. Raises the error if it ends the run."""
+        if isinstance(error, CarlosError) and error.ends_run:
+            raise error
+        runner = self.runners[place]
+        runner.failure = Failure(printable(runner.lora.name), printable(str(error)) or type(error).__name__)
+        self._seen.pop(place, None)
+
+    def _take_in(self, runner: Runner) -> None:
         if runner.fit is None:
             runner.fit = take_in(self.studio, runner.lora, self.indexer.protocol.lora_weight)
         else:
             check_unchanged(runner.lora)
+
+    def _make_base(self, runner: Runner, start: int, end: int, on_progress: OnProgress | None) -> None:
+        base, _with_lora = self._sides(runner)
+        shoot = Shoot(self.studio, (base,), self.shots[:end], on_progress)
+        try:
+            shoot.make(base, start, end)
+        finally:
+            self.base_evaluations += shoot.evaluations[base]
+            self.other_evaluations += shoot.warm_up_evaluations
+
+    def _end_plan(self, runner: Runner, error: Exception) -> None:
+        base, _with_lora = self._sides(runner)
+        missing = base.missing(self.shots, self.studio.batch)
+        if not missing.any():
+            raise error
+        n_pairs = int(missing.argmax())
+        self.shots = self.shots[:n_pairs]
+        why = printable(str(error)) or type(error).__name__
+        self.ended = f"No LoRA got more than {counted(n_pairs, 'pair')} of pictures: {why}"
+
+    def _make(self, runner: Runner, start: int, end: int, on_progress: OnProgress | None) -> None:
         base, with_lora = self._sides(runner)
         if self._wants_noise:
             self.noise = noise_floor(self.studio, (base, with_lora), self.shots)
             self.other_evaluations += self.noise.model_evaluations
-        start = len(runner.diffs) // self.studio.batch * self.studio.batch
         shoot = Shoot(self.studio, (base, with_lora), self.shots[:end], on_progress)
         try:
-            shoot.make(base, start, end)
             shoot.make(with_lora, start, end)
         finally:
-            self.base_evaluations += shoot.evaluations[base]
             self.lora_evaluations += shoot.evaluations[with_lora]
             self.other_evaluations += shoot.warm_up_evaluations
             runner.evaluations += shoot.evaluations[with_lora]
@@ -238,13 +290,17 @@ class Field:
         """Places of the runners that have no pictures yet."""
         return [place for place, runner in enumerate(self.runners) if not runner.is_known and runner.failure is None]
 
-    def short_of(self, pairs: int) -> list[int]:
-        """Places of the runners that have fewer pairs of pictures and could have more, in the order in which they get them."""
+    def short_of(self, pairs: int, *, within: bool = False) -> list[int]:
+        """Places of the runners that have fewer pairs of pictures and could have more, in the order in which they get them.
+
+        within: only of those that may be chosen, as far as is known.
+        """
         least = min(pairs, len(self.shots))
         short = (
             place
             for place, runner in enumerate(self.runners)
             if runner.failure is None and runner.row is None and len(runner.diffs) < least
+            if not (within and place in self._beyond)
         )
         return sorted(short, key=lambda place: -self.runners[place].candidate.promise)
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..counting import counted
-from .plan import TYPICAL_IMAGES
 from .presets import PRESETS
 from .race_rule import usual_pictures
 from .settings import RACE_EVALUATIONS
@@ -65,15 +64,14 @@ class Costs:
 
     @classmethod
     def of(cls, n_files: int, evaluations_per_picture: int, seconds_per_evaluation: float | None) -> Costs:
-        """What is likely.
+        """What it takes.
 
         Args:
             n_files: how many are not measured.
             evaluations_per_picture: of the preset quick with this model.
             seconds_per_evaluation: of this model on this machine.
         """
-        most = PRESETS["quick"].max_evaluations // evaluations_per_picture
-        of_one_side = min(TYPICAL_IMAGES, most) * evaluations_per_picture
+        of_one_side = PRESETS["quick"].max_evaluations // evaluations_per_picture * evaluations_per_picture
         quick = (n_files + 1) * of_one_side
         race = usual_pictures(n_files) * evaluations_per_picture
         return cls(quick, seconds_per_evaluation, min(RACE_EVALUATIONS, quick, race))

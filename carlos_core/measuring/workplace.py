@@ -103,14 +103,17 @@ def indexer_at(
         )
 
     indexer = indexer_with(studio_with(chosen.sampling))
-    if not chosen.full_steps or not _needs_pictures(indexer, names):
+    if not chosen.full_steps:
         return indexer
 
     def studio_of(steps: int) -> Studio:
         return studio_with(replace(chosen.sampling, steps=steps))
 
     quick_steps = QuickSteps(studio_of, chosen.full_steps, indexer.plan.shots)
-    indexer.check_ready()
+    if not quick_steps.is_known:
+        if not _needs_pictures(indexer, names):
+            return indexer
+        indexer.check_ready()
     return indexer_with(studio_of(quick_steps.choose(on_progress)), quick_steps)
 
 

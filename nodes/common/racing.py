@@ -25,7 +25,9 @@ from ...carlos_core.loras.listed import is_named, posix
 from ...carlos_core.loras.same_file import by_file
 from ...carlos_core.measuring.settings import SAMPLINGS, RaceSettings
 from ...carlos_core.prompts.prompt_set import default_index_prompts, default_signature_prompts
+from ...carlos_core.search.language import knows_other_languages, other_language
 from ...carlos_core.search.limits import BEST_ONE, SearchLimits
+from ...carlos_core.search.reading import read
 from ..host import folders, lora_folder, runtime
 from ..host.progress import NodeProgress, Tally, bar
 from . import indexing
@@ -162,12 +164,12 @@ def raced(
         progress.say(f"{in_race}; CLIP reads what is asked")
     searcher = runtime.searcher(database, signature_prompts)
     question = carlos.question_of(searcher, query, limits, bar()) if files else None
-    names, of_steps = [lora.name for lora in files], indexing.progress_of_steps(hidden, tally)
+    of_steps = indexing.progress_of_steps(hidden, tally)
     if files:
         progress.say(f"{in_race}; the first pictures are made")
     began = time.monotonic()
     with told_when_cancelled(hidden.unique_id, tally):
-        indexer = carlos.race_indexer(carlos.Loaded(model, clip, vae), settings, at, guidances, names, of_steps)
+        indexer = carlos.race_indexer(carlos.Loaded(model, clip, vae), settings, at, guidances, files, of_steps)
     if question is None:
         nobody = carlos.RaceResult.of_nobody(query.strip())
         return Raced(nobody, rules, settings, who, indexer, at.target.read(), {}, None, unreadable)
@@ -193,7 +195,7 @@ def raced_unindexed(
     query: str,
     settings: Mapping[str, Any],
 ) -> Raced | None:
-    """A race of all LoRAs that fit, by the settings of Auto LoRA; None where no file is new to it.
+    """A race of all LoRAs that fit, by the settings of Auto LoRA; None where no file is new to it, or the query asks for nothing.
 
     Args:
         hidden: of the node; it asks for `prompt` and `unique_id`.
@@ -204,6 +206,9 @@ def raced_unindexed(
 
     Raises as `raced`.
     """
+    understood = knows_other_languages(str(database.encoder_id)) or other_language(query) is None
+    if not (read(query).wishes and understood):
+        return None
     for name, output, value in (("clip", "CLIP", loaded[1]), ("vae", "VAE", loaded[2])):
         if value is None:
             raise GenerationError(

@@ -56,6 +56,21 @@ def test_the_right_lora_wins_at_a_fraction_of_what_measuring_all_takes(first: di
     assert kept[RIGHT][1] == max(n for _preset, n in kept.values())
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"{QUERY}, no pixel art",
+        f"masterpiece, best quality, ({QUERY}:1.2), <lora:pixel_art:1>, 8k\nNegative prompt: snow falling",
+    ],
+)
+def test_what_a_query_forbids_and_what_weighs_nothing_in_it_is_not_raced_for(
+    first: dict[str, Any], host: Host, query: str
+) -> None:
+    facts = facts_of(host.run(workflows.race(query, "raced", top_k=1)), "race")
+    assert [each["file"] for each in facts["choice"]] == [RIGHT]
+    assert facts["notes"][0].startswith(f"Raced for '{QUERY}', and against ")
+
+
 def test_the_best_keep_a_few_pairs_of_pictures(first: dict[str, Any], base: Path) -> None:
     assert first["race"]["images"]
     assert [path.name for path in (base / "models" / "carlos" / "pictures").glob("mystery_03*")]
@@ -186,6 +201,14 @@ def _of_rank_0(key: str, value: Tensor) -> Tensor:
 
 def _with_many_alphas(key: str, value: Tensor) -> Tensor:
     return torch.ones(3) if key.endswith(".alpha") else value
+
+
+def test_auto_lora_does_not_race_where_nothing_is_asked_for(host: Host) -> None:
+    workflow = workflows.auto_lora("no rain", "raced.parquet", race_unindexed=True)
+    workflow["db"] = workflows.loader(create_as="nothing-asked")
+    facts = facts_of(host.run(workflow), "report")
+    assert facts["choice"] == []
+    assert "race" not in facts
 
 
 def test_auto_lora_races_only_where_somebody_is_unmeasured(host: Host, first: dict[str, Any], base: Path) -> None:
