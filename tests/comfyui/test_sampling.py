@@ -119,9 +119,9 @@ def test_an_ordinary_model_is_measured_as_ever_and_its_steps_are_chosen_on_it(di
     assert on["host"].startswith("ComfyUI 0.")
     assert (on["device"], on["dynamic_vram"], found["row"].noise_floor) == ("cpu", False, 0.0)
 
-    # Where nothing is to be measured, nothing is found out either.
+    # What was found out is kept, and costs nothing where nothing is to be measured.
     known = facts_of(distilled.run(workflows.index(LORA, "ordinary", **SETTINGS, overwrite=False)), "index")
-    assert (known["status"], known["settings"]["quick_steps"]) == ("already indexed", None)
+    assert (known["status"], known["settings"]["quick_steps"]) == ("already indexed", {**choice, "model_evaluations": 0})
 
     again = facts_of(distilled.run(workflows.index(LORA, "again", **SETTINGS)), "index")
     assert again["settings"]["quick_steps"] == {**choice, "model_evaluations": 0}
