@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from .comfy.racing import race_facts as race_facts
     from .comfy.racing import race_indexer as race_indexer
     from .comfy.racing import race_of as race_of
-    from .comfy.racing import raced_for as raced_for
     from .comfy.racing import settings_of_rows as settings_of_rows
     from .database.database import MetricsDatabase, create_database, load_database
     from .database.published import copy_bundled_database, load_bundled_database
@@ -157,7 +156,6 @@ _HOMES = {
     "race_facts": ".comfy.racing",
     "race_indexer": ".comfy.racing",
     "race_of": ".comfy.racing",
-    "raced_for": ".comfy.racing",
     "settings_of_rows": ".comfy.racing",
     "refresh_metadata": ".civitai.refresh",
     "retrieve": ".search.retrieval",

@@ -26,6 +26,11 @@ def printable(text: str) -> str:
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), whole)
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return printable(str(error)) or type(error).__name__
+
+
 def is_too_long(text: str) -> bool:
     """Whether a text is too long for a row. It has no halves of characters (`whole_text`)."""
     return len(text) > LONGEST_TEXT or (len(text) > LONGEST_TEXT // 4 and len(text.encode()) > LONGEST_TEXT)

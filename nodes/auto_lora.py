@@ -15,7 +15,6 @@ from .common import (
     auto_report,
     choice_in_pictures,
     matches,
-    next_step,
     pictures,
     racing,
     search_widgets,
@@ -157,7 +156,7 @@ class CarlosAutoLora(io.ComfyNode):
             told = auto_report.of_given(query, done, unlike, database)
         else:
             chosen = auto_choice.selected(model, clip, database, query, cls.hidden, **settings)
-            if race_unindexed and not chosen.selection.picks and chosen.then != next_step.SAY_EFFECT:
+            if race_unindexed and not (chosen.selection.picks or chosen.names_only):
                 raced = racing.raced_unindexed(cls.hidden, (model, clip, vae), database, query, settings)
             if raced is not None:
                 database = raced.database

@@ -16,7 +16,7 @@ from ..measuring.race_field import Candidate
 from ..measuring.race_terms import RaceQuestion, RaceResult, RaceRules
 from ..measuring.settings import RaceSettings
 from ..search.queries import but_not
-from ..search.reading import read
+from ..search.reading import Reading, read
 from ..search.reasons import why_empty
 from ..search.searcher import check_query
 from .indexing import Loaded, comfy_indexer
@@ -86,16 +86,16 @@ def question_of(searcher: Searcher, query: str, limits: SearchLimits, on_progres
     signature = searcher.signature(reading.text)
     for unwanted in reading.forbidden:
         signature = but_not(signature, searcher.signature(unwanted.text))
-    return RaceQuestion(query.strip(), signature.double().numpy(), searcher.background(on_progress), limits)
+    background = searcher.background(on_progress)
+    return RaceQuestion(query.strip(), signature.double().numpy(), background, limits, _raced_for(reading))
 
 
-def raced_for(query: str) -> list[str]:
-    """What was raced for, in a sentence, where a query holds more than that."""
-    reading = read(query)
+def _raced_for(reading: Reading) -> tuple[str, ...]:
+    """What is raced for, in a sentence, where a query holds more than that."""
     if reading.is_plain:
-        return []
+        return ()
     against = ", ".join(repr(unwanted.text) for unwanted in reading.forbidden)
-    return [printable(f"Raced for {reading.text!r}{f', and against {against}' if against else ''}.")]
+    return (printable(f"Raced for {reading.text!r}{f', and against {against}' if against else ''}."),)
 
 
 def race_of(
@@ -131,7 +131,6 @@ def race_facts(result: RaceResult, settings: RaceSettings, n_unfit: int) -> dict
     """What a race came to, as scripts read it. n_unfit: files that were left out because they do not fit the model."""
     return {
         **result.facts,
-        "notes": [*raced_for(result.query), *result.notes],
         "prompt": settings.prompt.strip() or None,
         "rows_written": result.rows_written,
         "left_out": {"does not fit": n_unfit} if n_unfit else {},

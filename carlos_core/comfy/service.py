@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from ..errors import CarlosError, GenerationError
 from ..facts_text import facts_text
-from ..foreign import printable
+from ..foreign import printable, reason_of
 from . import as_library
 
 _LONGEST_REQUEST = 1 << 26
@@ -96,7 +96,7 @@ def _answered(channel: Channel, folder: Path) -> tuple[str, dict[str, Any]]:
     except Exception as error:
         has_no_gpu = any(word in str(error) for word in ("CUDA", "NVIDIA"))
         hint = "Add --comfyui-args=--cpu if this machine has no GPU." if has_no_gpu else "Check that ComfyUI itself runs."
-        return _error(f"ComfyUI's code cannot be used ({printable(str(error)) or type(error).__name__}).", hint)
+        return _error(f"ComfyUI's code cannot be used ({reason_of(error)}).", hint)
 
 
 def _error(what: str, hint: str) -> tuple[str, dict[str, Any]]:

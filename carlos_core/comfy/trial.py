@@ -12,7 +12,7 @@ import comfy.model_management
 import comfy.sample
 import torch
 
-from ..foreign import printable
+from ..foreign import reason_of
 from ..measuring.speed import ModelSpeed
 from .families import check_makes_pictures, native_size
 from .layers import model_key
@@ -65,7 +65,7 @@ def tried_speed(model: Any, clip: Any, folder: Path, say: Callable[[str], None])
     # Models and nodes of others raise all kinds of errors.
     except Exception as error:
         _failed.add(speed.key)
-        logger.info("carlos: how fast the model is could not be tried: %s", printable(str(error)) or type(error).__name__)
+        logger.info("carlos: how fast the model is could not be tried: %s", reason_of(error))
         return None
     speed.keep(seconds)
     return seconds

@@ -110,14 +110,12 @@ class BaseCheck:
 
         Raises UnsuitableSamplingError, if it is strict, where they do not show their prompts.
         """
-        shown = of_different_prompts(shots)
         if not _can_tell(shots):
             return Checked()
-        kept, key = KeptFacts(studio.folder / BASE_CHECKS), _key(studio, shown)
-        problem = kept.get(key)
-        checked = Checked(problem) if problem in ("", *_IN_WORDS) else self._looked(studio, shots, on_progress)
-        if problem != checked.problem:
-            kept.keep(key, checked.problem)
+        known = _known(studio, shots)
+        checked = self._looked(studio, shots, on_progress) if known is None else Checked(known)
+        if known is None:
+            KeptFacts(studio.folder / BASE_CHECKS).keep(_key(studio, shots), checked.problem)
         if checked.problem and self._is_strict:
             raise UnsuitableSamplingError(
                 f"With these settings the model's pictures do not show their prompts: {_IN_WORDS[checked.problem]}.",
@@ -128,8 +126,7 @@ class BaseCheck:
 
     def makes_pictures(self, studio: Studio, shots: Sequence[Shot]) -> bool:
         """Whether `look` needs pictures: not where there are too few to tell, or what it found earlier is kept."""
-        known = KeptFacts(studio.folder / BASE_CHECKS).get(_key(studio, of_different_prompts(shots)))
-        return _can_tell(shots) and known not in ("", *_IN_WORDS)
+        return _can_tell(shots) and _known(studio, shots) is None
 
     def _looked(self, studio: Studio, shots: Sequence[Shot], on_progress: OnProgress | None) -> Checked:
         texts = studio.encoder.encode_texts([shot.prompt.text for shot in of_different_prompts(shots)]).numpy()
@@ -152,6 +149,13 @@ def _can_tell(shots: Sequence[Shot]) -> bool:
     return len(shots) >= LOOK and len(of_different_prompts(shots)) >= FEWEST
 
 
-def _key(studio: Studio, shown: Sequence[Shot]) -> str:
+def _known(studio: Studio, shots: Sequence[Shot]) -> str | None:
+    """The problem that was found earlier, empty if there was none; None if nobody has looked."""
+    kept = KeptFacts(studio.folder / BASE_CHECKS).get(_key(studio, shots))
+    return kept if kept in ("", *_IN_WORDS) else None
+
+
+def _key(studio: Studio, shots: Sequence[Shot]) -> str:
+    shown = of_different_prompts(shots)
     pictures = hashlib.sha256("\0".join(f"{shot.prompt.text} {shot.seed}" for shot in shown).encode()).hexdigest()[:16]
     return json.dumps([studio.generator.fingerprint, studio.encoder.encoder_id, pictures])

@@ -26,7 +26,7 @@ from ..counting import counted
 from ..drawing.pair import Pair
 from ..drawing.tensors import DAMAGE
 from ..errors import GalleryError
-from ..foreign import ForeignFacts, printable, whole_text
+from ..foreign import ForeignFacts, printable, reason_of, whole_text
 from ..records import LoraRecord
 from ..storage import bytes_within, write_atomically
 from .telling_pairs import KINDS, MOST, Candidate, Telling, telling
@@ -226,7 +226,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             yield picture
     except DAMAGE as error:
         raise GalleryError(
-            f"The pictures {printable(path.name)} cannot be read ({printable(str(error)) or type(error).__name__}).",
+            f"The pictures {printable(path.name)} cannot be read ({reason_of(error)}).",
             "Delete the file. The next measurement of the LoRA keeps new pictures.",
         ) from error
 

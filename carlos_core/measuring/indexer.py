@@ -15,7 +15,7 @@ from ..clip.lazy_encoder import LazyEncoder
 from ..database.database import MetricsDatabase
 from ..database.target import Target
 from ..errors import OF_A_FILE, CarlosError, DatabaseError
-from ..foreign import printable
+from ..foreign import printable, reason_of
 from ..generator import OnDevice
 from ..loras.listed import posix
 from ..loras.lora_file import LoraFile, read_lora_file
@@ -216,7 +216,7 @@ class Indexer:
                 except OF_A_FILE as error:
                     if isinstance(error, CarlosError) and error.ends_run:
                         raise
-                    failure = Failure(printable(posix(name)), printable(str(error)) or type(error).__name__)
+                    failure = Failure(printable(posix(name)), reason_of(error))
                     log.add(failure)
                     yield failure
         finally:

@@ -22,7 +22,6 @@ from ..errors import DatabaseError, RetrievalError
 from ..foreign import printable
 from ..loras.lora_file import LoraFile
 from ..progress import OnProgress, Progress, titled
-from ..records import RACE
 from ..search.calibration import confidences, least_z
 from ..search.matches import Confidence
 from .indexer import Indexer
@@ -42,6 +41,7 @@ from .race_terms import (
     RaceResult,
     RaceRules,
 )
+from .raced_rows import is_raced
 from .speed import so_far
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,8 @@ class Race:
             raise RetrievalError("The query changes nothing in the encoder's eyes.", "Say it in other words.")
         evaluations = indexer.studio.generator.evaluations_per_image
         self._last_read = indexer.target.read()
-        new = {each.lora.sha256 for each in candidates if not self._is_free(each)}
+        # Other rows stand for their LoRAs, which get no pictures.
+        new = {each.lora.sha256 for each in candidates if each.row is None or is_raced(each.row, self._last_read)}
         self._batch = first_batch(len(new), self.rules.max_model_evaluations // evaluations)
         self._field = Field(indexer, candidates, (question.yardstick, question.limits), self._batch, keeps_rows=keeps_rows)
         self._keeps_rows, self._began = keeps_rows, began
@@ -99,12 +100,6 @@ class Race:
         self._places: list[int] = []
         self._since, self._before, self._usual = 0.0, 0, 0
         self._standing = Standing.of_nobody()
-
-    def _is_free(self, candidate: Candidate) -> bool:
-        """Whether a row stands for a candidate, so that it gets no pictures."""
-        row = candidate.row
-        described = {} if row is None else self._last_read.protocols.get(row.protocol_id or "") or {}
-        return row is not None and described.get("preset") != RACE
 
     def run(self, on_progress: OnProgress | None = None) -> RaceResult:
         """Race to the end.
@@ -234,7 +229,7 @@ class Race:
             candidates=len(field.runners),
             failed=tuple(runner.failure for runner in field.runners if runner.failure is not None),
             rows_written=self._rows_written,
-            notes=(*self._notes, *([field.ended] if field.ended else [])),
+            notes=(*self.question.notes, *self._notes, *([field.ended] if field.ended else [])),
         )
 
     @property

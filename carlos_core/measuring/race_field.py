@@ -10,18 +10,18 @@ import numpy as np
 from ..counting import counted
 from ..database.database import MetricsDatabase
 from ..errors import OF_A_FILE, CarlosError
-from ..foreign import printable
+from ..foreign import printable, reason_of
 from ..generator import LoraFit, OnDevice
 from ..loras.lora_file import LoraFile, check_unchanged
 from ..progress import OnProgress
-from ..records import RACE, LoraRecord
+from ..records import LoraRecord
 from ..search.limits import SearchLimits
 from .failures import Failure
 from .indexer import Indexer
 from .measure import Found, check_row, row_of, sides_of, take_in
 from .noise_floor import NoiseFloor, noise_floor
 from .race_scores import DIMENSION, Scores, Seen, Yardstick, noise_of, scores_of
-from .raced_rows import keep_raced
+from .raced_rows import is_raced, keep_raced
 from .studio import LOOK, Shoot, Side, diff
 
 _SURE = 2.0
@@ -164,9 +164,8 @@ class Field:
 
     def _recall(self, runner: Runner, database: MetricsDatabase) -> None:
         row = runner.candidate.row
-        described = {} if row is None else database.protocols.get(row.protocol_id or "") or {}
         kept = self._kept(runner)
-        if row is not None and described.get("preset") != RACE and (row.n_images or kept + 1) > kept:
+        if row is not None and not is_raced(row, database) and (row.n_images or kept + 1) > kept:
             runner.row = row
             return
         if self._keeps_rows:
@@ -220,14 +219,14 @@ class Field:
         start = len(runner.diffs) // self.studio.batch * self.studio.batch
         try:
             self._take_in(runner)
-            try:
-                self._make_base(runner, start, end, on_progress)
-            except OF_A_FILE as error:
-                if start == 0 or (isinstance(error, CarlosError) and error.ends_run):
-                    raise
-                self._end_plan(runner, error)
+            base, with_lora = self._sides(runner)
+            if not self._make_base(base, start, end, on_progress):
                 return
-            self._make(runner, start, end, on_progress)
+            if self._wants_noise:
+                self.noise = noise_floor(self.studio, (base, with_lora), self.shots)
+                self.other_evaluations += self.noise.model_evaluations
+            self._make(runner, with_lora, start, end, on_progress)
+            self._take_in_diffs(runner, end)
         except OF_A_FILE as error:
             self._drop(place, error)
             return
@@ -238,7 +237,7 @@ class Field:
         if isinstance(error, CarlosError) and error.ends_run:
             raise error
         runner = self.runners[place]
-        runner.failure = Failure(printable(runner.lora.name), printable(str(error)) or type(error).__name__)
+        runner.failure = Failure(printable(runner.lora.name), reason_of(error))
         self._seen.pop(place, None)
 
     def _take_in(self, runner: Runner) -> None:
@@ -247,38 +246,37 @@ class Field:
         else:
             check_unchanged(runner.lora)
 
-    def _make_base(self, runner: Runner, start: int, end: int, on_progress: OnProgress | None) -> None:
-        base, _with_lora = self._sides(runner)
+    def _make_base(self, base: Side, start: int, end: int, on_progress: OnProgress | None) -> bool:
+        """Make pictures without a LoRA. Returns whether all are there; if not, the plan ends before the first that is not."""
         shoot = Shoot(self.studio, (base,), self.shots[:end], on_progress)
         try:
             shoot.make(base, start, end)
+        except OF_A_FILE as error:
+            if start == 0 or (isinstance(error, CarlosError) and error.ends_run):
+                raise
+            self._end_plan(base, error)
+            return False
         finally:
             self.base_evaluations += shoot.evaluations[base]
             self.other_evaluations += shoot.warm_up_evaluations
+        return True
 
-    def _end_plan(self, runner: Runner, error: Exception) -> None:
-        base, _with_lora = self._sides(runner)
+    def _end_plan(self, base: Side, error: Exception) -> None:
         missing = base.missing(self.shots, self.studio.batch)
         if not missing.any():
             raise error
         n_pairs = int(missing.argmax())
         self.shots = self.shots[:n_pairs]
-        why = printable(str(error)) or type(error).__name__
-        self.ended = f"No LoRA got more than {counted(n_pairs, 'pair')} of pictures: {why}"
+        self.ended = f"No LoRA got more than {counted(n_pairs, 'pair')} of pictures: {reason_of(error)}"
 
-    def _make(self, runner: Runner, start: int, end: int, on_progress: OnProgress | None) -> None:
-        base, with_lora = self._sides(runner)
-        if self._wants_noise:
-            self.noise = noise_floor(self.studio, (base, with_lora), self.shots)
-            self.other_evaluations += self.noise.model_evaluations
-        shoot = Shoot(self.studio, (base, with_lora), self.shots[:end], on_progress)
+    def _make(self, runner: Runner, with_lora: Side, start: int, end: int, on_progress: OnProgress | None) -> None:
+        shoot = Shoot(self.studio, (with_lora,), self.shots[:end], on_progress)
         try:
             shoot.make(with_lora, start, end)
         finally:
             self.lora_evaluations += shoot.evaluations[with_lora]
             self.other_evaluations += shoot.warm_up_evaluations
             runner.evaluations += shoot.evaluations[with_lora]
-        self._take_in_diffs(runner, end)
 
     def _look(self, place: int) -> None:
         runner = self.runners[place]

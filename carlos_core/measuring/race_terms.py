@@ -81,6 +81,9 @@ class RaceQuestion:
     limits: SearchLimits = PUBLISHED_LIMITS
     """Of these, strength and consistency count. What is beyond them is not chosen; the other limits decide who takes part."""
 
+    notes: tuple[str, ...] = ()
+    """What is to be said of the question."""
+
     @property
     def yardstick(self) -> Yardstick:
         """What candidates are compared by."""

@@ -33,10 +33,15 @@ def keep_raced(indexer: Indexer, rows: Sequence[LoraRecord]) -> int:
     return len(kept)
 
 
+def is_raced(row: LoraRecord, database: MetricsDatabase) -> bool:
+    """Whether a row rests on the few pictures of a race, which may go on; database: that it is in."""
+    described = database.protocols.get(row.protocol_id or "") or {}
+    return described.get("preset") == RACE
+
+
 def _is_poorer(there: LoraRecord, record: LoraRecord, database: MetricsDatabase) -> bool:
     """Whether a row that is there may be replaced."""
-    described = database.protocols.get(there.protocol_id or "") or {}
-    if described.get("preset") != RACE:
+    if not is_raced(there, database):
         return False
     more = (record.n_images or 0) - (there.n_images or 0)
     if there.protocol_id == record.protocol_id:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..clip.encoder import Encoder
 from ..counting import counted
 from ..errors import OF_A_FILE, BrokenPictureError, CarlosError, GenerationError
-from ..foreign import printable
+from ..foreign import reason_of
 from ..generator import Generator, Job, LoraUse
 from ..loras.lora_file import LoraFile
 from ..loras.trigger_words import has_weight
@@ -278,7 +278,7 @@ class Shoot:
             raise
         except OF_A_FILE as error:
             raise GenerationError(
-                f"The model makes no pictures ({printable(str(error)) or type(error).__name__}).",
+                f"The model makes no pictures ({reason_of(error)}).",
                 "Check that model, clip and vae belong together and that a KSampler can use them.",
                 ends_run=is_for_all,
             ) from error

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import CarlosError, DatabaseError
-from ..foreign import printable
+from ..foreign import printable, reason_of
 from .describing import Describer, keep_with_rows
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def renewed(
     # The encoder may lack memory. A cancel is not one of these.
     except (CarlosError, OSError, RuntimeError, MemoryError) as error:
         logger.warning("carlos: the LoRAs were not described: %s", error)
-        notes.append(f"not said in words what they do: {printable(str(error)) or type(error).__name__}")
+        notes.append(f"not said in words what they do: {reason_of(error)}")
     kept = zip(database.column("lora_id"), database.column("described_as"), strict=True)
     words = {lora_id: said for lora_id, said in kept if said is not None}
     return words | {description.lora_id: description.text for description in told}, notes

@@ -48,6 +48,11 @@ class Selected(NamedTuple):
     first: Start | None
     """What can be done now, where the database hardly knows the files."""
 
+    @property
+    def names_only(self) -> bool:
+        """Whether the query says nothing but names of LoRAs, so that there is no effect to look for."""
+        return self.then == next_step.SAY_EFFECT
+
 
 def selected(
     model: Any,

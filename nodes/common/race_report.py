@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ... import carlos_core as carlos
 from ...carlos_core.counting import counted, share
 from ...carlos_core.drawing import theme
 from ...carlos_core.drawing.listing import MOST_ROWS, Listing, Said
@@ -103,7 +102,6 @@ def in_short(raced: Raced) -> str:
 
 def _notes(raced: Raced) -> Iterator[str]:
     result, who = raced.result, raced.entered
-    yield from carlos.raced_for(result.query)
     yield from result.notes
     if who.n_unfit:
         theirs = counted(who.n_unfit, "LoRA is left out: its", "LoRAs are left out: their")

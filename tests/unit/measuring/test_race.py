@@ -50,11 +50,6 @@ BEST = RaceRules(top_k=1)
 SINGLE = json.loads((MINIWORLD / "queries.json").read_text(encoding="utf-8"))["single"]
 
 
-@pytest.fixture(scope="module")
-def pool() -> Pool:
-    return Pool.of_tests()
-
-
 def question(pool: Pool, query: str) -> RaceQuestion:
     place = [entry["query"] for entry in SINGLE].index(query)
     return RaceQuestion(query, pool.signatures["single"][place])

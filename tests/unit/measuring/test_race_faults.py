@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from carlos_core.generator import Generated, Job
-from carlos_core.loras.lora_file import LoraFile
 from carlos_core.measuring.base_check import BaseCheck
-from carlos_core.measuring.indexer import Indexer
 from carlos_core.measuring.plan import Plan
 from carlos_core.measuring.race import Race
 from carlos_core.measuring.race_field import Candidate
-from carlos_core.measuring.race_terms import ALL_TAKEN, KNOWN, RaceQuestion, RaceResult, RaceRules
+from carlos_core.measuring.race_terms import ALL_TAKEN, KNOWN, RaceRules
 from carlos_core.progress import OnProgress, Progress
-from tests.support.miniworld import MINIWORLD, labels
+from tests.support.miniworld import labels
 from tests.support.replayed import EVALUATIONS, Pool, ReplayedGenerator, lora_files, replayed_indexer
+from tests.unit.measuring.test_race import BEST, question, run
 
-SINGLE = [entry["query"] for entry in json.loads((MINIWORLD / "queries.json").read_text(encoding="utf-8"))["single"]]
-
-
-@pytest.fixture(scope="module")
-def pool() -> Pool:
-    return Pool.of_tests()
-
-
-def run(
-    indexer: Indexer,
-    pool: Pool,
-    loras: Sequence[LoraFile],
-    query: str = "blocky square pixels",
-    *,
-    keeps_rows: bool = True,
-    on_progress: OnProgress | None = None,
-    **rules: int,
-) -> RaceResult:
-    asked = RaceQuestion(query, pool.signatures["single"][SINGLE.index(query)])
-    candidates = [Candidate(lora) for lora in loras]
-    race = Race(indexer, candidates, asked, RaceRules(top_k=1, **rules), keeps_rows=keeps_rows)
-    return race.run(on_progress)
+PIXELS = "blocky square pixels"
 
 
 class BrokenPicture(ReplayedGenerator):
@@ -61,7 +38,7 @@ class BrokenPicture(ReplayedGenerator):
 def test_a_broken_picture_without_a_lora_throws_nobody_out(pool: Pool, tmp_path: Path) -> None:
     indexer = replayed_indexer(pool, tmp_path)
     indexer = replace(indexer, studio=replace(indexer.studio, generator=BrokenPicture(pool)))
-    result = run(indexer, pool, lora_files(pool))
+    result = run(indexer, pool, PIXELS)
     (choice,) = result.choice
     assert labels()[choice.candidate.lora.name]["label"] == "pixel art"
     assert (result.reason, result.failed) == (ALL_TAKEN, ())
@@ -74,18 +51,17 @@ def test_a_name_that_no_database_can_keep_costs_no_other_row(pool: Pool, tmp_pat
     loras = lora_files(pool)
     loras[3] = replace(loras[3], name="st\udcffyle.safetensors")
     indexer = replayed_indexer(pool, tmp_path)
-    result = run(indexer, pool, loras)
+    result = run(indexer, pool, PIXELS, loras=loras)
     (failure,) = result.failed
     assert "is not valid text" in failure.reason
     assert len(indexer.target.read()) == result.rows_written == len(loras) - 1
 
 
 def test_a_damaged_journal_is_one_failure(pool: Pool, tmp_path: Path) -> None:
-    loras = lora_files(pool)
-    run(replayed_indexer(pool, tmp_path), pool, loras, "on fire")
+    run(replayed_indexer(pool, tmp_path), pool, "on fire")
     journal = sorted((tmp_path / "loras").glob("*.journal"))[5]
     journal.write_bytes(b"\0" * journal.stat().st_size)
-    result = run(replayed_indexer(pool, tmp_path), pool, loras)
+    result = run(replayed_indexer(pool, tmp_path), pool, PIXELS)
     (failure,) = result.failed
     assert "is not a journal of this version" in failure.reason
     assert result.reason == KNOWN
@@ -99,9 +75,8 @@ def test_known_rows_and_a_lora_beyond_the_limits_do_not_make_a_race_spend_its_bu
     new = [*ordinary[:4], strong]
     rows = {lora.name: quick.index(lora).row for lora in loras if lora not in new}
     candidates = [Candidate(lora, rows.get(lora.name)) for lora in loras]
-    asked = RaceQuestion("on fire", pool.signatures["single"][SINGLE.index("on fire")])
     rules = RaceRules(top_k=1, max_model_evaluations=170 * EVALUATIONS)
-    result = Race(replayed_indexer(pool, tmp_path / "race", quick.target), candidates, asked, rules).run()
+    result = Race(replayed_indexer(pool, tmp_path / "race", quick.target), candidates, question(pool, "on fire"), rules).run()
     assert result.reason == KNOWN
     assert result.model_evaluations < rules.max_model_evaluations / 2
 
@@ -120,14 +95,15 @@ def test_a_check_that_makes_no_picture_takes_nothing_of_the_budget(pool: Pool, t
     indexer = replayed_indexer(pool, tmp_path, base_check=check)
     plan = Plan.of_prompt("a house by a lake", 112)
     indexer = replace(indexer, plan=plan, studio=replace(indexer.studio, generator=AnyPrompt(pool)))
-    result = run(indexer, pool, lora_files(pool)[:2], keeps_rows=False, max_model_evaluations=100)
+    candidates, rules = [Candidate(lora) for lora in lora_files(pool)[:2]], RaceRules(top_k=1, max_model_evaluations=100)
+    result = Race(indexer, candidates, question(pool, PIXELS), rules, keeps_rows=False).run()
     assert result.model_evaluations == 6 * EVALUATIONS
     assert result.leaders
 
 
 def test_the_bar_of_a_race_never_goes_back(pool: Pool, tmp_path: Path) -> None:
     told: list[Progress] = []
-    note: Callable[[Progress], None] = told.append
-    run(replayed_indexer(pool, tmp_path), pool, lora_files(pool), on_progress=note)
+    candidates = [Candidate(lora) for lora in lora_files(pool)]
+    Race(replayed_indexer(pool, tmp_path), candidates, question(pool, PIXELS), BEST).run(told.append)
     done = [progress.done for progress in told]
     assert done == sorted(done)

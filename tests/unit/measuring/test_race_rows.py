@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -30,11 +29,6 @@ from tests.support.replayed import Pool, ReplayedEncoder, ReplayedGenerator, lor
 from tests.unit.measuring.test_race import BEST, database, question, run
 
 
-@pytest.fixture(scope="module")
-def pool() -> Pool:
-    return Pool.of_tests()
-
-
 class Blind(ReplayedEncoder):
     """An encoder in whose eyes no picture shows its prompt."""
 
@@ -46,14 +40,13 @@ class Noisy(ReplayedGenerator):
     """A generator that makes another picture each time."""
 
     environment = Environment("replayed", torch.__version__, "cpu", "float32", False)
-    draws = itertools.count()
 
     def unload(self) -> None:
         pass
 
     def generate(self, jobs: Sequence[Job], on_progress: OnProgress | None = None) -> Generated:
         made = super().generate(jobs, on_progress)
-        noise = torch.randn(made.images.shape, generator=torch.Generator().manual_seed(next(self.draws)))
+        noise = torch.randn(made.images.shape, generator=torch.Generator().manual_seed(len(self.jobs)))
         return replace(made, images=made.images + 0.01 * noise)
 
 
