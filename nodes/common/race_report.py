@@ -12,6 +12,7 @@ from ...carlos_core.measuring.failures import Failure
 from ...carlos_core.measuring.run_facts import parts_of_cost
 from ...carlos_core.measuring.speed import in_words
 from ...carlos_core.search.matches import Match, Matches
+from ...carlos_core.search.reading import read
 from ...carlos_core.search.selection import parts_of
 from . import pictures
 from .report import number, said_once, table
@@ -79,7 +80,7 @@ def lines(raced: Raced) -> list[str]:
 
 def _next(raced: Raced) -> Iterator[str]:
     """Why there are fewer than asked for, and what to do then."""
-    result, parts = raced.result, parts_of(raced.result.query)
+    result, parts = raced.result, parts_of(read(raced.result.query).text)
     if result.fits_none:
         yield "Next: ask in other words, or for another effect."
     elif result.choice and len(result.choice) < min(raced.rules.top_k, result.candidates):

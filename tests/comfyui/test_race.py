@@ -66,8 +66,11 @@ def test_the_right_lora_wins_at_a_fraction_of_what_measuring_all_takes(first: di
 def test_what_a_query_forbids_and_what_weighs_nothing_in_it_is_not_raced_for(
     first: dict[str, Any], host: Host, query: str
 ) -> None:
-    facts = facts_of(host.run(workflows.race(query, "raced", top_k=1)), "race")
+    outputs = host.run(workflows.race(query, "raced", top_k=1))
+    facts = facts_of(outputs, "race")
     assert [each["file"] for each in facts["choice"]] == [RIGHT]
+    # There is one effect in it.
+    assert "one LoRA that does all of" not in outputs["race"]["text"][0]
     assert facts["notes"][0].startswith(f"Raced for '{QUERY}', and against ")
 
 
